@@ -1,0 +1,330 @@
+//! What the agent and `manxctl` say to the daemon over its unix socket.
+//!
+//! Frames are a big-endian `u32` length and that many bytes of JSON. A connection opens with
+//! [`Request::Hello`] and [`Reply::Hello`]; a request is answered by one reply, in order;
+//! [`Request::Watch`] turns the connection into a stream of [`Reply::Routes`] and [`Reply::Synced`].
+//!
+//! [`Config`] is the whole wanted state and can be handed over at any time: the daemon does the
+//! difference and keeps the last one while its client is away.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Asn, Family, Prefix, RouterId};
+
+/// The protocol's version; a client and a daemon that differ say so in words and part.
+pub const VERSION: u32 = 1;
+
+/// The largest frame, in bytes, either side accepts.
+pub const MAX_FRAME: usize = 64 << 20;
+
+/// Where the daemon listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/manx/bgpd.sock";
+
+/// From a client to the daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum Request {
+    /// First on every connection.
+    Hello {
+        /// The client's [`VERSION`].
+        version: u32,
+        /// Who is calling, for the daemon's log: `manx-felix 0.1.0`.
+        client: String,
+    },
+    /// Replace the wanted state. Answered by [`Reply::Applied`] once it is in force.
+    Apply {
+        /// All of it.
+        config: Config,
+    },
+    /// Answered by [`Reply::Status`].
+    Status,
+    /// Answered by [`Reply::Table`]: the Loc-RIB with every candidate and why each lost.
+    Routes {
+        /// Only this prefix, or all.
+        prefix: Option<Prefix>,
+    },
+    /// From now on: best paths, first all that are there, then changes.
+    Watch,
+}
+
+/// From the daemon to a client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum Reply {
+    /// Answers [`Request::Hello`].
+    Hello {
+        /// The daemon's [`VERSION`].
+        version: u32,
+        /// `manx-bgpd 0.1.0`.
+        daemon: String,
+    },
+    /// Answers [`Request::Apply`].
+    Applied {
+        /// What changed, in words, for the agent's log; empty when nothing did.
+        changes: Vec<String>,
+    },
+    /// Answers [`Request::Status`].
+    Status(Status),
+    /// Answers [`Request::Routes`].
+    Table {
+        /// In order of prefix.
+        destinations: Vec<Destination>,
+    },
+    /// On a watching connection: destinations whose best paths are now these.
+    Routes {
+        /// At most 4,096 a frame.
+        changes: Vec<RouteChange>,
+    },
+    /// On a watching connection, once: the table is complete. Every configured peer has sent its
+    /// End-of-RIB or the start-up wait has passed, and all that is known has been said. Only now may
+    /// a client remove a route it has not been told of.
+    Synced,
+    /// The request could not be done; nothing changed.
+    Error {
+        /// What was wrong and what would be right.
+        message: String,
+    },
+}
+
+/// The whole wanted state of the speaker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// Our AS.
+    pub asn: Asn,
+    /// Our BGP Identifier.
+    pub router_id: RouterId,
+    /// Addresses to accept connections on; usually `0.0.0.0:179` and `[::]:179`.
+    #[serde(default)]
+    pub listen: Vec<SocketAddr>,
+    /// In any order; two with one address are refused.
+    #[serde(default)]
+    pub peers: Vec<PeerConfig>,
+    /// Prefixes to originate.
+    #[serde(default)]
+    pub networks: Vec<Network>,
+}
+
+/// One neighbour.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PeerConfig {
+    /// The neighbour's address.
+    pub address: IpAddr,
+    /// The neighbour's port, 179 unless set.
+    #[serde(default = "default_port")]
+    pub port: u16,
+    /// The AS it must claim; equal to ours makes it iBGP.
+    pub asn: Asn,
+    /// A name for people: the node or the BGPPeer it comes from.
+    #[serde(default)]
+    pub name: String,
+    /// Families to offer; both unless set.
+    #[serde(default = "default_families")]
+    pub families: Vec<Family>,
+    /// Address to call from; the kernel's choice unless set.
+    #[serde(default)]
+    pub local_address: Option<IpAddr>,
+    /// Next hop to announce for a family other than the session's own, and to override the session's.
+    #[serde(default)]
+    pub next_hops: Vec<IpAddr>,
+    /// Hold time to offer, in seconds: 0 or 3–65535 (RFC 4271, section 4.2); 90 unless set.
+    #[serde(default = "default_hold_time")]
+    pub hold_time: u16,
+    /// Upper bound of the ConnectRetry timer, in seconds, before jitter; 5 unless set.
+    #[serde(default = "default_connect_retry")]
+    pub connect_retry: u16,
+    /// Wait for the neighbour to call, never call it.
+    #[serde(default)]
+    pub passive: bool,
+    /// What may be imported from it.
+    #[serde(default)]
+    pub import: Import,
+    /// What is exported to it.
+    #[serde(default)]
+    pub export: Export,
+}
+
+/// What is taken from a neighbour (RFC 8212: an eBGP neighbour without a policy gives nothing).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "policy", rename_all = "camelCase")]
+pub enum Import {
+    /// iBGP: everything. eBGP: nothing (RFC 8212).
+    #[default]
+    Default,
+    /// Everything but what is inside `except` (or equal to it).
+    Accept {
+        /// Prefixes refused with all their more specifics: our own blocks, martians.
+        #[serde(default)]
+        except: Vec<Prefix>,
+    },
+    /// Nothing.
+    Reject,
+}
+
+/// What is told to a neighbour.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "policy", rename_all = "camelCase")]
+pub enum Export {
+    /// iBGP: what BGP's rules allow. eBGP: nothing (RFC 8212).
+    #[default]
+    Default,
+    /// Only what this speaker originates.
+    Originated,
+    /// Every best path BGP's rules allow (a router's own work).
+    All,
+    /// Nothing.
+    Reject,
+}
+
+/// A prefix to originate.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Network {
+    /// The destination.
+    pub prefix: Prefix,
+    /// Standard communities to attach, as `asn:value` (RFC 1997).
+    #[serde(default)]
+    pub communities: Vec<String>,
+}
+
+/// What a destination's best paths are now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteChange {
+    /// The destination.
+    pub prefix: Prefix,
+    /// Next hops of the best path and all equal to it (ECMP), sorted; empty: the destination is gone.
+    /// Originated prefixes are never told.
+    pub next_hops: Vec<IpAddr>,
+}
+
+/// A destination with all its candidates, best first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Destination {
+    /// The destination.
+    pub prefix: Prefix,
+    /// Best first.
+    pub paths: Vec<PathInfo>,
+}
+
+/// One candidate path.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PathInfo {
+    /// The neighbour it came from; none: originated here.
+    pub peer: Option<IpAddr>,
+    /// The neighbour's name.
+    #[serde(default)]
+    pub peer_name: String,
+    /// Its next hop; none: originated here.
+    pub next_hop: Option<IpAddr>,
+    /// As people write it: `65001 64512 {64513}`.
+    pub as_path: String,
+    /// LOCAL_PREF in force.
+    pub local_pref: u32,
+    /// MULTI_EXIT_DISC, if any.
+    pub med: Option<u32>,
+    /// `asn:value`.
+    pub communities: Vec<String>,
+    /// `best`, `multipath`, or the step at which it lost, in words.
+    pub verdict: String,
+}
+
+/// What the speaker is doing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// `manx-bgpd 0.1.0`.
+    pub daemon: String,
+    /// Our AS; none before the first [`Request::Apply`].
+    pub asn: Option<Asn>,
+    /// Our BGP Identifier.
+    pub router_id: Option<RouterId>,
+    /// In order of address.
+    pub sessions: Vec<Session>,
+    /// Prefixes originated, sorted.
+    pub originated: Vec<Prefix>,
+    /// Destinations in the Loc-RIB.
+    pub destinations: usize,
+    /// Whether [`Reply::Synced`] has been reached.
+    pub synced: bool,
+}
+
+/// One neighbour's session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Session {
+    /// The neighbour.
+    pub address: IpAddr,
+    /// Its name.
+    pub name: String,
+    /// Its AS.
+    pub asn: Asn,
+    /// RFC 4271's name: Idle, Connect, Active, OpenSent, OpenConfirm, Established.
+    pub state: SessionState,
+    /// Seconds in that state.
+    pub since_seconds: u64,
+    /// Why the session last went down or is not up, in words: `peer says AS65010, we expect AS65001`.
+    pub reason: Option<String>,
+    /// The neighbour's BGP Identifier, once known.
+    pub router_id: Option<RouterId>,
+    /// Negotiated hold time in seconds, once established.
+    pub hold_time: Option<u16>,
+    /// Families negotiated.
+    pub families: Vec<Family>,
+    /// Prefixes held from it.
+    pub received: usize,
+    /// Prefixes of those that passed the import policy.
+    pub accepted: usize,
+    /// Prefixes it has been told.
+    pub advertised: usize,
+    /// Messages in and out since the session came up.
+    pub messages_in: u64,
+    /// Messages out.
+    pub messages_out: u64,
+    /// Times the session has left Established.
+    pub flaps: u64,
+}
+
+/// RFC 4271, section 8.2.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum SessionState {
+    /// Refuses connections; waits before it tries again.
+    Idle,
+    /// A connection is being opened.
+    Connect,
+    /// Listens; the next try is timed.
+    Active,
+    /// Our OPEN is out.
+    OpenSent,
+    /// Their OPEN was good.
+    OpenConfirm,
+    /// Routes flow.
+    Established,
+}
+
+impl std::fmt::Display for SessionState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(self, f)
+    }
+}
+
+fn default_port() -> u16 {
+    crate::iana::BGP_PORT
+}
+
+fn default_families() -> Vec<Family> {
+    Family::ALL.to_vec()
+}
+
+fn default_hold_time() -> u16 {
+    90
+}
+
+fn default_connect_retry() -> u16 {
+    5
+}

@@ -1,0 +1,7 @@
+//! The CNI plugin: the specification's types, what the plugin and the agent say to each other, and the veth.
+//!
+//! The `manx` binary is one short run a pod. It knows nothing of Kubernetes, BGP or IPAM and links
+//! neither tokio nor kube: it asks the agent for addresses, makes the veth, says so, and prints the
+//! CNI result once the agent has the pod's route (and ACLs) in the kernel.
+
+pub mod protocol;

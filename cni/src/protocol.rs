@@ -1,0 +1,176 @@
+//! What the plugin and the agent say to each other over the agent's unix socket.
+//!
+//! Frames are a big-endian `u32` length and that many bytes of JSON, at most [`MAX_FRAME`]. One
+//! connection serves one verb:
+//!
+//! ```text
+//!   ADD   plugin ── Add ──▶ agent      addresses are taken and written down
+//!         plugin ◀─ Attach ─ agent     the plugin makes the veth in the pod's namespace
+//!         plugin ── Ready ──▶ agent    the agent programs the pod's route
+//!         plugin ◀─ Programmed ─ agent the plugin prints its result
+//!   DEL   plugin ── Del ──▶ agent      the route goes, the address is freed once the veth has gone
+//!         plugin ◀─ Deleted ─ agent
+//! ```
+//!
+//! An ADD whose connection ends before `Programmed` is undone by the agent.
+
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The protocol's version; carried in every first message, refused in words where it differs.
+pub const VERSION: u32 = 1;
+
+/// Largest frame, in bytes.
+pub const MAX_FRAME: u32 = 1 << 20;
+
+/// Where the agent listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/manx/agent.sock";
+
+/// Every interface the plugin makes on the host begins with this: how ours are told apart.
+pub const HOST_IFNAME_PREFIX: &str = "manx";
+
+/// The gateway of every IPv4 pod: link-local, the same everywhere, owned by nobody (RFC 3927).
+pub const GATEWAY_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 1, 1);
+
+/// The gateway of every IPv6 pod: set on the host side of every veth.
+pub const GATEWAY_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// One attachment: the CNI specification's key of a network interface in a container.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttachmentKey {
+    /// CNI_CONTAINERID.
+    pub container_id: String,
+    /// CNI_IFNAME.
+    pub ifname: String,
+}
+
+/// The pod an attachment belongs to, from CNI_ARGS; empty where the runtime did not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodRef {
+    /// K8S_POD_NAMESPACE.
+    pub namespace: String,
+    /// K8S_POD_NAME.
+    pub name: String,
+    /// K8S_POD_UID.
+    pub uid: String,
+}
+
+/// From the plugin to the agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Request {
+    /// Begin an ADD. Answered by [`Reply::Attach`].
+    Add {
+        /// [`VERSION`].
+        version: u32,
+        /// Whose interface.
+        key: AttachmentKey,
+        /// Whose pod.
+        pod: PodRef,
+        /// CNI_NETNS.
+        netns: String,
+    },
+    /// The veth stands. Answered by [`Reply::Programmed`].
+    Ready {
+        /// MAC of the pod's end, as six bytes.
+        pod_mac: [u8; 6],
+        /// Interface index of the host's end.
+        host_ifindex: u32,
+    },
+    /// A DEL; a key never seen is success. Answered by [`Reply::Deleted`].
+    Del {
+        /// [`VERSION`].
+        version: u32,
+        /// Whose interface.
+        key: AttachmentKey,
+    },
+    /// The node's part of `manxctl status`. Answered by [`Reply::Status`].
+    Status {
+        /// [`VERSION`].
+        version: u32,
+    },
+}
+
+/// From the agent to the plugin.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Reply {
+    /// What to make.
+    Attach(Attach),
+    /// The pod's routes are in the kernel: it can be reached.
+    Programmed,
+    /// The route is gone; the address follows the veth.
+    Deleted,
+    /// The node's status, a document of the agent's own.
+    Status {
+        /// See `manx_felix::status::NodeReport`.
+        report: serde_json::Value,
+    },
+    /// Nothing was done, or all that was done was undone.
+    Error {
+        /// A CNI error code: 11 try again later, 100 and above our own.
+        code: u32,
+        /// What was wrong.
+        message: String,
+        /// What to do about it.
+        details: String,
+    },
+}
+
+/// The veth to make.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attach {
+    /// Name of the host's end: [`HOST_IFNAME_PREFIX`] and a hash of the key.
+    pub host_ifname: String,
+    /// The pod's addresses, at most one a family.
+    pub addresses: Vec<IpAddr>,
+    /// MTU of both ends, in octets.
+    pub mtu: u32,
+    /// Destinations to route to the gateway of their family; the default routes.
+    pub routes: Vec<IpNetwork>,
+}
+
+/// Writes one frame.
+///
+/// # Errors
+/// The writer's, or `InvalidInput` when the message does not fit [`MAX_FRAME`].
+pub fn write_frame(writer: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    let body = serde_json::to_vec(message).map_err(io::Error::other)?;
+    let length = u32::try_from(body.len()).ok().filter(|length| *length <= MAX_FRAME);
+    let length =
+        length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "message exceeds a frame"))?;
+    let mut frame = Vec::with_capacity(body.len() + 4);
+    frame.extend_from_slice(&length.to_be_bytes());
+    frame.extend_from_slice(&body);
+    writer.write_all(&frame)
+}
+
+/// Reads one frame; `None` at a clean end.
+///
+/// # Errors
+/// The reader's, or `InvalidData` for a frame too long or not of type `T`.
+pub fn read_frame<T: DeserializeOwned>(reader: &mut impl Read) -> io::Result<Option<T>> {
+    let mut length = [0; 4];
+    match reader.read_exact(&mut length) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let length = u32::from_be_bytes(length);
+    if length > MAX_FRAME {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("frame of {length} bytes, at most {MAX_FRAME}"),
+        ));
+    }
+    let mut body = vec![0; length as usize];
+    reader.read_exact(&mut body)?;
+    serde_json::from_slice(&body).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}

@@ -1,0 +1,155 @@
+//! The custom resources that say how nodes peer, and what nodes say of themselves.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How this cluster speaks BGP. The object named `default` counts.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "manx.io",
+    version = "v1alpha1",
+    kind = "BGPConfiguration",
+    plural = "bgpconfigurations",
+    shortname = "bgpconfig",
+    status = "AcceptedStatus",
+    category = "manx",
+    printcolumn = r#"{"name":"AS","type":"integer","jsonPath":".spec.asNumber"}"#,
+    printcolumn = r#"{"name":"Mesh","type":"boolean","jsonPath":".spec.mesh"}"#,
+    printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].status"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct BGPConfigurationSpec {
+    /// AS number of every node, 1–4294967295; 64512 unless set.
+    #[serde(default = "default_asn")]
+    #[schemars(range(min = 1))]
+    pub as_number: u32,
+    /// Whether every node peers with every other (iBGP full mesh).
+    #[serde(default = "default_true")]
+    pub mesh: bool,
+    /// TCP port nodes listen on.
+    #[serde(default = "default_port")]
+    #[schemars(range(min = 1))]
+    pub listen_port: u16,
+    /// Hold time offered, in seconds: 0 (never expires) or 3–65535; 90 unless set.
+    #[serde(default = "default_hold_time")]
+    pub hold_time_seconds: u16,
+}
+
+/// A neighbour outside the mesh: a top-of-rack switch, a route reflector, another speaker.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "manx.io",
+    version = "v1alpha1",
+    kind = "BGPPeer",
+    plural = "bgppeers",
+    status = "AcceptedStatus",
+    category = "manx",
+    printcolumn = r#"{"name":"Address","type":"string","jsonPath":".spec.address"}"#,
+    printcolumn = r#"{"name":"AS","type":"integer","jsonPath":".spec.asNumber"}"#,
+    printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].status"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct BGPPeerSpec {
+    /// Nodes that peer with it; all of them unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
+    /// The neighbour's address.
+    pub address: String,
+    /// The neighbour's AS number, 1–4294967295; equal to the node's own makes it iBGP.
+    #[schemars(range(min = 1))]
+    pub as_number: u32,
+    /// The neighbour's TCP port.
+    #[serde(default = "default_port")]
+    #[schemars(range(min = 1))]
+    pub port: u16,
+    /// Hold time offered, in seconds; that of the BGPConfiguration unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_time_seconds: Option<u16>,
+}
+
+/// Whether an object is in force, and why not.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AcceptedStatus {
+    /// `Accepted`, with the reason in words.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
+/// What a node's agent sees: written by it on change, read by people and `manxctl`.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "manx.io",
+    version = "v1alpha1",
+    kind = "NodeStatus",
+    plural = "nodestatuses",
+    status = "NodeStatusStatus",
+    category = "manx",
+    printcolumn = r#"{"name":"Sessions","type":"string","jsonPath":".status.sessionSummary"}"#,
+    printcolumn = r#"{"name":"Blocks","type":"string","jsonPath":".status.blocks"}"#,
+    printcolumn = r#"{"name":"Routes","type":"integer","jsonPath":".status.routes"}"#,
+    printcolumn = r#"{"name":"Pods","type":"integer","jsonPath":".status.pods"}"#,
+    printcolumn = r#"{"name":"Version","type":"string","jsonPath":".status.version"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatusSpec {}
+
+/// See [`NodeStatusSpec`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatusStatus {
+    /// Sessions up of all, as `4/4`.
+    #[serde(default)]
+    pub session_summary: String,
+    /// Every session.
+    #[serde(default)]
+    pub sessions: Vec<SessionStatus>,
+    /// Blocks this node owns.
+    #[serde(default)]
+    pub blocks: Vec<String>,
+    /// Routes of ours in the kernel.
+    #[serde(default)]
+    pub routes: i64,
+    /// Pods attached.
+    #[serde(default)]
+    pub pods: i64,
+    /// The agent's version.
+    #[serde(default)]
+    pub version: String,
+}
+
+/// One BGP session as its node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionStatus {
+    /// The neighbour's address.
+    pub address: String,
+    /// The neighbour's name: a node, or a BGPPeer.
+    #[serde(default)]
+    pub name: String,
+    /// Its AS number.
+    pub as_number: u32,
+    /// `Established`, or what it is doing instead.
+    pub state: String,
+    /// Why it is not up, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+fn default_asn() -> u32 {
+    64512
+}
+
+fn default_true() -> bool {
+    true
+}
+
+fn default_port() -> u16 {
+    179
+}
+
+fn default_hold_time() -> u16 {
+    90
+}

@@ -1,0 +1,13 @@
+//! The node agent: watches Kubernetes, computes the wanted state of this node, programs it.
+//!
+//! ```text
+//!   watch ──▶ graph (pure) ──▶ Desired ──▶ dataplane ──▶ kernel      pod, block and learned routes
+//!                 ▲                └─────▶ speaker   ──▶ manx-bgpd   peers and prefixes to announce
+//!   attach ───────┘ pods                      │
+//!   speaker ────────┘ learned routes ◀────────┘
+//! ```
+//!
+//! `agent` is the one task that owns the state; everything else moves values to it and from it.
+
+pub mod crd;
+pub mod dataplane;
