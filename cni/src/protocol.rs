@@ -49,6 +49,22 @@ pub struct AttachmentKey {
     pub ifname: String,
 }
 
+/// The name of the host's end of an attachment: [`HOST_IFNAME_PREFIX`] and 11 base-32 digits (55 bits) of a
+/// hash of the key, 15 characters in all (the kernel's longest). The same in every version: it is how a DEL
+/// finds the interface with the agent down and the pod's namespace gone.
+pub fn host_ifname(key: &AttachmentKey) -> String {
+    const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let key = key.container_id.bytes().chain([b'/']).chain(key.ifname.bytes());
+    // FNV-1a, 64 bits; then its bits are mixed, for FNV leaves the last bytes' mark in the low ones.
+    let hash = key.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let hash = (hash ^ (hash >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    let hash = hash ^ (hash >> 32);
+    let digits = (0..11).map(|i| char::from(DIGITS[(hash >> (5 * i)) as usize & 31]));
+    HOST_IFNAME_PREFIX.chars().chain(digits).collect()
+}
+
 /// The pod an attachment belongs to, from CNI_ARGS; empty where the runtime did not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
