@@ -11,4 +11,16 @@
 //!                                          claim ──▶ store (trait) ──▶ kube | memory
 //! ```
 
+pub mod allocator;
+pub mod block;
+pub mod cidr;
+pub mod claim;
 pub mod crd;
+pub mod owner;
+pub mod pool;
+pub mod store;
+
+pub use allocator::Allocator;
+pub use cidr::{BlockCidr, Cidr, Family};
+pub use owner::{Owner, OwnerKey};
+pub use pool::Pool;

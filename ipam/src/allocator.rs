@@ -1,0 +1,269 @@
+//! All addresses of one node: the blocks it owns and who holds what. Pure; the agent's task owns one.
+//!
+//! Blocks and holders may be told in any order: what is held outside every owned block (a *stray*: the block has not
+//! been seen yet, or its object was deleted under a running pod) is remembered, and found again when its block comes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::block::Block;
+use crate::cidr::{BlockCidr, Family};
+use crate::owner::{Owner, OwnerKey};
+use crate::pool::Pool;
+
+/// This node's blocks and the holders of their addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allocator {
+    blocks: BTreeMap<BlockCidr, Block>,
+    owners: BTreeMap<OwnerKey, Holding>,
+    /// Held outside every owned block.
+    strays: BTreeMap<IpAddr, OwnerKey>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Holding {
+    owner: Owner,
+    addresses: BTreeSet<IpAddr>,
+}
+
+/// Why no addresses were assigned. Nothing changed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum AssignError {
+    /// No pool at all.
+    #[error(
+        "no IPPool hands out addresses on this node: create one, or look at the `disabled` and `nodeSelector` of \
+         those that are there"
+    )]
+    NoPool,
+    /// A family's addresses are all held.
+    #[error("no free {family} address on this node: {}", Join(.pools))]
+    Exhausted {
+        /// The family.
+        family: Family,
+        /// Its pools and what this node has of them.
+        pools: Vec<PoolUse>,
+    },
+}
+
+/// What a node has of a pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolUse {
+    /// The pool.
+    pub pool: Pool,
+    /// Blocks this node owns of it.
+    pub blocks: usize,
+    /// Addresses held of those.
+    pub used: usize,
+    /// Addresses in those.
+    pub size: usize,
+}
+
+impl fmt::Display for PoolUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pool, blocks, used, size } = self;
+        write!(
+            f,
+            "IPPool \"{}\" ({}, {} addresses in blocks of {}): ",
+            pool.name,
+            pool.cidr,
+            pool.size(),
+            pool.block_size()
+        )?;
+        match blocks {
+            0 => f.write_str("this node owns no block of it yet"),
+            1 => write!(f, "{used} of {size} addresses of this node's block are held"),
+            _ => write!(f, "{used} of {size} addresses of this node's {blocks} blocks are held"),
+        }
+    }
+}
+
+struct Join<'a>(&'a [PoolUse]);
+
+impl fmt::Display for Join<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(index, pool)| {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{pool}")
+        })
+    }
+}
+
+/// An address said to be held by two.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{address} cannot be restored to {owner}: {holder} holds it")]
+pub struct RestoreConflict {
+    /// The address.
+    pub address: IpAddr,
+    /// Who was to have it.
+    pub owner: Box<Owner>,
+    /// Who has it.
+    pub holder: Box<Owner>,
+}
+
+/// A block this node should claim: from the first of these pools that has one left.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClaimWanted {
+    /// Which family is short of addresses.
+    pub family: Family,
+    /// Usable pools of that family in the order they were given; at least one.
+    pub pools: Vec<Pool>,
+}
+
+impl Allocator {
+    /// Owns a block from now on. One owned already, or that overlaps one, changes nothing: returns whether it is new.
+    pub fn add_block(&mut self, cidr: BlockCidr, pool: &str) -> bool {
+        if self.blocks.keys().any(|owned| owned.cidr().overlaps(cidr.cidr())) {
+            return false;
+        }
+        let mut block = Block::new(cidr, pool);
+        self.strays.retain(|address, key| {
+            let owner = self.owners.get(key).map(|holding| &holding.owner);
+            !owner.is_some_and(|owner| block.restore(*address, owner))
+        });
+        self.blocks.insert(cidr, block);
+        true
+    }
+
+    /// Owns a block no more. Its addresses stay with who holds them, as strays. Returns what it was.
+    pub fn remove_block(&mut self, cidr: BlockCidr) -> Option<Block> {
+        let block = self.blocks.remove(&cidr)?;
+        self.strays.extend(block.holders().map(|(address, owner)| (address, owner.key.clone())));
+        Some(block)
+    }
+
+    /// The blocks owned, in order.
+    pub fn blocks(&self) -> impl Iterator<Item = &Block> {
+        self.blocks.values()
+    }
+
+    /// A block owned.
+    pub fn block(&self, cidr: BlockCidr) -> Option<&Block> {
+        self.blocks.get(&cidr)
+    }
+
+    /// Every owner, in order of key, with its addresses.
+    pub fn owners(&self) -> impl Iterator<Item = (&Owner, &BTreeSet<IpAddr>)> {
+        self.owners.values().map(|holding| (&holding.owner, &holding.addresses))
+    }
+
+    /// Addresses held outside every owned block, in order, and by whom.
+    pub fn strays(&self) -> impl Iterator<Item = (IpAddr, &OwnerKey)> {
+        self.strays.iter().map(|(address, key)| (*address, key))
+    }
+
+    /// Gives an owner one address of each family that `pools` has, IPv4 first; of a family's pools the first that has
+    /// one. `pools` are those usable on this node; the disabled ones among them are passed over.
+    ///
+    /// All or nothing. An owner that has addresses is answered with those.
+    ///
+    /// # Errors
+    /// When there is no pool, or a family has no free address: then nothing is held that was not before.
+    pub fn assign(&mut self, owner: &Owner, pools: &[Pool]) -> Result<Vec<IpAddr>, AssignError> {
+        if let Some(holding) = self.owners.get(&owner.key) {
+            return Ok(holding.addresses.iter().copied().collect());
+        }
+        let families = usable_families(pools);
+        if families.is_empty() {
+            return Err(AssignError::NoPool);
+        }
+        let sources = families
+            .into_iter()
+            .map(|(family, pools)| self.source(&pools).ok_or_else(|| self.exhausted(family, &pools)))
+            .collect::<Result<Vec<BlockCidr>, _>>()?;
+        let addresses: BTreeSet<IpAddr> =
+            sources.iter().filter_map(|cidr| self.blocks.get_mut(cidr)?.assign(owner)).collect();
+        let assigned = addresses.iter().copied().collect();
+        self.owners.insert(owner.key.clone(), Holding { owner: owner.clone(), addresses });
+        Ok(assigned)
+    }
+
+    /// Gives an owner back what it held before a restart, whether its block is known yet or not. Returns the
+    /// addresses it cannot have, because another holds them.
+    pub fn restore(
+        &mut self,
+        owner: &Owner,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) -> Vec<RestoreConflict> {
+        let mut conflicts = Vec::new();
+        for address in addresses {
+            match self.holder(address) {
+                Some(holder) if holder.key == owner.key => continue,
+                Some(holder) => {
+                    let (owner, holder) = (Box::new(owner.clone()), Box::new(holder.clone()));
+                    conflicts.push(RestoreConflict { address, owner, holder });
+                    continue;
+                }
+                None => {}
+            }
+            match self.blocks.values_mut().find(|block| block.cidr().contains(address)) {
+                Some(block) => _ = block.restore(address, owner),
+                None => _ = self.strays.insert(address, owner.key.clone()),
+            }
+            let holding = self.owners.entry(owner.key.clone());
+            let holding =
+                holding.or_insert_with(|| Holding { owner: owner.clone(), addresses: BTreeSet::new() });
+            holding.addresses.insert(address);
+        }
+        conflicts
+    }
+
+    /// Frees all an owner has; returns it, nothing for an owner never seen.
+    pub fn release(&mut self, key: &OwnerKey) -> Vec<IpAddr> {
+        let Some(holding) = self.owners.remove(key) else { return Vec::new() };
+        for address in &holding.addresses {
+            if self.strays.remove(address).is_none() {
+                self.blocks.values_mut().find_map(|block| block.release(*address));
+            }
+        }
+        holding.addresses.into_iter().collect()
+    }
+
+    /// Who holds an address.
+    pub fn holder(&self, address: IpAddr) -> Option<&Owner> {
+        let stray = || self.owners.get(self.strays.get(&address)?).map(|holding| &holding.owner);
+        self.blocks.values().find_map(|block| block.holder(address)).or_else(stray)
+    }
+
+    /// The blocks to claim now, at most one a family: where fewer than half a block's addresses are free in all
+    /// usable pools of the family together. So a node starts with one block, and has its second when the first is
+    /// half used: two pods more never wait for the API server, and never make it claim twice.
+    pub fn wants_blocks(&self, pools: &[Pool]) -> Vec<ClaimWanted> {
+        usable_families(pools)
+            .into_iter()
+            .filter(|(_, pools)| {
+                let free: usize = pools.iter().flat_map(|pool| self.blocks_of(pool)).map(Block::free).sum();
+                let block = pools.first().map_or(0, |pool| usize::from(pool.block_size()));
+                free * 2 < block
+            })
+            .map(|(family, pools)| ClaimWanted { family, pools: pools.into_iter().cloned().collect() })
+            .collect()
+    }
+
+    fn blocks_of<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = &'a Block> {
+        self.blocks.values().filter(move |block| block.pool() == pool.name)
+    }
+
+    /// The first block with a free address.
+    fn source(&self, pools: &[&Pool]) -> Option<BlockCidr> {
+        pools.iter().flat_map(|pool| self.blocks_of(pool)).find(|block| block.free() > 0).map(Block::cidr)
+    }
+
+    fn exhausted(&self, family: Family, pools: &[&Pool]) -> AssignError {
+        let pools = pools.iter().map(|pool| PoolUse {
+            pool: (*pool).clone(),
+            blocks: self.blocks_of(pool).count(),
+            used: self.blocks_of(pool).map(Block::used).sum(),
+            size: self.blocks_of(pool).map(|block| usize::from(block.cidr().size())).sum(),
+        });
+        AssignError::Exhausted { family, pools: pools.collect() }
+    }
+}
+
+fn usable_families(pools: &[Pool]) -> BTreeMap<Family, Vec<&Pool>> {
+    let mut families: BTreeMap<Family, Vec<&Pool>> = BTreeMap::new();
+    for pool in pools.iter().filter(|pool| !pool.disabled) {
+        families.entry(pool.family()).or_default().push(pool);
+    }
+    families
+}
