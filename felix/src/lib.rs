@@ -9,5 +9,6 @@
 //!
 //! `agent` is the one task that owns the state; everything else moves values to it and from it.
 
+pub mod attach;
 pub mod crd;
 pub mod dataplane;

@@ -1,0 +1,132 @@
+//! Serves the CNI protocol ([`manx_cni::protocol`]) to the plugin, and the node's part of `manxctl status`.
+//!
+//! ```text
+//!   plugin ◀── unix socket ──▶ server ── Command ──▶ the agent (owns all state)
+//!                                        ◀─ oneshot ─┘      │
+//!                                                           ▼
+//!                                              files: one JSON file an attachment
+//! ```
+//!
+//! The server only moves frames and keeps deadlines: what a command does is the agent's. Order is kept: all
+//! commands of one connection are sent by one task, so an [`Command::Abort`] is always behind the
+//! [`Command::Allocate`] it undoes.
+
+pub mod files;
+mod server;
+
+use manx_cni::protocol::{Attach, AttachmentKey, PodRef, Reply};
+use tokio::sync::oneshot;
+
+pub use server::{ListenError, Listener, listen, serve};
+
+/// Tells one ADD from a later one of the same key, so that the end of a dead plugin's connection cannot undo
+/// what its successor has done. Unique while the agent lives; an attachment read back from its file has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attempt(pub u64);
+
+/// What the server asks of the agent. A dropped `reply` is told to the plugin as "try again later".
+#[derive(Debug)]
+pub enum Command {
+    /// Begin an ADD: take addresses, write the attachment's file.
+    ///
+    /// A complete attachment of the same key is refused with [`Refusal::already_attached`]; the half-done one of
+    /// a plugin that died is undone first.
+    Allocate {
+        /// Which ADD.
+        attempt: Attempt,
+        /// Whose interface.
+        key: AttachmentKey,
+        /// Whose pod.
+        pod: PodRef,
+        /// CNI_NETNS.
+        netns: String,
+        /// What to make, or why not.
+        reply: oneshot::Sender<Result<Attach, Refusal>>,
+    },
+    /// The veth stands: program what makes the pod reachable, then answer.
+    Ready {
+        /// Which ADD. One that is no longer the key's newest is refused.
+        attempt: Attempt,
+        /// Whose interface.
+        key: AttachmentKey,
+        /// MAC of the pod's end.
+        pod_mac: [u8; 6],
+        /// Interface index of the host's end.
+        host_ifindex: u32,
+        /// Answered when the pod's routes are in the kernel.
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// A DEL. A key never seen is success.
+    Release {
+        /// Whose interface.
+        key: AttachmentKey,
+        /// Answered when the route is gone.
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// The plugin is gone before it was told "programmed": undo, if this attempt is still the key's newest.
+    Abort {
+        /// Which ADD.
+        attempt: Attempt,
+        /// Whose interface.
+        key: AttachmentKey,
+    },
+    /// What `manxctl status` shows of this node.
+    Status {
+        /// A `NodeReport` as JSON.
+        reply: oneshot::Sender<serde_json::Value>,
+    },
+}
+
+/// Why a command was not done, in the terms of a CNI error result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message} ({details})")]
+pub struct Refusal {
+    /// A CNI error code: [`Refusal::TRY_AGAIN`], or one of our own from 100 on.
+    pub code: u32,
+    /// What was wrong.
+    pub message: String,
+    /// What to do about it.
+    pub details: String,
+}
+
+impl Refusal {
+    /// The CNI specification's "try again later".
+    pub const TRY_AGAIN: u32 = 11;
+    /// Ours: the key has a complete attachment.
+    pub const ALREADY_ATTACHED: u32 = 100;
+    /// Ours: what was sent does not follow the protocol.
+    pub const PROTOCOL: u32 = 101;
+    /// Ours: the caller is neither root nor the agent's own user.
+    pub const FORBIDDEN: u32 = 102;
+
+    /// The runtime may retry as it is.
+    pub fn try_again(message: impl Into<String>, details: impl Into<String>) -> Self {
+        Self { code: Self::TRY_AGAIN, message: message.into(), details: details.into() }
+    }
+
+    /// A second ADD without a DEL between: the CNI specification forbids runtimes to do that.
+    pub fn already_attached(key: &AttachmentKey) -> Self {
+        Self {
+            code: Self::ALREADY_ATTACHED,
+            message: format!(
+                "interface {} of container {} is already attached",
+                key.ifname, key.container_id
+            ),
+            details: "a runtime must DEL an attachment before it ADDs it again".to_owned(),
+        }
+    }
+
+    fn protocol(message: impl Into<String>) -> Self {
+        Self {
+            code: Self::PROTOCOL,
+            message: message.into(),
+            details: "the manx plugin and the manx-felix agent must be of one version".to_owned(),
+        }
+    }
+}
+
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Self {
+        Self::Error { code: refusal.code, message: refusal.message, details: refusal.details }
+    }
+}

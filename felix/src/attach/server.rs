@@ -1,0 +1,247 @@
+//! The socket: who may speak, frames in and out, deadlines.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use manx_cni::protocol::{AttachmentKey, MAX_FRAME, PodRef, Reply, Request, VERSION};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
+
+use super::{Attempt, Command, Refusal};
+
+/// For the first frame of a connection, and for each frame we write.
+const FRAME_DEADLINE: Duration = Duration::from_secs(5);
+
+/// For the agent to answer a command.
+const AGENT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// For the plugin to make the veth.
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Connections served at once; more wait in the kernel's backlog. A kubelet starts pods of all its 110 (by default)
+/// at once after a reboot.
+const CONNECTIONS: usize = 256;
+
+/// The agent's socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+    /// Ourselves: may speak, besides root.
+    uid: u32,
+}
+
+/// Why the agent cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Another agent is alive.
+    #[error("{0} is answered by another process: only one agent can run on a node")]
+    InUse(PathBuf),
+    /// The file system's answer.
+    #[error("listening on {path}: {source}")]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Listens on a unix socket that only root and our own user can open. What a killed agent left is replaced.
+///
+/// # Errors
+/// [`ListenError::InUse`] when somebody listens there already, otherwise the file system's answer.
+pub async fn listen(path: &Path) -> Result<Listener, ListenError> {
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(ListenError::InUse(path.to_owned()));
+    }
+    bind(path).map_err(|source| ListenError::Io { path: path.to_owned(), source })
+}
+
+/// Binds beside the path and renames, so that nobody sees the socket before its permissions are set, and a plugin
+/// never finds no socket at all.
+fn bind(path: &Path) -> io::Result<Listener> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let fresh = path.with_extension("new");
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = UnixListener::bind(&fresh)?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
+    let uid = fs::metadata(&fresh)?.uid();
+    fs::rename(&fresh, path)?;
+    Ok(Listener { socket, uid })
+}
+
+/// Serves plugins until the receiver of `commands` is dropped.
+///
+/// # Errors
+/// When the socket can no longer accept.
+pub async fn serve(listener: Listener, commands: mpsc::Sender<Command>) -> io::Result<()> {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let attempts = Arc::new(AtomicU64::new(1));
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return Ok(()) };
+        let stream = tokio::select! {
+            accepted = listener.socket.accept() => accepted?.0,
+            () = commands.closed() => return Ok(()),
+        };
+        let connection = Connection::new(stream, commands.clone());
+        let (uid, attempts) = (listener.uid, attempts.clone());
+        tokio::spawn(async move {
+            if let Err(error) = connection.serve(uid, &attempts).await {
+                tracing::warn!(%error, "a plugin's connection ended early");
+            }
+            drop(slot);
+        });
+    }
+}
+
+struct Connection {
+    frames: Framed<UnixStream, LengthDelimitedCodec>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Connection {
+    fn new(stream: UnixStream, commands: mpsc::Sender<Command>) -> Self {
+        let codec = LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME as usize).new_codec();
+        Self { frames: Framed::new(stream, codec), commands }
+    }
+
+    async fn serve(mut self, own_uid: u32, attempts: &AtomicU64) -> io::Result<()> {
+        let caller = self.frames.get_ref().peer_cred()?.uid();
+        if caller != 0 && caller != own_uid {
+            let message = format!("user {caller} may not speak to the agent");
+            let details = "the plugin must run as root, as container runtimes run it".to_owned();
+            return self.say(Refusal { code: Refusal::FORBIDDEN, message, details }.into()).await;
+        }
+        let request = match self.hear(FRAME_DEADLINE).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(request)) => request,
+            Err(error) => return self.say(Refusal::protocol(error.to_string()).into()).await,
+        };
+        if let Request::Add { version, .. } | Request::Del { version, .. } | Request::Status { version } =
+            &request
+            && *version != VERSION
+        {
+            let message = format!("the caller speaks version {version} of the protocol, the agent {VERSION}");
+            return self.say(Refusal::protocol(message).into()).await;
+        }
+        match request {
+            Request::Add { key, pod, netns, .. } => {
+                let attempt = Attempt(attempts.fetch_add(1, Ordering::Relaxed));
+                self.add(attempt, key, pod, netns).await
+            }
+            Request::Del { key, .. } => {
+                let answer =
+                    self.ask(|reply| Command::Release { key, reply }).await.and_then(|answer| answer);
+                self.say(answer.map_or_else(Reply::from, |()| Reply::Deleted)).await
+            }
+            Request::Status { .. } => {
+                let answer = self.ask(|reply| Command::Status { reply }).await;
+                self.say(answer.map_or_else(Reply::from, |report| Reply::Status { report })).await
+            }
+            Request::Ready { .. } => self.say(Refusal::protocol("\"ready\" before \"add\"").into()).await,
+        }
+    }
+
+    async fn add(
+        mut self,
+        attempt: Attempt,
+        key: AttachmentKey,
+        pod: PodRef,
+        netns: String,
+    ) -> io::Result<()> {
+        let result = self.add_steps(attempt, key.clone(), pod, netns).await;
+        let undo = match &result {
+            Ok(Added::Refused) => false,
+            Ok(Added::Programmed) => false,
+            Ok(Added::Undo) | Err(_) => true,
+        };
+        if undo {
+            // Without a deadline: this must not be lost, and it ends when the agent takes it or goes.
+            let _ = self.commands.send(Command::Abort { attempt, key }).await;
+        }
+        result.map(drop)
+    }
+
+    async fn add_steps(
+        &mut self,
+        attempt: Attempt,
+        key: AttachmentKey,
+        pod: PodRef,
+        netns: String,
+    ) -> io::Result<Added> {
+        let allocate = |reply| Command::Allocate { attempt, key: key.clone(), pod, netns, reply };
+        match self.ask(allocate).await {
+            Ok(Ok(attach)) => self.say(Reply::Attach(attach)).await?,
+            Ok(Err(refusal)) => return self.say(refusal.into()).await.map(|()| Added::Refused),
+            // The command may still lie in the agent's queue.
+            Err(refusal) => return self.say(refusal.into()).await.map(|()| Added::Undo),
+        }
+        let (pod_mac, host_ifindex) = match self.hear(READY_DEADLINE).await? {
+            Some(Request::Ready { pod_mac, host_ifindex }) => (pod_mac, host_ifindex),
+            Some(_) => {
+                self.say(Refusal::protocol("expected \"ready\" after \"attach\"").into()).await?;
+                return Ok(Added::Undo);
+            }
+            None => return Ok(Added::Undo),
+        };
+        let answer = self.ask(|reply| Command::Ready { attempt, key, pod_mac, host_ifindex, reply }).await;
+        match answer.and_then(|answer| answer) {
+            Ok(()) => self.say(Reply::Programmed).await.map(|()| Added::Programmed),
+            Err(refusal) => self.say(refusal.into()).await.map(|()| Added::Undo),
+        }
+    }
+
+    /// Sends the agent a command and waits for its answer.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let exchange = async {
+            self.commands.send(command(reply)).await.ok()?;
+            answer.await.ok()
+        };
+        let again = "the runtime tries again; see the agent's log if this lasts";
+        match timeout(AGENT_DEADLINE, exchange).await {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(Refusal::try_again("the agent is shutting down", again)),
+            Err(_) => {
+                let seconds = AGENT_DEADLINE.as_secs();
+                Err(Refusal::try_again(format!("the agent did not answer within {seconds} s"), again))
+            }
+        }
+    }
+
+    /// Reads one frame; `None` at the end.
+    async fn hear(&mut self, deadline: Duration) -> io::Result<Option<Request>> {
+        let frame = timeout(deadline, self.frames.next()).await?;
+        let Some(frame) = frame.transpose()? else { return Ok(None) };
+        Ok(Some(serde_json::from_slice(&frame)?))
+    }
+
+    async fn say(&mut self, reply: Reply) -> io::Result<()> {
+        let frame = Bytes::from(serde_json::to_vec(&reply)?);
+        timeout(FRAME_DEADLINE, self.frames.send(frame)).await?
+    }
+}
+
+/// How an ADD ended.
+enum Added {
+    /// The agent said no and holds nothing.
+    Refused,
+    /// The plugin was told.
+    Programmed,
+    /// The agent may hold something.
+    Undo,
+}
