@@ -3,5 +3,21 @@
 //! The `manx` binary is one short run a pod. It knows nothing of Kubernetes, BGP or IPAM and links
 //! neither tokio nor kube: it asks the agent for addresses, makes the veth, says so, and prints the
 //! CNI result once the agent has the pod's route (and ACLs) in the kernel.
+//!
+//! ```text
+//!   main ─▶ environment, spec (configuration, result, errors)
+//!     ├──▶ add ─▶ client (protocol) ─▶ agent
+//!     │      └──▶ veth ─▶ netns, netlink
+//!     └──▶ del ─▶ veth, client, released (notes for an agent that is away)
+//! ```
 
+pub mod add;
+pub mod client;
+pub mod del;
+pub mod environment;
+pub mod netlink;
+pub mod netns;
 pub mod protocol;
+pub mod released;
+pub mod spec;
+pub mod veth;

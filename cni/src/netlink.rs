@@ -1,0 +1,281 @@
+//! A synchronous rtnetlink socket: many messages a send, one answer, errors told apart by message.
+//!
+//! The kernel serves rtnetlink inside `sendmsg`, so when a send returns its answers lie in the
+//! socket's buffer. Nothing here ever blocks on a read; a read that would is an error.
+
+use std::io;
+
+use netlink_packet_core::{
+    DecodeError, ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NlaBuffer, NlasIterator,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::{setsockopt, sockopt};
+
+pub use nix::errno::Errno;
+
+/// Messages and octets of one send. The octets stay under the default `net.core.wmem_default` (212,992), past
+/// which the kernel answers EMSGSIZE.
+const BATCH_MESSAGES: usize = 1000;
+const BATCH_OCTETS: usize = 128 * 1024;
+
+/// Room for the refusals of a whole batch, each some 1.3 KB of socket buffer.
+const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// Largest datagram: the kernel fills dumps up to 32 KiB, and one link with all its attributes stays below.
+const DATAGRAM: usize = 64 * 1024;
+
+/// How often a dump that changed under our hands is read again.
+const DUMP_TRIES: usize = 8;
+
+/// A request to the kernel: the message and its flags besides NLM_F_REQUEST and NLM_F_ACK.
+pub type Request = (RouteNetlinkMessage, u16);
+
+/// Why the kernel refused one message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The error number.
+    pub errno: Errno,
+    /// The kernel's own words (NLMSGERR_ATTR_MSG); often empty.
+    pub message: String,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.errno.desc())?;
+        if self.message.is_empty() { Ok(()) } else { write!(f, " ({})", self.message) }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Why an exchange with the kernel failed.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// The one message of a request was refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The socket's own error. Whether the kernel did what was asked is not known.
+    #[error("netlink socket: {0}")]
+    Socket(#[from] io::Error),
+    /// The kernel's answer is not what this program knows.
+    #[error("cannot read the kernel's answer: {0}")]
+    Decode(#[from] DecodeError),
+    /// A dump kept changing while it was read.
+    #[error("the kernel's tables changed during each of {DUMP_TRIES} reads")]
+    Unsteady,
+}
+
+/// An rtnetlink socket. It belongs for life to the network namespace it was opened in.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: Socket,
+    port: u32,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Netlink {
+    /// Opens a socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// The kernel's: no netlink, or out of file descriptors.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        let port = socket.bind_auto()?.port_number();
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.set_non_blocking(true)?;
+        socket.set_cap_ack(true)?;
+        socket.set_ext_ack(true)?;
+        socket.set_netlink_get_strict_chk(true)?;
+        // Without CAP_NET_ADMIN the default stays, which suffices for reading.
+        let _ = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER);
+        Ok(Self { socket, port, sequence: 0, buffer: Vec::with_capacity(DATAGRAM) })
+    }
+
+    /// The socket's address: the kernel puts it in the notifications of what this socket changed.
+    pub fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Sends one message and returns what the kernel says besides its acknowledgement.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Refused`] when the kernel does not do it.
+    pub fn request(&mut self, request: Request) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        let mut frame = Vec::new();
+        let sequence = self.write(&mut frame, request, NLM_F_ACK);
+        self.socket.send(&frame, 0)?;
+        let mut replies = Vec::new();
+        let mut refusal = None;
+        self.receive(|header, payload| {
+            if header.sequence_number != sequence {
+                return Ok(false);
+            }
+            match payload {
+                NetlinkPayload::Error(error) => {
+                    refusal = refusal_of(&error);
+                    return Ok(true);
+                }
+                NetlinkPayload::InnerMessage(message) => replies.push(message),
+                _ => {}
+            }
+            Ok(false)
+        })?;
+        refusal.map_or(Ok(replies), |refusal| Err(refusal.into()))
+    }
+
+    /// Sends many messages, in order, and returns those refused, by their place. A refused message does not
+    /// keep those after it from being done.
+    ///
+    /// # Errors
+    /// The socket's: then some were done and some were not.
+    pub fn batch(
+        &mut self,
+        requests: impl IntoIterator<Item = Request>,
+    ) -> Result<Vec<(usize, Refusal)>, NetlinkError> {
+        let mut requests = requests.into_iter().peekable();
+        let mut refused = Vec::new();
+        let mut frame = Vec::new();
+        let mut sent = 0;
+        while requests.peek().is_some() {
+            frame.clear();
+            let first = self.sequence.wrapping_add(1);
+            let mut count = 0;
+            while let Some(request) = requests.next() {
+                count += 1;
+                let full = count == BATCH_MESSAGES || frame.len() >= BATCH_OCTETS;
+                let last = full || requests.peek().is_none();
+                self.write(&mut frame, request, if last { NLM_F_ACK } else { 0 });
+                if last {
+                    break;
+                }
+            }
+            self.socket.send(&frame, 0)?;
+            let last = self.sequence;
+            self.receive(|header, payload| {
+                // Place within this send; an answer to an earlier request lies far behind.
+                let place = header.sequence_number.wrapping_sub(first) as usize;
+                if let NetlinkPayload::Error(error) = payload
+                    && place < count
+                {
+                    refused.extend(refusal_of(&error).map(|refusal| (sent + place, refusal)));
+                    return Ok(header.sequence_number == last);
+                }
+                Ok(false)
+            })?;
+            sent += count;
+        }
+        Ok(refused)
+    }
+
+    /// Reads a table: every message the kernel holds, as `keep` sees it. A read that the kernel flags as
+    /// inconsistent (NLM_F_DUMP_INTR) is made again.
+    ///
+    /// # Errors
+    /// The socket's, a refusal, or [`NetlinkError::Unsteady`].
+    pub fn dump<T>(
+        &mut self,
+        message: &RouteNetlinkMessage,
+        mut keep: impl FnMut(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        for _ in 0..DUMP_TRIES {
+            let mut frame = Vec::new();
+            let sequence = self.write(&mut frame, (message.clone(), NLM_F_DUMP), 0);
+            self.socket.send(&frame, 0)?;
+            let mut kept = Vec::new();
+            let mut steady = true;
+            let mut refusal = None;
+            self.receive(|header, payload| {
+                if header.sequence_number != sequence {
+                    return Ok(false);
+                }
+                steady &= header.flags & NLM_F_DUMP_INTR == 0;
+                match payload {
+                    NetlinkPayload::InnerMessage(message) => kept.extend(keep(message)),
+                    NetlinkPayload::Error(error) => {
+                        refusal = refusal_of(&error);
+                        return Ok(true);
+                    }
+                    NetlinkPayload::Done(_) => return Ok(true),
+                    _ => {}
+                }
+                Ok(false)
+            })?;
+            if let Some(refusal) = refusal {
+                return Err(refusal.into());
+            }
+            if steady {
+                return Ok(kept);
+            }
+        }
+        Err(NetlinkError::Unsteady)
+    }
+
+    /// Appends one message to `frame` and returns its sequence number.
+    fn write(&mut self, frame: &mut Vec<u8>, (message, flags): Request, ack: u16) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags | ack;
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+        message.finalize();
+        let start = frame.len();
+        frame.resize(start + message.buffer_len().next_multiple_of(4), 0);
+        message.serialize(&mut frame[start..]);
+        self.sequence
+    }
+
+    /// Hands each message received to `take`, until it says that this was the last.
+    fn receive(
+        &mut self,
+        mut take: impl FnMut(NetlinkHeader, NetlinkPayload<RouteNetlinkMessage>) -> Result<bool, NetlinkError>,
+    ) -> Result<(), NetlinkError> {
+        loop {
+            self.buffer.clear();
+            let length = self.socket.recv(&mut self.buffer, 0)?;
+            if length > self.buffer.len() {
+                return Err(io::Error::from(io::ErrorKind::FileTooLarge).into());
+            }
+            for message in Datagram(&self.buffer) {
+                let (header, payload) =
+                    NetlinkMessage::<RouteNetlinkMessage>::deserialize(message)?.into_parts();
+                if take(header, payload)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// The messages of one datagram, as slices with their header.
+#[derive(Clone, Debug)]
+pub struct Datagram<'a>(pub &'a [u8]);
+
+impl<'a> Iterator for Datagram<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let length = u32::from_ne_bytes(*self.0.first_chunk()?) as usize;
+        if length < 16 {
+            return None;
+        }
+        let message = self.0.get(..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
+    }
+}
+
+/// `None` for an acknowledgement. With NETLINK_CAP_ACK the payload is the request's 16-octet header and then
+/// the attributes of `enum nlmsgerr_attrs`.
+fn refusal_of(error: &ErrorMessage) -> Option<Refusal> {
+    const NLMSGERR_ATTR_MSG: u16 = 1;
+    let code = error.code?;
+    let message = NlasIterator::new(error.header.get(16..).unwrap_or_default())
+        .flatten()
+        .find(|nla: &NlaBuffer<_>| nla.kind() == NLMSGERR_ATTR_MSG)
+        .map(|nla| String::from_utf8_lossy(nla.value()).trim_end_matches('\0').to_owned());
+    Some(Refusal { errno: Errno::from_raw(-code.get()), message: message.unwrap_or_default() })
+}

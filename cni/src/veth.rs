@@ -1,0 +1,349 @@
+//! The pod's interface: a veth, its far end born in the pod's namespace.
+//!
+//! ```text
+//!   pod    eth0      10.0.0.5/32, fd00::5/128         default via 169.254.1.1, fe80::1
+//!            │       neighbours 169.254.1.1, fe80::1 = ee:ee:ee:ee:ee:ee   (permanent)
+//!   node   manx…     fe80::1/64, ee:ee:ee:ee:ee:ee
+//!                    neighbours 10.0.0.5, fd00::5 = the pod's MAC          (permanent)
+//! ```
+//!
+//! Both ends know the other's MAC from the start: no ARP, no neighbour discovery, no proxy_arp, and
+//! nothing to wait for before the first packet. It takes four sends: the pair, a look at the far end,
+//! a batch in the pod, a batch on the node.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+
+use ipnetwork::IpNetwork;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::netlink::{Errno, Netlink, NetlinkError, Refusal, Request};
+use crate::netns::{Netns, NetnsError};
+use crate::protocol::{Attach, GATEWAY_V4, GATEWAY_V6};
+
+/// MAC of every host end. One locally administered address for all, so that a pod's neighbour entries hold
+/// whatever happens on the node, and set by us, so that udev's MACAddressPolicy leaves it alone. Each veth is a
+/// link of its own: nobody ever sees two.
+pub const HOST_MAC: [u8; 6] = [0xee; 6];
+
+/// A veth made by [`create`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Veth {
+    /// Interface index of the host's end.
+    pub host_ifindex: u32,
+    /// MAC of the pod's end, the kernel's choice.
+    pub pod_mac: [u8; 6],
+}
+
+/// Why a veth was not made or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum VethError {
+    /// A name is taken, in the pod or on the node.
+    #[error("interface {0} exists already{1}")]
+    Exists(String, &'static str),
+    /// The kernel refused one step.
+    #[error("cannot {step}: {source}")]
+    Refused {
+        /// What was to be done.
+        step: String,
+        /// The kernel's answer.
+        source: NetlinkError,
+    },
+    /// A setting could not be written.
+    #[error("cannot write {value} to {path}: {source}")]
+    Sysctl {
+        /// The file.
+        path: String,
+        /// What was to be written.
+        value: &'static str,
+        /// The file's error.
+        source: io::Error,
+    },
+    /// The pod's namespace.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// A socket could not be opened.
+    #[error("cannot open a netlink socket: {0}")]
+    Open(#[from] io::Error),
+}
+
+/// Makes the veth `attach` describes, with its far end in `netns` as `ifname`, up and addressed on both sides.
+///
+/// # Errors
+/// [`VethError`]; nothing is left behind.
+pub fn create(attach: &Attach, netns: &Netns, ifname: &str) -> Result<Veth, VethError> {
+    let mut host = Netlink::open()?;
+    let host_ifindex = create_pair(&mut host, attach, netns, ifname)?;
+    finish(&mut host, host_ifindex, attach, netns, ifname).inspect_err(|_| {
+        // The failure that made us give up is the one to tell; DEL finds the interface by its name.
+        let _ = delete_by(&mut host, &attach.host_ifname);
+    })
+}
+
+/// Removes the veth whose host end is called `host_ifname`, both ends. None there is success.
+///
+/// # Errors
+/// [`VethError::Refused`] or [`VethError::Open`].
+pub fn delete(host_ifname: &str) -> Result<(), VethError> {
+    delete_by(&mut Netlink::open()?, host_ifname)
+}
+
+fn delete_by(host: &mut Netlink, host_ifname: &str) -> Result<(), VethError> {
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::IfName(host_ifname.to_owned()));
+    match host.request((RouteNetlinkMessage::DelLink(link), 0)) {
+        Err(NetlinkError::Refused(Refusal { errno: Errno::ENODEV, .. })) | Ok(_) => Ok(()),
+        Err(source) => Err(VethError::Refused { step: format!("remove {host_ifname}"), source }),
+    }
+}
+
+/// Makes the pair and returns the host end's index, which NLM_F_ECHO has the kernel tell.
+fn create_pair(host: &mut Netlink, attach: &Attach, netns: &Netns, ifname: &str) -> Result<u32, VethError> {
+    // Not IFF_UP here: the kernel would bring the far end up before the near one is its peer (ENOTCONN).
+    let mut peer = LinkMessage::default();
+    peer.attributes = vec![
+        LinkAttribute::IfName(ifname.to_owned()),
+        LinkAttribute::Mtu(attach.mtu),
+        LinkAttribute::NetNsFd(netns.file().as_raw_fd()),
+    ];
+    let mut link = up_message(0);
+    link.attributes = vec![
+        LinkAttribute::IfName(attach.host_ifname.clone()),
+        LinkAttribute::Mtu(attach.mtu),
+        LinkAttribute::Address(HOST_MAC.to_vec()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]),
+    ];
+    let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO;
+    let replies = match host.request((RouteNetlinkMessage::NewLink(link), flags)) {
+        Ok(replies) => replies,
+        Err(NetlinkError::Refused(Refusal { errno: Errno::EEXIST, .. })) => {
+            return Err(if find(host, &attach.host_ifname)?.is_some() {
+                VethError::Exists(attach.host_ifname.clone(), " on the node: this attachment was made before")
+            } else {
+                VethError::Exists(ifname.to_owned(), " in the pod's network namespace")
+            });
+        }
+        Err(source) => {
+            return Err(VethError::Refused { step: format!("make {}", attach.host_ifname), source });
+        }
+    };
+    let index = replies.iter().find_map(|reply| match reply {
+        RouteNetlinkMessage::NewLink(link) => Some(link.header.index),
+        _ => None,
+    });
+    match index {
+        Some(index) => Ok(index),
+        None => Ok(find(host, &attach.host_ifname)?.map(|link| link.header.index).unwrap_or_default()),
+    }
+}
+
+/// All that comes after the pair exists.
+fn finish(
+    host: &mut Netlink,
+    host_ifindex: u32,
+    attach: &Attach,
+    netns: &Netns,
+    ifname: &str,
+) -> Result<Veth, VethError> {
+    let has_v6 = attach.addresses.iter().any(IpAddr::is_ipv6);
+    // The socket and /proc/sys/net both belong to the namespace of the thread that opens them.
+    let mut pod = netns.run(|| {
+        if has_v6 {
+            // A runtime may have IPv6 off by default in new namespaces.
+            write_sysctl("ipv6", "lo", "disable_ipv6", "0")?;
+            write_sysctl("ipv6", ifname, "disable_ipv6", "0")?;
+            write_sysctl("ipv6", ifname, "accept_ra", "0")?;
+        }
+        Netlink::open().map_err(VethError::from)
+    })??;
+    let link = find(&mut pod, ifname)?.ok_or_else(|| refused(&format!("find {ifname}"), Errno::ENODEV))?;
+    let pod_mac = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
+        _ => None,
+    });
+    let pod_mac = pod_mac.ok_or_else(|| refused(&format!("read the MAC of {ifname}"), Errno::EINVAL))?;
+    run(&mut pod, pod_steps(link.header.index, attach, ifname))?;
+    host_sysctls(&attach.host_ifname, has_v6)?;
+    run(host, host_steps(host_ifindex, pod_mac, attach, has_v6))?;
+    Ok(Veth { host_ifindex, pod_mac })
+}
+
+/// What the node's side must and must not take from a pod.
+fn host_sysctls(host_ifname: &str, has_v6: bool) -> Result<(), VethError> {
+    // A packet whose source is not routed back to this pod is forged. The pod's route is not there yet, but
+    // neither is anything that may be sent. (Counts where `all` is 0 or 1: the kernel takes the larger.)
+    write_sysctl("ipv4", host_ifname, "rp_filter", "1")?;
+    if has_v6 {
+        write_sysctl("ipv6", host_ifname, "disable_ipv6", "0")?;
+        // A pod must not be able to give the node a route.
+        write_sysctl("ipv6", host_ifname, "accept_ra", "0")
+    } else if fs::exists("/proc/sys/net/ipv6").unwrap_or_default() {
+        write_sysctl("ipv6", host_ifname, "disable_ipv6", "1")
+    } else {
+        Ok(())
+    }
+}
+
+fn write_sysctl(family: &str, ifname: &str, key: &str, value: &'static str) -> Result<(), VethError> {
+    let path = format!("/proc/sys/net/{family}/conf/{ifname}/{key}");
+    fs::write(&path, value).map_err(|source| VethError::Sysctl { path, value, source })
+}
+
+/// A message of a batch and what it is for, in words that follow "cannot".
+struct Step {
+    what: String,
+    request: Request,
+}
+
+/// Sends all steps at once; the first refused is the error.
+fn run(socket: &mut Netlink, steps: Vec<Step>) -> Result<(), VethError> {
+    let (words, requests): (Vec<_>, Vec<_>) = steps.into_iter().map(|step| (step.what, step.request)).unzip();
+    match socket.batch(requests) {
+        Ok(refused) => refused.into_iter().next().map_or(Ok(()), |(place, refusal)| {
+            Err(VethError::Refused { step: words[place].clone(), source: refusal.into() })
+        }),
+        Err(source) => Err(VethError::Refused { step: "set up the interface".to_owned(), source }),
+    }
+}
+
+fn pod_steps(index: u32, attach: &Attach, ifname: &str) -> Vec<Step> {
+    const LOOPBACK: u32 = 1; // LOOPBACK_IFINDEX
+    let up = |index| (RouteNetlinkMessage::NewLink(up_message(index)), 0);
+    let mut steps = vec![
+        Step { what: "bring up lo in the pod".to_owned(), request: up(LOOPBACK) },
+        Step { what: format!("bring up {ifname} in the pod"), request: up(index) },
+    ];
+    for &address in &attach.addresses {
+        steps.push(address_step(index, IpNetwork::from(address), ifname));
+        steps.push(neighbour_step(index, gateway_of(address), HOST_MAC, ifname));
+        // An IPv6 gateway is link-local and so on-link as it is; the IPv4 one is made so.
+        if let IpAddr::V4(_) = address {
+            steps.push(route_step(index, IpNetwork::from(IpAddr::V4(GATEWAY_V4)), None, ifname));
+        }
+    }
+    for &route in &attach.routes {
+        steps.push(route_step(index, route, Some(gateway_of(route.ip())), ifname));
+    }
+    steps
+}
+
+fn host_steps(index: u32, pod_mac: [u8; 6], attach: &Attach, has_v6: bool) -> Vec<Step> {
+    let ifname = &attach.host_ifname;
+    let gateway = has_v6
+        .then(|| IpNetwork::new(GATEWAY_V6.into(), 64).ok())
+        .flatten()
+        .map(|gateway| address_step(index, gateway, ifname));
+    let neighbours = attach.addresses.iter().map(|&address| neighbour_step(index, address, pod_mac, ifname));
+    gateway.into_iter().chain(neighbours).collect()
+}
+
+fn up_message(index: u32) -> LinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    link
+}
+
+fn address_step(index: u32, address: IpNetwork, ifname: &str) -> Step {
+    let mut message = AddressMessage::default();
+    message.header.family = family_of(address.ip());
+    message.header.prefix_len = address.prefix();
+    message.header.index = index;
+    // Nobody else is on this link: duplicate address detection would be a second's wait for nothing.
+    message.header.flags = AddressHeaderFlags::Nodad;
+    message.attributes = vec![AddressAttribute::Local(address.ip()), AddressAttribute::Address(address.ip())];
+    Step {
+        what: format!("give {ifname} the address {address}"),
+        request: (RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL),
+    }
+}
+
+fn neighbour_step(index: u32, address: IpAddr, mac: [u8; 6], ifname: &str) -> Step {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family_of(address);
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(match address {
+            IpAddr::V4(address) => NeighbourAddress::Inet(address),
+            IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+        }),
+        NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+    ];
+    Step {
+        what: format!("set the neighbour {address} of {ifname}"),
+        request: (RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE),
+    }
+}
+
+fn route_step(index: u32, destination: IpNetwork, gateway: Option<IpAddr>, ifname: &str) -> Step {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family_of(destination.ip());
+    message.header.destination_prefix_length = destination.prefix();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = if gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
+    message.attributes =
+        vec![RouteAttribute::Destination(destination.network().into()), RouteAttribute::Oif(index)];
+    message.attributes.extend(gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
+    Step {
+        what: format!("route {destination} to {ifname} in the pod"),
+        request: (RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL),
+    }
+}
+
+/// The gateway of a pod's address or route.
+pub fn gateway_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => GATEWAY_V4.into(),
+        IpAddr::V6(_) => GATEWAY_V6.into(),
+    }
+}
+
+fn family_of(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+/// The interface called `ifname` where `socket` was opened; `None` when there is none.
+///
+/// # Errors
+/// The socket's.
+pub fn find(socket: &mut Netlink, ifname: &str) -> Result<Option<LinkMessage>, VethError> {
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::IfName(ifname.to_owned()));
+    match socket.request((RouteNetlinkMessage::GetLink(link), 0)) {
+        Ok(replies) => Ok(replies.into_iter().find_map(|reply| match reply {
+            RouteNetlinkMessage::NewLink(link) => Some(link),
+            _ => None,
+        })),
+        Err(NetlinkError::Refused(Refusal { errno: Errno::ENODEV, .. })) => Ok(None),
+        Err(source) => Err(VethError::Refused { step: format!("look for {ifname}"), source }),
+    }
+}
+
+fn refused(step: &str, errno: Errno) -> VethError {
+    let source = Refusal { errno, message: String::new() }.into();
+    VethError::Refused { step: step.to_owned(), source }
+}
