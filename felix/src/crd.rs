@@ -131,7 +131,7 @@ pub struct SessionStatus {
     pub name: String,
     /// Its AS number.
     pub as_number: u32,
-    /// `Established`, or what it is doing instead.
+    /// `Established` or `Down`; `manxctl status` on the node tells more.
     pub state: String,
     /// Why it is not up, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]

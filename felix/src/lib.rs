@@ -12,3 +12,8 @@
 pub mod attach;
 pub mod crd;
 pub mod dataplane;
+pub mod graph;
+pub mod model;
+pub mod speaker;
+pub mod status;
+pub mod watch;

@@ -1,0 +1,157 @@
+//! What this node should be, as a function of what is known.
+//!
+//! The contract of everything in here: desired state is a function of current inputs; synchronous; no IO, no
+//! locks, no clock; nothing remembers what was good before. [`Graph::apply`] marks what an input touches,
+//! [`Graph::flush`] once a batch computes what changed. References may dangle (a BGPPeer that selects no node):
+//! they are kept as they are and resolved when output is computed.
+//!
+//! ```text
+//!   nodes, BGPConfiguration, BGPPeers ──▶ sessions ──▶ Speaking ─┐
+//!   own blocks ───────────────────────────┤                      ├─▶ Desired / Delta
+//!   pods, own blocks, learned routes ─────▶ routes ──▶ Fib ──────┘
+//! ```
+
+mod desired;
+mod routes;
+mod selector;
+mod sessions;
+#[cfg(test)]
+mod walk;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use manx_bgp::types::Prefix;
+
+pub use desired::{Delta, Desired, Problem, Speaking};
+pub use routes::Counts;
+pub use selector::{Selector, SelectorError};
+
+use crate::model::{BgpConfig, Node, Peer};
+use routes::Routes;
+
+/// One change of what is known.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// A node of the cluster by name; none: it is gone.
+    Node(String, Option<Node>),
+    /// How nodes speak; none: what is configured cannot be used.
+    Bgp(Option<BgpConfig>),
+    /// A neighbour by the name of its BGPPeer; none: it is gone.
+    Peer(String, Option<Peer>),
+    /// The API has acknowledged that this node owns a block.
+    BlockOwned(Prefix),
+    /// This node owns the block no longer.
+    BlockGone(Prefix),
+    /// The interface behind a pod's address; none: the pod is gone.
+    Pod(IpAddr, Option<u32>),
+    /// The speaker's next hops for a destination; empty: it has none.
+    Learned(Prefix, Vec<IpAddr>),
+    /// The speaker begins to tell its table.
+    Relearn,
+    /// The speaker's table has been told.
+    LearnedAll,
+}
+
+/// All inputs, and what they have changed since the last flush.
+#[derive(Debug)]
+pub struct Graph {
+    me: String,
+    nodes: BTreeMap<String, Node>,
+    bgp: Option<BgpConfig>,
+    peers: BTreeMap<String, Peer>,
+    routes: Routes,
+    speaking: Speaking,
+    speaking_dirty: bool,
+}
+
+impl Graph {
+    /// The graph of the node of this name, knowing nothing.
+    pub fn new(me: impl Into<String>) -> Self {
+        Self {
+            me: me.into(),
+            nodes: BTreeMap::new(),
+            bgp: None,
+            peers: BTreeMap::new(),
+            routes: Routes::default(),
+            speaking: Speaking::default(),
+            speaking_dirty: false,
+        }
+    }
+
+    /// Takes one change.
+    pub fn apply(&mut self, input: Input) {
+        match input {
+            Input::Node(name, node) => self.speaking_dirty |= replace(&mut self.nodes, name, node),
+            Input::Peer(name, peer) => self.speaking_dirty |= replace(&mut self.peers, name, peer),
+            Input::Bgp(bgp) => self.speaking_dirty |= std::mem::replace(&mut self.bgp, bgp) != bgp,
+            Input::BlockOwned(block) => {
+                self.speaking_dirty = true;
+                self.routes.add_block(block);
+            }
+            Input::BlockGone(block) => {
+                self.speaking_dirty = true;
+                self.routes.remove_block(block);
+            }
+            Input::Pod(address, ifindex) => self.routes.set_pod(address, ifindex),
+            Input::Learned(prefix, next_hops) => self.routes.learn(prefix, next_hops),
+            Input::Relearn => self.routes.relearn(),
+            Input::LearnedAll => self.routes.learned_all(),
+        }
+    }
+
+    /// What has changed since the last call.
+    pub fn flush(&mut self) -> Delta {
+        let mut delta = Delta { speaker: None, fib: self.routes.flush() };
+        if std::mem::take(&mut self.speaking_dirty) {
+            let speaking = self.speaking();
+            if speaking != self.speaking {
+                self.speaking = speaking.clone();
+                delta.speaker = Some(speaking);
+            }
+        }
+        delta
+    }
+
+    /// The whole wanted state, computed from nothing.
+    pub fn desired(&self) -> Desired {
+        Desired { speaker: self.speaking(), fib: self.routes.fib() }
+    }
+
+    /// The speaker's orders as of the last flush, and what stands in the way of better ones.
+    pub fn spoken(&self) -> &Speaking {
+        &self.speaking
+    }
+
+    /// A node as it is known.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    /// How many routes of each class are wanted.
+    pub fn counts(&self) -> Counts {
+        self.routes.counts()
+    }
+
+    fn speaking(&self) -> Speaking {
+        sessions::speaking(sessions::Inputs {
+            me: &self.me,
+            nodes: &self.nodes,
+            bgp: self.bgp.as_ref(),
+            peers: &self.peers,
+            blocks: self.routes.blocks(),
+        })
+    }
+}
+
+/// Whether the map is different afterwards.
+fn replace<V: PartialEq>(map: &mut BTreeMap<String, V>, name: String, value: Option<V>) -> bool {
+    match value {
+        Some(value) if map.get(&name) == Some(&value) => false,
+        Some(value) => {
+            map.insert(name, value);
+            true
+        }
+        None => map.remove(&name).is_some(),
+    }
+}

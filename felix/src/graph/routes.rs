@@ -1,0 +1,215 @@
+//! Which routes this node wants, kept by destination so that one pod's change costs the same beside five hundred
+//! thousand learned routes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use manx_bgp::types::Prefix;
+use rustc_hash::FxHashMap;
+
+use crate::dataplane::{Fib, FibDelta, Route};
+
+/// The claims on destinations, by class, and what has changed since the last [`Routes::flush`].
+#[derive(Debug, Default)]
+pub struct Routes {
+    pods: BTreeMap<Prefix, u32>,
+    blocks: BTreeSet<Prefix>,
+    learned: FxHashMap<Prefix, Learned>,
+    /// Raised when the speaker begins to tell its table anew; what carries an older one is not confirmed yet.
+    epoch: u32,
+    /// Whether the speaker's table has been told to its end in this epoch.
+    told: bool,
+    /// What was wanted for a destination before it was touched.
+    dirty: FxHashMap<Prefix, Option<Route>>,
+}
+
+#[derive(Debug)]
+struct Learned {
+    next_hops: Vec<IpAddr>,
+    epoch: u32,
+}
+
+/// Addresses attached, blocks owned, destinations learned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Pod addresses.
+    pub pods: usize,
+    /// Own blocks.
+    pub blocks: usize,
+    /// Learned destinations.
+    pub learned: usize,
+}
+
+impl Routes {
+    /// The interface that leads to a pod's address; none: the pod is gone.
+    pub fn set_pod(&mut self, address: IpAddr, ifindex: Option<u32>) {
+        let prefix = Prefix::host(address);
+        self.touch(prefix);
+        match ifindex {
+            Some(ifindex) => self.pods.insert(prefix, ifindex),
+            None => self.pods.remove(&prefix),
+        };
+    }
+
+    /// A block this node owns.
+    pub fn add_block(&mut self, block: Prefix) {
+        self.touch(block);
+        self.blocks.insert(block);
+    }
+
+    /// A block this node owns no longer.
+    pub fn remove_block(&mut self, block: Prefix) {
+        self.touch(block);
+        self.blocks.remove(&block);
+    }
+
+    /// The blocks this node owns.
+    pub fn blocks(&self) -> &BTreeSet<Prefix> {
+        &self.blocks
+    }
+
+    /// The speaker's best next hops of a destination; empty: it has none. A destination withdrawn while the
+    /// speaker is still telling its table stays until [`Routes::learned_all`]: other paths to it may yet come.
+    pub fn learn(&mut self, prefix: Prefix, next_hops: Vec<IpAddr>) {
+        if !next_hops.is_empty() {
+            self.touch(prefix);
+            self.learned.insert(prefix, Learned { next_hops, epoch: self.epoch });
+        } else if self.told {
+            self.touch(prefix);
+            self.learned.remove(&prefix);
+        } else if let Some(learned) = self.learned.get_mut(&prefix) {
+            learned.epoch = self.epoch.wrapping_sub(1);
+        }
+    }
+
+    /// The speaker begins to tell its whole table. What was learned before stays in force until the table is told.
+    pub fn relearn(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+        self.told = false;
+    }
+
+    /// The speaker's table has been told: what it did not confirm goes.
+    pub fn learned_all(&mut self) {
+        self.told = true;
+        let epoch = self.epoch;
+        let gone: Vec<Prefix> = self
+            .learned
+            .iter()
+            .filter(|(_, learned)| learned.epoch != epoch)
+            .map(|(prefix, _)| *prefix)
+            .collect();
+        for prefix in gone {
+            self.touch(prefix);
+            self.learned.remove(&prefix);
+        }
+    }
+
+    /// How many of each class.
+    pub fn counts(&self) -> Counts {
+        Counts { pods: self.pods.len(), blocks: self.blocks.len(), learned: self.learned.len() }
+    }
+
+    /// The one route wanted for a destination: a pod here before a block of ours before what others say.
+    fn wanted(&self, prefix: Prefix) -> Option<Route> {
+        if let Some(ifindex) = self.pods.get(&prefix) {
+            Some(Route::Pod { ifindex: *ifindex })
+        } else if self.blocks.contains(&prefix) {
+            Some(Route::Blackhole)
+        } else {
+            self.learned.get(&prefix).map(|learned| Route::Via(learned.next_hops.clone()))
+        }
+    }
+
+    fn touch(&mut self, prefix: Prefix) {
+        if !self.dirty.contains_key(&prefix) {
+            self.dirty.insert(prefix, self.wanted(prefix));
+        }
+    }
+
+    /// What has changed since the last call.
+    #[must_use = "a change not handed to the dataplane is lost"]
+    pub fn flush(&mut self) -> FibDelta {
+        let mut delta = FibDelta::default();
+        for (prefix, before) in std::mem::take(&mut self.dirty) {
+            let now = self.wanted(prefix);
+            if now != before {
+                match now {
+                    Some(route) => drop(delta.set.insert(prefix.into(), route)),
+                    None => delta.remove.push(prefix.into()),
+                }
+            }
+        }
+        delta.remove.sort_unstable();
+        delta
+    }
+
+    /// All routes wanted, computed from nothing.
+    pub fn fib(&self) -> Fib {
+        let destinations: BTreeSet<Prefix> =
+            self.pods.keys().chain(&self.blocks).chain(self.learned.keys()).copied().collect();
+        destinations
+            .into_iter()
+            .filter_map(|prefix| Some((IpNetwork::from(prefix), self.wanted(prefix)?)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().unwrap()
+    }
+
+    fn via(text: &str) -> Vec<IpAddr> {
+        vec![text.parse().unwrap()]
+    }
+
+    #[test]
+    fn a_pod_wins_over_a_block_and_a_block_over_what_is_learned() {
+        let mut routes = Routes::default();
+        let destination = prefix("10.244.0.7/32");
+        routes.learn(destination, via("192.0.2.1"));
+        routes.add_block(destination);
+        routes.set_pod(destination.addr(), Some(7));
+        let set = |routes: &mut Routes| routes.flush().set.into_values().next();
+        assert_eq!(set(&mut routes), Some(Route::Pod { ifindex: 7 }));
+        routes.set_pod(destination.addr(), None);
+        assert_eq!(set(&mut routes), Some(Route::Blackhole));
+        routes.remove_block(destination);
+        assert_eq!(set(&mut routes), Some(Route::Via(via("192.0.2.1"))));
+    }
+
+    #[test]
+    fn what_changes_and_changes_back_between_two_flushes_is_no_change() {
+        let mut routes = Routes::default();
+        routes.set_pod("10.244.0.7".parse().unwrap(), Some(7));
+        routes.set_pod("10.244.0.7".parse().unwrap(), None);
+        assert_eq!(routes.flush(), FibDelta::default());
+    }
+
+    #[test]
+    fn a_restarted_speaker_removes_nothing_before_its_table_is_told() {
+        let mut routes = Routes::default();
+        let (kept, lost, flapped) = (prefix("10.0.1.0/24"), prefix("10.0.2.0/24"), prefix("10.0.3.0/24"));
+        for destination in [kept, lost, flapped] {
+            routes.learn(destination, via("192.0.2.1"));
+        }
+        routes.learned_all();
+        assert_eq!(routes.flush().set.len(), 3);
+
+        routes.relearn();
+        routes.learn(kept, via("192.0.2.1"));
+        routes.learn(flapped, via("192.0.2.9"));
+        assert_eq!(routes.flush().set.into_values().collect::<Vec<_>>(), [Route::Via(via("192.0.2.9"))]);
+        routes.learn(flapped, Vec::new());
+        assert_eq!(routes.flush(), FibDelta::default(), "nothing goes while the table is being told");
+
+        routes.learned_all();
+        assert_eq!(routes.flush().remove, [IpNetwork::from(lost), IpNetwork::from(flapped)]);
+        routes.learn(kept, Vec::new());
+        assert_eq!(routes.flush().remove, [IpNetwork::from(kept)]);
+    }
+}

@@ -1,0 +1,123 @@
+//! The cluster's objects as the agent understands them: parsed once at the edge ([`crate::watch`]), only what is
+//! needed of each.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use manx_bgp::types::{Asn, Family};
+use manx_ipam::cidr::BlockCidr;
+use manx_ipam::crd::Allocation;
+
+use crate::graph::Selector;
+
+/// Why an object cannot be put in force, in the terms of a Kubernetes condition.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Bad {
+    /// CamelCase, for programs: `InvalidAddress`.
+    pub reason: &'static str,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl Bad {
+    /// From the two parts of a condition.
+    pub fn new(reason: &'static str, message: impl fmt::Display) -> Self {
+        Self { reason, message: message.to_string() }
+    }
+}
+
+/// One object of the API: who it is, what it says, and what has been said of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object<T> {
+    /// `metadata.name`, or `namespace/name` of a namespaced kind.
+    pub name: String,
+    /// `metadata.generation`; 0 where the kind has none.
+    pub generation: i64,
+    /// `status.conditions` as they are.
+    pub conditions: Vec<Condition>,
+    /// Its content, or why that cannot be used.
+    pub spec: Result<T, Bad>,
+}
+
+/// A machine of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// For owner references.
+    pub uid: String,
+    /// What node selectors look at.
+    pub labels: BTreeMap<String, String>,
+    /// The first InternalIP of its family.
+    pub ipv4: Option<Ipv4Addr>,
+    /// The first InternalIP of its family.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+impl Node {
+    /// Its address of one family.
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::Ipv4 => self.ipv4.map(IpAddr::V4),
+            Family::Ipv6 => self.ipv6.map(IpAddr::V6),
+        }
+    }
+}
+
+/// A pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Tells it from an earlier pod of its name.
+    pub uid: String,
+}
+
+/// A block and its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Its range.
+    pub cidr: BlockCidr,
+    /// The pool it was cut from.
+    pub pool: String,
+    /// The node that owns it.
+    pub node: String,
+    /// Its status as it is: addresses held.
+    pub used: i64,
+    /// Its status as it is; kept of this node's blocks only.
+    pub allocations: Vec<Allocation>,
+}
+
+/// How nodes speak BGP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BgpConfig {
+    /// AS of every node.
+    pub asn: Asn,
+    /// Whether nodes peer with each other.
+    pub mesh: bool,
+    /// TCP port nodes listen on.
+    pub listen_port: u16,
+    /// Seconds: 0 or 3–65535.
+    pub hold_time: u16,
+}
+
+impl Default for BgpConfig {
+    /// What a cluster without a BGPConfiguration does; the defaults of the resource.
+    fn default() -> Self {
+        Self { asn: Asn(64512), mesh: true, listen_port: manx_bgp::iana::BGP_PORT, hold_time: 90 }
+    }
+}
+
+/// A neighbour outside the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Nodes that peer with it.
+    pub nodes: Selector,
+    /// Where it is: unicast, neither loopback nor link-local.
+    pub address: IpAddr,
+    /// The AS it must claim.
+    pub asn: Asn,
+    /// Its TCP port.
+    pub port: u16,
+    /// Seconds: 0 or 3–65535; the configuration's unless set.
+    pub hold_time: Option<u16>,
+}

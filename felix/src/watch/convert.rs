@@ -1,0 +1,295 @@
+//! From the API's objects to [`crate::model`]: parsed here, trusted everywhere else.
+
+use std::error::Error;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+use kube::api::DynamicObject;
+use kube::runtime::watcher;
+use manx_bgp::types::Asn;
+use manx_ipam::cidr::{BlockCidr, Cidr};
+use manx_ipam::crd::{IPAMBlock, IPPool};
+use serde::de::DeserializeOwned;
+
+use super::full_name;
+use crate::crd::{BGPConfiguration, BGPConfigurationSpec, BGPPeer, BGPPeerSpec};
+use crate::graph::Selector;
+use crate::model::{Bad, BgpConfig, Block, Node, Object, Peer, Pod};
+
+/// The name of the one BGPConfiguration that counts.
+pub const DEFAULT_CONFIGURATION: &str = "default";
+
+/// A Node; one without addresses is a node nobody can speak with yet, not a bad one.
+pub fn node(node: v1::Node) -> Object<Node> {
+    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    let internal: Vec<IpAddr> = addresses
+        .iter()
+        .filter(|address| address.type_ == "InternalIP")
+        .filter_map(|address| address.address.parse().ok())
+        .collect();
+    let model = Node {
+        uid: node.uid().unwrap_or_default(),
+        labels: node.labels().clone(),
+        ipv4: internal.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        }),
+        ipv6: internal.iter().find_map(|address| match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(*address),
+        }),
+    };
+    Object { name: node.name_any(), generation: 0, conditions: Vec::new(), spec: Ok(model) }
+}
+
+/// A Pod of this node.
+pub fn pod(pod: v1::Pod) -> Object<Pod> {
+    let spec = Ok(Pod { uid: pod.uid().unwrap_or_default() });
+    Object { name: full_name(&pod), generation: 0, conditions: Vec::new(), spec }
+}
+
+/// An IPPool; what its spec means is [`manx_ipam::pool`]'s to say.
+pub fn pool(object: DynamicObject) -> Object<IPPool> {
+    custom(object, |pool: IPPool| Ok(pool))
+}
+
+/// An IPAMBlock. Who holds its addresses is kept only where `me` owns it.
+pub fn block(object: DynamicObject, me: &str) -> Object<Block> {
+    custom(object, |block: IPAMBlock| {
+        let cidr: Cidr = block.spec.cidr.parse().map_err(|error| Bad::new("InvalidCIDR", error))?;
+        let cidr = BlockCidr::try_from(cidr).map_err(|error| Bad::new("InvalidCIDR", error))?;
+        // The name is the lock: a block under another name could have two owners.
+        if block.name_any() != cidr.object_name() {
+            let message = format!("a block of {cidr} must be named {}", cidr.object_name());
+            return Err(Bad::new("InvalidName", message));
+        }
+        let status = block.status.unwrap_or_default();
+        let allocations = if block.spec.node == me { status.allocations } else { Vec::new() };
+        Ok(Block { cidr, pool: block.spec.pool, node: block.spec.node, used: status.used, allocations })
+    })
+}
+
+/// A BGPConfiguration; of all but one the name alone is wrong.
+pub fn bgp_configuration(object: DynamicObject) -> Object<BgpConfig> {
+    custom(object, |configuration: BGPConfiguration| {
+        if configuration.name_any() == DEFAULT_CONFIGURATION {
+            return BgpConfig::try_from(&configuration.spec);
+        }
+        let message = format!("only the BGPConfiguration named \"{DEFAULT_CONFIGURATION}\" counts");
+        Err(Bad::new("NotDefault", message))
+    })
+}
+
+/// A BGPPeer.
+pub fn bgp_peer(object: DynamicObject) -> Object<Peer> {
+    custom(object, |peer: BGPPeer| Peer::try_from(&peer.spec))
+}
+
+impl TryFrom<&BGPConfigurationSpec> for BgpConfig {
+    type Error = Bad;
+
+    fn try_from(spec: &BGPConfigurationSpec) -> Result<Self, Bad> {
+        Ok(Self {
+            asn: asn(spec.as_number)?,
+            mesh: spec.mesh,
+            listen_port: port("spec.listenPort", spec.listen_port)?,
+            hold_time: hold_time(spec.hold_time_seconds)?,
+        })
+    }
+}
+
+impl TryFrom<&BGPPeerSpec> for Peer {
+    type Error = Bad;
+
+    fn try_from(spec: &BGPPeerSpec) -> Result<Self, Bad> {
+        Ok(Self {
+            nodes: Selector::try_from(spec.node_selector.clone()).map_err(|error| {
+                Bad::new("InvalidNodeSelector", format_args!("spec.nodeSelector: {error}"))
+            })?,
+            address: neighbour(&spec.address)?,
+            asn: asn(spec.as_number)?,
+            port: port("spec.port", spec.port)?,
+            hold_time: spec.hold_time_seconds.map(hold_time).transpose()?,
+        })
+    }
+}
+
+fn neighbour(text: &str) -> Result<IpAddr, Bad> {
+    let bad = |why: &str| {
+        Err(Bad::new(
+            "InvalidAddress",
+            format_args!("spec.address: \"{text}\" {why}, expected as in 192.0.2.1"),
+        ))
+    };
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return bad("is not an IP address");
+    };
+    let link_local = match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() || link_local {
+        return bad(
+            "is not an address every node can reach (unspecified, loopback, multicast or link-local)",
+        );
+    }
+    Ok(address)
+}
+
+fn asn(number: u32) -> Result<Asn, Bad> {
+    if number == 0 {
+        return Err(Bad::new("InvalidASN", "spec.asNumber: 0 is reserved (RFC 7607), expected 1–4294967295"));
+    }
+    Ok(Asn(number))
+}
+
+fn port(field: &str, port: u16) -> Result<u16, Bad> {
+    if port == 0 {
+        return Err(Bad::new("InvalidPort", format_args!("{field}: 0 is not a port, expected 1–65535")));
+    }
+    Ok(port)
+}
+
+fn hold_time(seconds: u16) -> Result<u16, Bad> {
+    if matches!(seconds, 1 | 2) {
+        let message =
+            format!("spec.holdTimeSeconds: {seconds} is neither 0 nor 3–65535 (RFC 4271, section 4.2)");
+        return Err(Bad::new("InvalidHoldTime", message));
+    }
+    Ok(seconds)
+}
+
+fn custom<K, T>(object: DynamicObject, parse: impl FnOnce(K) -> Result<T, Bad>) -> Object<T>
+where
+    K: DeserializeOwned,
+{
+    let conditions = object.data.pointer("/status/conditions").cloned().unwrap_or_default();
+    let conditions: Vec<Condition> = serde_json::from_value(conditions).unwrap_or_default();
+    let (name, generation) = (full_name(&object), object.metadata.generation.unwrap_or_default());
+    let spec = serde_json::to_value(object)
+        .and_then(serde_json::from_value::<K>)
+        .map_err(|error| Bad::new("Malformed", format_args!("does not follow its schema: {error}")))
+        .and_then(parse);
+    Object { name, generation, conditions, spec }
+}
+
+/// What the API said, when it answered; none when it did not answer at all.
+pub(super) fn refusal(error: &watcher::Error) -> Option<String> {
+    let status = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status,
+        watcher::Error::NoResourceVersion => return Some(error.to_string()),
+        watcher::Error::InitialListFailed(_)
+        | watcher::Error::WatchStartFailed(_)
+        | watcher::Error::WatchFailed(_) => return None,
+    };
+    Some(match status.code {
+        404 => "the API server does not know this kind: are Manx's CRDs installed?".to_owned(),
+        401 | 403 => format!("{}: is Manx's ClusterRole bound to this agent's account?", status.message),
+        code => format!("{} ({code})", status.message),
+    })
+}
+
+/// An error with its causes, each said once.
+pub fn words(error: &dyn Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !words.contains(&text) {
+            words = format!("{words}: {text}");
+        }
+        cause = error.source();
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(json: serde_json::Value) -> DynamicObject {
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn peer(spec: serde_json::Value) -> Result<Peer, Bad> {
+        bgp_peer(object(json!({"metadata": {"name": "tor1", "generation": 3}, "spec": spec}))).spec
+    }
+
+    #[test]
+    fn a_node_has_the_first_internal_address_of_each_family() {
+        let node = node(
+            serde_json::from_value(json!({
+                "metadata": {"name": "node1", "uid": "u1", "labels": {"rack": "a"}},
+                "status": {"addresses": [
+                    {"type": "Hostname", "address": "node1"},
+                    {"type": "ExternalIP", "address": "198.51.100.1"},
+                    {"type": "InternalIP", "address": "fd00::11"},
+                    {"type": "InternalIP", "address": "192.0.2.11"},
+                    {"type": "InternalIP", "address": "192.0.2.12"},
+                ]},
+            }))
+            .unwrap(),
+        );
+        let model = node.spec.unwrap();
+        assert_eq!(model.ipv4, Some("192.0.2.11".parse().unwrap()));
+        assert_eq!(model.ipv6, Some("fd00::11".parse().unwrap()));
+        assert_eq!(model.labels["rack"], "a");
+    }
+
+    #[test]
+    fn defaults_of_a_peer_are_those_of_its_schema() {
+        let peer = peer(json!({"address": "192.0.2.1", "asNumber": 65001})).unwrap();
+        assert_eq!((peer.port, peer.hold_time, peer.asn), (179, None, Asn(65001)));
+    }
+
+    #[test]
+    fn a_bad_peer_is_refused_in_words() {
+        for (spec, reason, words) in [
+            (json!({"address": "tor1", "asNumber": 1}), "InvalidAddress", "\"tor1\" is not an IP address"),
+            (json!({"address": "fe80::1", "asNumber": 1}), "InvalidAddress", "link-local"),
+            (json!({"address": "192.0.2.1", "asNumber": 0}), "InvalidASN", "0 is reserved"),
+            (
+                json!({"address": "192.0.2.1", "asNumber": 1, "holdTimeSeconds": 2}),
+                "InvalidHoldTime",
+                "neither 0 nor",
+            ),
+            (json!({"address": "192.0.2.1", "asNumber": 1, "port": 0}), "InvalidPort", "0 is not a port"),
+            (json!({"address": "192.0.2.1", "asNumber": -1}), "Malformed", "does not follow its schema"),
+            (json!({"asNumber": 1}), "Malformed", "address"),
+            (
+                json!({"address": "192.0.2.1", "asNumber": 1,
+                    "nodeSelector": {"matchExpressions": [{"key": "k", "operator": "In"}]}}),
+                "InvalidNodeSelector",
+                "needs at least one value",
+            ),
+        ] {
+            let bad = peer(spec).unwrap_err();
+            assert_eq!(bad.reason, reason);
+            assert!(bad.message.contains(words), "{} does not say {words}", bad.message);
+        }
+    }
+
+    #[test]
+    fn only_the_default_configuration_counts() {
+        let named =
+            |name: &str| bgp_configuration(object(json!({"metadata": {"name": name}, "spec": {}}))).spec;
+        assert_eq!(named("default"), Ok(BgpConfig::default()));
+        assert_eq!(named("other").unwrap_err().reason, "NotDefault");
+    }
+
+    #[test]
+    fn a_block_under_a_wrong_name_is_not_a_block() {
+        let named = |name: &str| {
+            let spec = json!({"cidr": "10.244.3.64/26", "pool": "p", "node": "node1"});
+            block(object(json!({"metadata": {"name": name}, "spec": spec})), "node1").spec
+        };
+        assert!(named("10-244-3-64-26").is_ok());
+        assert!(named("mine").unwrap_err().message.contains("10-244-3-64-26"));
+    }
+}

@@ -1,0 +1,235 @@
+//! The cluster as it is, told as it changes.
+//!
+//! One watcher a kind; each converts what it sees at once ([`convert`]) and puts it into one bounded channel.
+//! A watcher knows nothing of what is done with an object, and nothing here remembers one.
+//!
+//! ```text
+//!   Node ─┐ IPPool ──┐ BGPConfiguration ─┐
+//!   Pod ──┴ IPAMBlock ┴ BGPPeer ──────────┴─▶ Update ─▶ the agent
+//!                └──── errors ──▶ reach: is the API there at all? said once, not in a loop
+//! ```
+
+pub mod convert;
+mod reach;
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1;
+use kube::api::{ApiResource, DynamicObject};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, ResourceExt};
+use manx_ipam::crd::{IPAMBlock, IPPool};
+use tokio::sync::{Notify, mpsc};
+
+use crate::crd::{BGPConfiguration, BGPPeer};
+use crate::model::{BgpConfig, Block, Node, Object, Peer, Pod};
+
+/// Updates on their way to the agent; a full channel slows the watchers, which the API server bears.
+const QUEUE: usize = 1024;
+
+/// The kinds watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `v1`, all of them.
+    Node,
+    /// `v1`, those of this node.
+    Pod,
+    /// `manx.io`.
+    IPPool,
+    /// `manx.io`.
+    IPAMBlock,
+    /// `manx.io`.
+    BGPConfiguration,
+    /// `manx.io`.
+    BGPPeer,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Node, Self::Pod, Self::IPPool, Self::IPAMBlock, Self::BGPConfiguration, Self::BGPPeer];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// A change of one kind.
+#[derive(Clone, Debug)]
+pub enum Change<T> {
+    /// All there are: what is not in it is gone. From the first of these on, the kind is in sync.
+    Replace(Vec<Object<T>>),
+    /// New or changed.
+    Apply(Object<T>),
+    /// Gone, by name.
+    Delete(String),
+}
+
+/// What the watchers say.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// A node.
+    Node(Change<Node>),
+    /// A pod of this node.
+    Pod(Change<Pod>),
+    /// A pool, as it is: which of two that overlap is good can only be said of all together.
+    Pool(Change<IPPool>),
+    /// A block.
+    Block(Change<Block>),
+    /// A BGPConfiguration of any name.
+    Bgp(Change<BgpConfig>),
+    /// A neighbour.
+    Peer(Change<Peer>),
+    /// The API answers, but not for this kind; none: it does again.
+    Refused(Kind, Option<String>),
+    /// Whether the API answers at all, and what happens instead. Said when it changes.
+    Api(Result<(), String>),
+}
+
+/// The running watchers.
+#[derive(Debug)]
+pub struct Watches {
+    /// What they say. Ends only with the process.
+    pub updates: mpsc::Receiver<Update>,
+    /// To be notified by who fails to reach the API: it is then asked whether it answers.
+    pub doubt: Arc<Notify>,
+}
+
+/// Watches what the agent of the node `me` needs to know.
+pub fn start(client: &Client, me: &str) -> Watches {
+    let (tx, updates) = mpsc::channel(QUEUE);
+    let doubt = Arc::new(Notify::new());
+    let all = watcher::Config::default();
+    let mine = all.clone().fields(&format!("spec.nodeName={me}"));
+    let follow = Follow { client: client.clone(), tx: tx.clone(), doubt: doubt.clone() };
+    let node = me.to_owned();
+    follow.core::<v1::Node, _>(Kind::Node, all.clone(), convert::node, Update::Node);
+    follow.core::<v1::Pod, _>(Kind::Pod, mine, convert::pod, Update::Pod);
+    follow.custom::<IPPool, _>(Kind::IPPool, convert::pool, Update::Pool);
+    follow.custom::<IPAMBlock, _>(Kind::IPAMBlock, move |block| convert::block(block, &node), Update::Block);
+    follow.custom::<BGPConfiguration, _>(Kind::BGPConfiguration, convert::bgp_configuration, Update::Bgp);
+    follow.custom::<BGPPeer, _>(Kind::BGPPeer, convert::bgp_peer, Update::Peer);
+    tokio::spawn(reach::ask(client.clone(), tx, doubt.clone()));
+    Watches { updates, doubt }
+}
+
+#[derive(Clone)]
+struct Follow {
+    client: Client,
+    tx: mpsc::Sender<Update>,
+    doubt: Arc<Notify>,
+}
+
+impl Follow {
+    fn core<K, T>(
+        &self,
+        kind: Kind,
+        config: watcher::Config,
+        convert: fn(K) -> Object<T>,
+        wrap: fn(Change<T>) -> Update,
+    ) where
+        K: kube::Resource<DynamicType = ()>
+            + Clone
+            + fmt::Debug
+            + Send
+            + serde::de::DeserializeOwned
+            + 'static,
+        T: Send + 'static,
+    {
+        let stream =
+            watcher(Api::<K>::all(self.client.clone()), config).map_ok(move |event| map(event, convert));
+        tokio::spawn(self.clone().run(kind, stream.default_backoff(), wrap));
+    }
+
+    /// Objects are read without their type and parsed one by one: one that does not fit its schema (older than a
+    /// CRD's validation, say) must not hide the others.
+    fn custom<K, T>(
+        &self,
+        kind: Kind,
+        convert: impl Fn(DynamicObject) -> Object<T> + Send + 'static,
+        wrap: fn(Change<T>) -> Update,
+    ) where
+        K: kube::Resource<DynamicType = ()>,
+        T: Send + 'static,
+    {
+        let api = Api::<DynamicObject>::all_with(self.client.clone(), &ApiResource::erase::<K>(&()));
+        let stream = watcher(api, watcher::Config::default()).map_ok(move |event| map(event, &convert));
+        tokio::spawn(self.clone().run(kind, stream.default_backoff(), wrap));
+    }
+
+    async fn run<T>(
+        self,
+        kind: Kind,
+        stream: impl Stream<Item = watcher::Result<Event<Object<T>>>>,
+        wrap: fn(Change<T>) -> Update,
+    ) {
+        let mut stream = std::pin::pin!(stream);
+        let mut listed = Vec::new();
+        let mut refused: Option<String> = None;
+        while let Some(item) = stream.next().await {
+            let update = match item {
+                Ok(Event::Init) => {
+                    listed.clear();
+                    None
+                }
+                Ok(Event::InitApply(object)) => {
+                    listed.push(object);
+                    None
+                }
+                Ok(Event::InitDone) => Some(Change::Replace(std::mem::take(&mut listed))),
+                Ok(Event::Apply(object)) => Some(Change::Apply(object)),
+                Ok(Event::Delete(object)) => Some(Change::Delete(object.name)),
+                Err(error) => {
+                    let now = convert::refusal(&error);
+                    match &now {
+                        None => self.doubt.notify_one(),
+                        Some(_)
+                            if now != refused
+                                && self.send(Update::Refused(kind, now.clone())).await.is_err() =>
+                        {
+                            return;
+                        }
+                        Some(_) => {}
+                    }
+                    refused = now.or(refused);
+                    continue;
+                }
+            };
+            if refused.take().is_some() && self.send(Update::Refused(kind, None)).await.is_err() {
+                return;
+            }
+            if let Some(change) = update
+                && self.send(wrap(change)).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    async fn send(&self, update: Update) -> Result<(), mpsc::error::SendError<Update>> {
+        self.tx.send(update).await
+    }
+}
+
+fn map<K, T>(event: Event<K>, convert: impl Fn(K) -> Object<T>) -> Event<Object<T>> {
+    match event {
+        Event::Init => Event::Init,
+        Event::InitApply(object) => Event::InitApply(convert(object)),
+        Event::InitDone => Event::InitDone,
+        Event::Apply(object) => Event::Apply(convert(object)),
+        Event::Delete(object) => Event::Delete(convert(object)),
+    }
+}
+
+/// `namespace/name`, or the name of what has no namespace.
+fn full_name(object: &impl ResourceExt) -> String {
+    match object.namespace() {
+        Some(namespace) => format!("{namespace}/{}", object.name_any()),
+        None => object.name_any(),
+    }
+}
