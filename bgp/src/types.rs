@@ -7,6 +7,8 @@ use std::str::FromStr;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use serde::{Deserialize, Serialize};
 
+use crate::iana::{afi, safi};
+
 /// An autonomous system number, two or four octets (RFC 6793). Zero is refused on the wire (RFC 7607).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -52,6 +54,19 @@ impl Family {
             IpAddr::V4(_) => Self::Ipv4,
             IpAddr::V6(_) => Self::Ipv6,
         }
+    }
+
+    /// The Address Family Identifier.
+    pub fn afi(self) -> u16 {
+        match self {
+            Self::Ipv4 => afi::IPV4,
+            Self::Ipv6 => afi::IPV6,
+        }
+    }
+
+    /// The family of a pair from the wire, if it is one of ours.
+    pub fn from_wire(afi: u16, safi: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|family| (family.afi(), safi::UNICAST) == (afi, safi))
     }
 }
 

@@ -1,15 +1,42 @@
 //! Messages, from bytes and to bytes.
 //!
-//! [`frame::frame`] cuts one complete message off a stream and checks its header; a parser below it
+//! [`frame::frame`] cuts one complete message off a stream and checks its header; [`parse`] below it
 //! never sees an incomplete input. The public results are the RFC's verdicts: a whole message that
 //! cannot be accepted is a [`Notification`] to send; an attribute that cannot is an [`AttrFault`], and
 //! the [`Update`] that carries it has already been changed as RFC 7606 says (announcements moved to
 //! `withdrawn`), so that nobody after the parser can forget it.
+//!
+//! ```text
+//!   stream ──frame──▶ Frame ──parse──▶ Message ──write──▶ octets
+//!                                        ├ open ─ capability
+//!                                        ├ update ─ nlri, attr/{one attribute a file}
+//!                                        ├ notification
+//!                                        └ route_refresh
+//! ```
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+pub mod attr;
+mod capability;
+pub mod frame;
+mod nlri;
+pub mod notification;
+mod open;
+mod parse;
+mod route_refresh;
+pub mod update;
 
-use crate::types::{Asn, Family, Prefix, RouterId};
+pub use attr::{
+    AsPath, AttrFault, Attributes, Community, FaultAction, LargeCommunity, NextHop, Origin, ParseCommunityError,
+    Segment, UnknownAttr,
+};
+pub use capability::Capability;
+pub use frame::{Frame, frame};
+pub use notification::Notification;
+pub use open::Open;
+pub use route_refresh::RouteRefresh;
+pub use update::{Announcement, Update};
+
+use crate::iana::MessageType;
+use crate::types::Family;
 
 /// What both sides agreed in their OPENs: the context every later message is read and written in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +49,13 @@ pub struct Session {
     pub ebgp: bool,
     /// Messages up to 65,535 octets (RFC 8654); 4,096 otherwise.
     pub extended: bool,
+}
+
+impl Session {
+    /// The longest message, in octets.
+    pub fn max_message(&self) -> usize {
+        if self.extended { frame::MAX_EXTENDED } else { frame::MAX_MESSAGE }
+    }
 }
 
 /// A whole message.
@@ -39,219 +73,93 @@ pub enum Message {
     RouteRefresh(RouteRefresh),
 }
 
-/// RFC 4271, section 4.2.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Open {
-    /// The AS of the four-octet capability where there is one, else that of the fixed field.
-    pub asn: Asn,
-    /// Seconds: 0 or at least 3 (anything else was refused by the parser).
-    pub hold_time: u16,
-    /// Never zero.
-    pub router_id: RouterId,
-    /// In the order sent; unknown ones kept.
-    pub capabilities: Vec<Capability>,
-}
-
-/// RFC 5492.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Capability {
-    /// 1, RFC 4760.
-    Multiprotocol(Family),
-    /// 1 with an AFI/SAFI we do not speak.
-    MultiprotocolOther {
-        /// Address Family Identifier.
-        afi: u16,
-        /// Subsequent Address Family Identifier.
-        safi: u8,
-    },
-    /// 2, RFC 2918.
-    RouteRefresh,
-    /// 6, RFC 8654.
-    ExtendedMessage,
-    /// 64, RFC 4724.
-    GracefulRestart {
-        /// Restart State: this speaker has just restarted.
-        restarting: bool,
-        /// Notification flag, RFC 8538.
-        notification: bool,
-        /// Seconds, 0–4095.
-        time: u16,
-        /// Families, each with whether forwarding state was kept.
-        families: Vec<(Family, bool)>,
-    },
-    /// 65, RFC 6793.
-    FourOctetAs(Asn),
-    /// 70, RFC 7313.
-    EnhancedRouteRefresh,
-    /// Any other.
-    Unknown {
-        /// Capability code.
-        code: u8,
-        /// Its value.
-        value: Vec<u8>,
-    },
-}
-
-/// RFC 4271, section 4.3, with RFC 4760's reachability folded in: families look alike from here on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Update {
-    /// Destinations no longer reachable by the sender, of either family.
-    pub withdrawn: Vec<Prefix>,
-    /// Destinations and their next hop: one entry for the NLRI field, one for MP_REACH_NLRI.
-    pub announced: Vec<Announcement>,
-    /// The attributes all announcements share; present exactly when there are announcements.
-    pub attributes: Option<Arc<Attributes>>,
-    /// RFC 4724, section 2: this message says only that the initial exchange of the family is over.
-    pub end_of_rib: Option<Family>,
-    /// What RFC 7606 had to forgive, for the counters and the log.
-    pub faults: Vec<AttrFault>,
-}
-
-/// Prefixes that share a next hop.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Announcement {
-    /// Where to send their packets.
-    pub next_hop: NextHop,
-    /// All of one family.
-    pub prefixes: Vec<Prefix>,
-}
-
-/// NEXT_HOP or the next hop of MP_REACH_NLRI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum NextHop {
-    /// RFC 4271, section 5.1.3.
-    V4(Ipv4Addr),
-    /// RFC 2545: a global address, with the link-local one if it was given too.
-    V6 {
-        /// The global address (or the link-local one where it is alone).
-        global: Ipv6Addr,
-        /// The link-local address.
-        link_local: Option<Ipv6Addr>,
-    },
-}
-
-impl NextHop {
-    /// The address routes are resolved by.
-    pub fn addr(self) -> IpAddr {
+impl Message {
+    /// Its type on the wire.
+    pub fn kind(&self) -> MessageType {
         match self {
-            Self::V4(addr) => addr.into(),
-            Self::V6 { global, .. } => global.into(),
+            Self::Open(_) => MessageType::Open,
+            Self::Update(_) => MessageType::Update,
+            Self::Notification(_) => MessageType::Notification,
+            Self::Keepalive => MessageType::Keepalive,
+            Self::RouteRefresh(_) => MessageType::RouteRefresh,
         }
     }
 }
 
-/// The path attributes routes share, next hop apart. Compared and hashed as a whole: interned by the RIB.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Attributes {
-    /// 1, RFC 4271, section 5.1.1.
-    pub origin: Origin,
-    /// 2, RFC 4271, section 5.1.2; AS4_PATH (17) already merged (RFC 6793, section 4.2.3).
-    pub as_path: AsPath,
-    /// 4, MULTI_EXIT_DISC.
-    pub med: Option<u32>,
-    /// 5, LOCAL_PREF; dropped from an eBGP neighbour's message by the parser (RFC 7606, section 7.5).
-    pub local_pref: Option<u32>,
-    /// 6, ATOMIC_AGGREGATE.
-    pub atomic_aggregate: bool,
-    /// 7, AGGREGATOR; AS4_AGGREGATOR (18) already merged.
-    pub aggregator: Option<(Asn, Ipv4Addr)>,
-    /// 8, RFC 1997, sorted and without repeats.
-    pub communities: Vec<Community>,
-    /// 9, RFC 4456.
-    pub originator_id: Option<RouterId>,
-    /// 10, RFC 4456.
-    pub cluster_list: Vec<Ipv4Addr>,
-    /// 32, RFC 8092, sorted and without repeats.
-    pub large_communities: Vec<LargeCommunity>,
-    /// Optional transitive attributes we do not know, passed on with the Partial bit, by code.
-    pub unknown: Vec<UnknownAttr>,
+/// A message that has no form on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// It does not fit: pack it first.
+    #[error("the message would have {length} octets, more than the session allows")]
+    TooLong {
+        /// What it would take, in octets.
+        length: usize,
+    },
+    /// MP_REACH_NLRI carries one next hop, and only one of it may be in a message (RFC 7606, section 3).
+    #[error("an UPDATE carries one announcement of each family, but has more")]
+    Announcements,
+    /// RFC 4271, section 4.3: announcements need attributes.
+    #[error("an UPDATE announces prefixes without attributes")]
+    NoAttributes,
+    /// UPDATE has no form before both OPENs are in.
+    #[error("an UPDATE can be written only in a negotiated session")]
+    NoSession,
 }
 
-/// RFC 4271, section 5.1.1; smaller is preferred.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Origin {
-    /// 0.
-    Igp,
-    /// 1.
-    Egp,
-    /// 2.
-    Incomplete,
+/// Reads the message in `frame`. `session` is what was negotiated, once it was.
+///
+/// # Errors
+/// The NOTIFICATION to answer with. An UPDATE without a session is 5/1 (RFC 6608). A NOTIFICATION never
+/// fails: RFC 4271, section 6.4 forbids an answer.
+pub fn parse(frame: &Frame, session: Option<&Session>) -> Result<Message, Notification> {
+    match frame.kind {
+        MessageType::Open => open::parse(&frame.body).map(Message::Open),
+        MessageType::Update => match session {
+            Some(session) => update::parse(&frame.body, session).map(Message::Update),
+            None => Err(Notification::unexpected_in_open_sent(frame.kind)),
+        },
+        MessageType::Notification => Ok(Message::Notification(notification::parse(&frame.body))),
+        MessageType::Keepalive => Ok(Message::Keepalive),
+        MessageType::RouteRefresh => route_refresh::parse(&frame.body).map(Message::RouteRefresh),
+    }
 }
 
-/// RFC 4271, section 5.1.2.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct AsPath(pub Vec<Segment>);
-
-/// Part of an AS_PATH.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Segment {
-    /// AS_SET (1): unordered, counts as one.
-    Set(Vec<Asn>),
-    /// AS_SEQUENCE (2): nearest first.
-    Sequence(Vec<Asn>),
-    /// AS_CONFED_SEQUENCE (3), RFC 5065: counts as none.
-    ConfedSequence(Vec<Asn>),
-    /// AS_CONFED_SET (4), RFC 5065: counts as none.
-    ConfedSet(Vec<Asn>),
-}
-
-/// RFC 1997, shown as `asn:value` or by its well-known name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Community(pub u32);
-
-/// RFC 8092: global administrator and two local data parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LargeCommunity(pub u32, pub u32, pub u32);
-
-/// An attribute we pass on without understanding it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct UnknownAttr {
-    /// Type code.
-    pub code: u8,
-    /// Flags as received, the Partial bit to be set when passed on.
-    pub flags: u8,
-    /// Its value.
-    pub value: Vec<u8>,
-}
-
-/// RFC 4271, section 4.5; built by the named constructors in [`notification`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notification {
-    /// Error code.
-    pub code: u8,
-    /// Error subcode.
-    pub subcode: u8,
-    /// What the RFC asks for with that subcode.
-    pub data: Vec<u8>,
-}
-
-/// RFC 2918; the subtype is RFC 7313's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouteRefresh {
-    /// Address Family Identifier as sent: a family we do not speak is ignored by the session.
-    pub afi: u16,
-    /// 0 a request, 1 beginning (BoRR), 2 end (EoRR).
-    pub subtype: u8,
-    /// Subsequent Address Family Identifier.
-    pub safi: u8,
-}
-
-/// A malformed attribute and what RFC 7606 says to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AttrFault {
-    /// Type code.
-    pub attr: u8,
-    /// What was done.
-    pub action: FaultAction,
-    /// In words, for the log.
-    pub why: String,
-}
-
-/// RFC 7606, section 2, strongest last. A session reset is a [`Notification`] instead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FaultAction {
-    /// The attribute was dropped, the rest kept.
-    Discard,
-    /// All announcements of the message were turned to withdrawals.
-    Withdraw,
+/// Appends `message`, header and all, to `out`. `session` may be absent for all but UPDATE.
+///
+/// # Errors
+/// See [`WriteError`]; `out` is then as it was.
+pub fn write(message: &Message, session: Option<&Session>, out: &mut Vec<u8>) -> Result<(), WriteError> {
+    let start = out.len();
+    out.extend(frame::MARKER);
+    out.extend([0, 0, message.kind() as u8]);
+    let max = match message {
+        Message::Open(_) | Message::Keepalive => frame::MAX_MESSAGE,
+        _ => session.map_or(frame::MAX_MESSAGE, Session::max_message),
+    };
+    let written = match message {
+        Message::Open(open) => open::write(open, out),
+        Message::Update(update) => match session {
+            Some(session) => update::write(update, session, out),
+            None => Err(WriteError::NoSession),
+        },
+        Message::Notification(notification) => {
+            notification::write(notification, max - frame::HEADER, out);
+            Ok(())
+        }
+        Message::Keepalive => Ok(()),
+        Message::RouteRefresh(refresh) => {
+            route_refresh::write(*refresh, out);
+            Ok(())
+        }
+    };
+    let length = out.len() - start;
+    let written = written.and_then(|()| match u16::try_from(length) {
+        Ok(length) if usize::from(length) <= max => Ok(length),
+        _ => Err(WriteError::TooLong { length }),
+    });
+    match written {
+        Ok(length) => out[start + 16..start + 18].copy_from_slice(&length.to_be_bytes()),
+        Err(_) => out.truncate(start),
+    }
+    written.map(drop)
 }

@@ -1,0 +1,186 @@
+//! Capabilities: RFC 5492, section 4. One that cannot be read, or that we do not know, is kept as it is.
+
+use nom::Parser;
+use nom::bytes::complete::take;
+use nom::combinator::map;
+use nom::multi::length_data;
+use nom::number::complete::{be_u8, be_u16, be_u32};
+
+use super::parse::{Parsed, WireError, all, every};
+use crate::iana::{capability as code, safi};
+use crate::types::{Asn, Family};
+
+/// RFC 5492.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Capability {
+    /// 1, RFC 4760.
+    Multiprotocol(Family),
+    /// 1 with an AFI/SAFI we do not speak.
+    MultiprotocolOther {
+        /// Address Family Identifier.
+        afi: u16,
+        /// Subsequent Address Family Identifier.
+        safi: u8,
+    },
+    /// 2, RFC 2918.
+    RouteRefresh,
+    /// 6, RFC 8654.
+    ExtendedMessage,
+    /// 64, RFC 4724.
+    GracefulRestart {
+        /// Restart State: this speaker has just restarted.
+        restarting: bool,
+        /// Notification flag, RFC 8538.
+        notification: bool,
+        /// Seconds, 0–4095.
+        time: u16,
+        /// Families, each with whether forwarding state was kept. Those we do not speak are left out.
+        families: Vec<(Family, bool)>,
+    },
+    /// 65, RFC 6793.
+    FourOctetAs(Asn),
+    /// 70, RFC 7313.
+    EnhancedRouteRefresh,
+    /// Any other, and those above with a value of the wrong length.
+    Unknown {
+        /// Capability code.
+        code: u8,
+        /// Its value; at most 255 octets.
+        value: Vec<u8>,
+    },
+}
+
+const RESTART_STATE: u16 = 0x8000;
+const NOTIFICATION: u16 = 0x4000;
+const RESTART_TIME: u16 = 0x0fff;
+const FORWARDING_STATE: u8 = 0x80;
+
+/// One capability.
+pub(super) fn parse(input: &[u8]) -> Parsed<'_, Capability> {
+    let (input, code) = be_u8(input)?;
+    let (rest, value) = length_data(be_u8).parse(input)?;
+    let known = known(code, value).unwrap_or_else(|_| Capability::Unknown { code, value: value.to_vec() });
+    Ok((rest, known))
+}
+
+fn known(code: u8, value: &[u8]) -> Result<Capability, WireError<'_>> {
+    let empty = |capability: Capability| all(value, map(take(0_usize), |_| capability.clone()));
+    match code {
+        code::MULTIPROTOCOL => all(value, multiprotocol),
+        code::ROUTE_REFRESH => empty(Capability::RouteRefresh),
+        code::EXTENDED_MESSAGE => empty(Capability::ExtendedMessage),
+        code::GRACEFUL_RESTART => graceful_restart(value),
+        code::FOUR_OCTET_AS => all(value, map(be_u32, |asn| Capability::FourOctetAs(Asn(asn)))),
+        code::ENHANCED_ROUTE_REFRESH => empty(Capability::EnhancedRouteRefresh),
+        _ => Ok(Capability::Unknown { code, value: value.to_vec() }),
+    }
+}
+
+fn multiprotocol(input: &[u8]) -> Parsed<'_, Capability> {
+    map((be_u16, be_u8, be_u8), |(afi, _reserved, safi)| match Family::from_wire(afi, safi) {
+        Some(family) => Capability::Multiprotocol(family),
+        None => Capability::MultiprotocolOther { afi, safi },
+    })
+    .parse(input)
+}
+
+fn graceful_restart(value: &[u8]) -> Result<Capability, WireError<'_>> {
+    let (rest, head) = be_u16(value).map_err(|_: nom::Err<WireError<'_>>| WireError::Short(value))?;
+    let families = every(rest, (be_u16, be_u8, be_u8))?
+        .into_iter()
+        .filter_map(|(afi, safi, flags)| Some((Family::from_wire(afi, safi)?, flags & FORWARDING_STATE != 0)))
+        .collect();
+    Ok(Capability::GracefulRestart {
+        restarting: head & RESTART_STATE != 0,
+        notification: head & NOTIFICATION != 0,
+        time: head & RESTART_TIME,
+        families,
+    })
+}
+
+/// One capability.
+pub(super) fn write(capability: &Capability, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend([0, 0]);
+    let code = match capability {
+        Capability::Multiprotocol(family) => {
+            write_multiprotocol(family.afi(), safi::UNICAST, out);
+            code::MULTIPROTOCOL
+        }
+        Capability::MultiprotocolOther { afi, safi } => {
+            write_multiprotocol(*afi, *safi, out);
+            code::MULTIPROTOCOL
+        }
+        Capability::RouteRefresh => code::ROUTE_REFRESH,
+        Capability::ExtendedMessage => code::EXTENDED_MESSAGE,
+        Capability::GracefulRestart { restarting, notification, time, families } => {
+            let flag = |set: bool, bit: u16| if set { bit } else { 0 };
+            let head = flag(*restarting, RESTART_STATE) | flag(*notification, NOTIFICATION) | (time & RESTART_TIME);
+            out.extend(head.to_be_bytes());
+            for (family, kept) in families {
+                out.extend(family.afi().to_be_bytes());
+                out.extend([safi::UNICAST, if *kept { FORWARDING_STATE } else { 0 }]);
+            }
+            code::GRACEFUL_RESTART
+        }
+        Capability::FourOctetAs(asn) => {
+            out.extend(asn.0.to_be_bytes());
+            code::FOUR_OCTET_AS
+        }
+        Capability::EnhancedRouteRefresh => code::ENHANCED_ROUTE_REFRESH,
+        Capability::Unknown { code, value } => {
+            out.extend(&value[..value.len().min(255)]);
+            *code
+        }
+    };
+    out[start] = code;
+    out[start + 1] = (out.len() - start - 2) as u8;
+}
+
+fn write_multiprotocol(afi: u16, safi: u8, out: &mut Vec<u8>) {
+    out.extend(afi.to_be_bytes());
+    out.extend([0, safi]);
+}
+
+#[cfg(test)]
+mod tests {
+    use hex_literal::hex;
+
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Capability {
+        all(bytes, parse).unwrap()
+    }
+
+    #[test]
+    fn a_family_we_do_not_speak_is_kept() {
+        assert_eq!(read(&hex!("01 04 0019 00 46")), Capability::MultiprotocolOther { afi: 25, safi: 70 });
+    }
+
+    #[test]
+    fn graceful_restart_is_read_bit_by_bit() {
+        let expected = Capability::GracefulRestart {
+            restarting: true,
+            notification: true,
+            time: 120,
+            families: vec![(Family::Ipv4, true), (Family::Ipv6, false)],
+        };
+        assert_eq!(read(&hex!("40 0a c078 0001 01 80 0002 01 00")), expected);
+    }
+
+    #[test]
+    fn a_known_capability_of_the_wrong_length_is_kept_as_unknown_and_written_as_it_came() {
+        for bytes in [&hex!("41 03 000001")[..], &hex!("02 01 00"), &hex!("40 03 000001")] {
+            let capability = read(bytes);
+            assert!(matches!(capability, Capability::Unknown { .. }), "{capability:?}");
+            let mut out = Vec::new();
+            write(&capability, &mut out);
+            assert_eq!(out, bytes);
+        }
+    }
+
+    #[test]
+    fn a_capability_longer_than_its_parameter_is_an_error() {
+        assert!(all(&hex!("41 04 0000"), parse).is_err());
+    }
+}
