@@ -176,3 +176,145 @@ fn describe(pool: &Pool) -> String {
         pool.block_size()
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::{Fault, MemoryStore};
+
+    fn pool(cidr: &str, block_length: u8) -> Pool {
+        let cidr = cidr.parse().unwrap();
+        Pool { name: "default".to_owned(), cidr, block_length, node_selector: None, disabled: false }
+    }
+
+    fn taken<const N: usize>(ranges: [&str; N]) -> Taken {
+        ranges.iter().map(|range| range.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_is_taken_overlaps_what_is_inside_and_around_it() {
+        let taken = taken(["10.0.0.64/26", "10.0.1.0/24", "10.0.1.64/26", "fd00::40/122"]);
+        for (range, overlaps) in [
+            ("10.0.0.64/26", true),
+            ("10.0.0.96/27", true),
+            ("10.0.0.0/24", true),
+            ("10.0.0.0/26", false),
+            ("10.0.0.128/25", false),
+            // Behind the nested range, inside the outer one.
+            ("10.0.1.128/26", true),
+            ("10.0.2.0/24", false),
+            ("fd00::60/123", true),
+            ("fd00::/122", false),
+            ("::/0", true),
+        ] {
+            assert_eq!(taken.overlaps(range.parse().unwrap()), overlaps, "{range}");
+        }
+    }
+
+    #[test]
+    fn an_outer_range_replaces_those_inside_whatever_came_first() {
+        let nested = taken(["10.0.1.0/26", "10.0.1.64/26", "10.0.1.0/24"]);
+        assert_eq!(nested, taken(["10.0.1.0/24", "10.0.1.64/26"]));
+        assert_eq!(nested.ranges.len(), 1);
+    }
+
+    #[test]
+    fn an_object_that_does_not_lock_its_range_is_no_claim() {
+        let spec = |cidr: &str, node: &str| IPAMBlockSpec {
+            cidr: cidr.to_owned(),
+            pool: "default".to_owned(),
+            node: node.to_owned(),
+        };
+        for (name, spec, words) in [
+            (
+                "web",
+                spec("10.0.0.0/26", "node1"),
+                "the block 10.0.0.0/26 is named \"web\": only \"10-0-0-0-26\" would make its owner unique",
+            ),
+            ("10-0-0-0-26", spec("10.0.0.0/26", ""), "spec.node is empty: a block belongs to a node"),
+            (
+                "10-0-0-0-16",
+                spec("10.0.0.0/16", "node1"),
+                "spec.cidr: 10.0.0.0/16 cannot be a block: blocks are 20–32 bits long in IPv4",
+            ),
+        ] {
+            assert_eq!(Claim::try_from(&IPAMBlock::new(name, spec)).unwrap_err().to_string(), words);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_claim_is_an_object_named_after_its_range() {
+        let store = MemoryStore::default();
+        let claim = claim(&store, &[pool("10.0.0.0/24", 26)], "node1", Taken::default()).await.unwrap();
+        let objects = store.blocks();
+        assert_eq!(objects.len(), 1);
+        assert_eq!(Claim::try_from(&objects[0]), Ok(claim));
+    }
+
+    #[tokio::test]
+    async fn a_faster_rival_makes_us_take_the_next() {
+        let store = MemoryStore::default();
+        let pools = [pool("10.0.0.0/24", 26)];
+        store.inject(Fault::Rival("node2".to_owned()));
+        let claimed = claim(&store, &pools, "node1", Taken::default()).await.unwrap();
+        assert_eq!(Some(claimed.cidr), pools[0].candidates("node1").nth(1));
+        assert_eq!(store.blocks().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_block_whose_creation_was_not_answered_is_adopted_by_the_next_try() {
+        let store = MemoryStore::default();
+        let pools = [pool("10.0.0.0/24", 26)];
+        store.inject(Fault::LostReply);
+        let error = claim(&store, &pools, "node1", Taken::default()).await.unwrap_err();
+        assert!(matches!(error, ClaimError::Store { source: StoreError::Unavailable(_), .. }), "{error}");
+        claim(&store, &pools, "node1", Taken::default()).await.unwrap();
+        assert_eq!(store.blocks().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_outage_is_told_and_leaves_nothing() {
+        let store = MemoryStore::default();
+        store.set_outage(true);
+        let error = claim(&store, &[pool("10.0.0.0/26", 26)], "node1", Taken::default()).await.unwrap_err();
+        assert_eq!(error.to_string(), "claiming 10.0.0.0/26: the API server cannot be reached: outage");
+        assert!(store.blocks().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_next_pool_is_tried_when_one_is_full_and_all_are_named_when_all_are() {
+        let store = MemoryStore::default();
+        let pools = [pool("10.0.0.0/26", 26), Pool { name: "more".to_owned(), ..pool("10.1.0.0/26", 26) }];
+        for expected in ["default", "more"] {
+            let claimed =
+                claim(&store, &pools, "node1", Taken::from_iter(owned(&store, "node1"))).await.unwrap();
+            assert_eq!(claimed.pool, expected);
+        }
+        let full = claim(&store, &pools, "node2", Taken::default()).await.unwrap_err();
+        assert_eq!(
+            full.to_string(),
+            "every block has an owner: IPPool \"default\" (10.0.0.0/26) is 1 blocks of 64 addresses; IPPool \"more\" \
+             (10.1.0.0/26) is 1 blocks of 64 addresses"
+        );
+    }
+
+    #[tokio::test]
+    async fn one_list_is_enough_to_find_the_only_block_left() {
+        let store = MemoryStore::default();
+        let pools = [pool("10.0.0.0/16", 26)];
+        let last = pools[0].candidates("node1").last().unwrap();
+        for cidr in pools[0].candidates("node1").filter(|cidr| *cidr != last) {
+            let rival = Claim { cidr, pool: "default".to_owned(), node: "node2".to_owned() };
+            store.create_block(&IPAMBlock::from(&rival)).await.unwrap();
+        }
+        let before = store.requests();
+        assert_eq!(claim(&store, &pools, "node1", Taken::default()).await.unwrap().cidr, last);
+        assert_eq!(store.requests() - before, 3, "a conflict, a list, a creation");
+    }
+
+    fn owned(store: &MemoryStore, node: &str) -> Vec<Cidr> {
+        let claims =
+            store.blocks().iter().filter_map(|object| Claim::try_from(object).ok()).collect::<Vec<_>>();
+        claims.into_iter().filter(|claim| claim.node == node).map(|claim| claim.cidr.cidr()).collect()
+    }
+}

@@ -202,3 +202,151 @@ fn fnv1a(text: &str) -> u128 {
     let hash = text.bytes().fold(OFFSET, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME));
     hash ^ (hash >> 64)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+    use crate::crd::IPPoolSpec;
+
+    fn object(name: &str, cidr: &str, block_size: Option<u8>) -> IPPool {
+        let spec = IPPoolSpec { cidr: cidr.to_owned(), block_size, node_selector: None, disabled: false };
+        IPPool::new(name, spec)
+    }
+
+    fn pool(cidr: &str, block_size: Option<u8>) -> Result<Pool, PoolError> {
+        Pool::try_from(&object("default", cidr, block_size))
+    }
+
+    fn created(mut object: IPPool, second: i64) -> IPPool {
+        object.metadata.creation_timestamp = Some(Time(Timestamp::from_second(second).unwrap()));
+        object
+    }
+
+    #[test]
+    fn blocks_are_64_addresses_unless_told_otherwise() {
+        let v4 = pool("10.244.0.0/16", None).unwrap();
+        assert_eq!((v4.block_length, v4.block_size(), v4.blocks(), v4.size()), (26, 64, 1024, 65536));
+        let v6 = pool("fd00:10:244::/48", None).unwrap();
+        assert_eq!((v6.block_length, v6.block_size(), v6.blocks(), v6.size()), (122, 64, 1 << 74, 1 << 80));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_pool_is_said_with_what_would_be_right() {
+        for (cidr, block_size, reason, words) in [
+            (
+                "10.244.0.5/16",
+                None,
+                "InvalidCIDR",
+                "spec.cidr: 10.244.0.5/16 has host bits set: did you mean 10.244.0.0/16?",
+            ),
+            (
+                "10.244",
+                None,
+                "InvalidCIDR",
+                "spec.cidr: \"10.244\" is not a CIDR: expected address/length, as 10.244.0.0/16 or fd00:10:244::/48",
+            ),
+            (
+                "169.254.0.0/20",
+                None,
+                "InvalidCIDR",
+                "spec.cidr: 169.254.0.0/20 overlaps 169.254.0.0/16, which is link-local: pods need addresses that can be \
+                 routed",
+            ),
+            (
+                "10.244.0.0/16",
+                Some(19),
+                "InvalidBlockSize",
+                "spec.blockSize: 19 is outside 20–32, the lengths an IPv4 block may have",
+            ),
+            (
+                "fd00::/48",
+                Some(64),
+                "InvalidBlockSize",
+                "spec.blockSize: 64 is outside 116–128, the lengths an IPv6 block may have",
+            ),
+            (
+                "10.244.0.0/28",
+                None,
+                "InvalidBlockSize",
+                "spec.blockSize: a /26 block does not fit into 10.244.0.0/28: write 28 or more",
+            ),
+        ] {
+            let error = pool(cidr, block_size).unwrap_err();
+            assert_eq!((error.reason(), error.to_string().as_str()), (reason, words));
+        }
+    }
+
+    #[test]
+    fn every_range_no_pod_can_have_is_one() {
+        for (range, _) in NOT_ROUTABLE {
+            let range: Cidr = range.parse().unwrap();
+            assert!(matches!(pool(&range.to_string(), None), Err(PoolError::NotRoutable(..))), "{range}");
+        }
+    }
+
+    #[test]
+    fn of_two_pools_that_overlap_the_older_stays_good() {
+        let old = created(object("z-old", "10.0.0.0/16", None), 100);
+        let young = created(object("a-young", "10.0.128.0/17", None), 200);
+        let apart = created(object("apart", "10.1.0.0/16", None), 300);
+        let unborn = object("unborn", "10.1.0.0/24", None);
+        let all = check_overlaps([&unborn, &young, &apart, &old]);
+        assert!(all["z-old"].is_ok() && all["apart"].is_ok());
+        let error = all["a-young"].as_ref().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "spec.cidr: 10.0.128.0/17 overlaps 10.0.0.0/16 of the older IPPool \"z-old\": two pools cannot share addresses"
+        );
+        assert_eq!(all["unborn"].as_ref().unwrap_err().reason(), "Overlap");
+    }
+
+    #[test]
+    fn of_two_pools_of_one_age_the_first_by_name_stays_good() {
+        let (a, b) =
+            (created(object("a", "10.0.0.0/16", None), 1), created(object("b", "10.0.0.0/16", None), 1));
+        let all = check_overlaps([&b, &a]);
+        assert!(all["a"].is_ok() && all["b"].is_err());
+    }
+
+    #[test]
+    fn a_refused_pool_takes_no_addresses_from_others() {
+        let bad = created(object("bad", "10.0.0.0/16", Some(12)), 1);
+        let overlapped = created(object("overlapped", "10.0.0.0/8", None), 2);
+        let third = created(object("third", "10.0.0.0/24", None), 3);
+        let all = check_overlaps([&bad, &overlapped, &third]);
+        assert!(all["bad"].is_err() && all["overlapped"].is_ok() && all["third"].is_err());
+    }
+
+    #[test]
+    fn a_node_tries_every_block_once_and_begins_where_it_did_before() {
+        let pool = pool("10.244.0.0/20", None).unwrap();
+        let candidates: Vec<BlockCidr> = pool.candidates("node1").collect();
+        assert_eq!(candidates.iter().collect::<BTreeSet<_>>().len(), 64);
+        assert!(candidates.iter().all(|block| pool.cidr.covers(block.cidr()) && block.size() == 64));
+        assert_eq!(candidates, pool.candidates("node1").collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn nodes_begin_at_different_blocks() {
+        for cidr in ["10.244.0.0/16", "fd00:10:244::/48"] {
+            let pool = pool(cidr, None).unwrap();
+            let first = (0..100).filter_map(|node| pool.candidates(&format!("node{node}")).next());
+            let distinct = first.collect::<BTreeSet<_>>().len();
+            // Of 100 random picks among 1,024 about 95 differ.
+            assert!(distinct > 85, "{distinct} different first blocks of {cidr} for 100 nodes");
+        }
+    }
+
+    #[test]
+    fn the_block_of_an_address_is_the_candidate_that_contains_it() {
+        let pool = pool("10.244.0.0/20", None).unwrap();
+        assert_eq!(pool.block_of("10.244.3.70".parse().unwrap()).unwrap().to_string(), "10.244.3.64/26");
+        assert_eq!(pool.block_of("10.245.3.70".parse().unwrap()), None);
+        assert_eq!(pool.block_of("fd00::1".parse().unwrap()), None);
+    }
+}

@@ -28,6 +28,7 @@ pub struct MemoryStore(Mutex<State>);
 struct State {
     blocks: BTreeMap<String, IPAMBlock>,
     created: u64,
+    requests: u64,
     outage: bool,
     faults: VecDeque<Fault>,
 }
@@ -48,14 +49,23 @@ impl MemoryStore {
         self.state().blocks.values().cloned().collect()
     }
 
+    /// Requests that arrived so far.
+    pub fn requests(&self) -> u64 {
+        self.state().requests
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn reach(&self) -> Result<MutexGuard<'_, State>, StoreError> {
         tokio::task::yield_now().await;
-        let state = self.state();
-        if state.outage { Err(unreachable("outage")) } else { Ok(state) }
+        let mut state = self.state();
+        if state.outage {
+            return Err(unreachable("outage"));
+        }
+        state.requests += 1;
+        Ok(state)
     }
 }
 
