@@ -1,1 +1,26 @@
-//! stub
+//! Labs of network namespaces, with real routers and a Kubernetes API, for people and for tests.
+//!
+//! ```text
+//!   *.clab.yml ─▶ topology ─▶ lab ─┬─ netns, link      namespaces and cables
+//!                                  ├─ enter            a node as a machine of its own
+//!                                  ├─ daemon           FRR, BIRD, GoBGP, OpenBGPD, Manx
+//!                                  ├─ kube, apiserver  Kubernetes
+//!                                  └─ pod              pods, by the real CNI plugin
+//! ```
+
+pub mod daemon;
+pub mod echo;
+pub mod enter;
+pub mod eventually;
+pub mod kube;
+pub mod lab;
+pub mod link;
+pub mod netns;
+pub mod pod;
+pub mod programs;
+pub mod topology;
+
+pub use eventually::eventually;
+pub use lab::{Lab, LabError, Options, TemporaryLab};
+pub use pod::PodInfo;
+pub use topology::Topology;

@@ -1,0 +1,103 @@
+//! The programs a node runs: their command lines, the folders they keep for themselves, and how one
+//! knows that they are ready.
+
+use crate::topology::{Node, Runs};
+
+/// One long-running program of a node. All of them stay in the foreground.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Daemon {
+    /// Its name in `manx-lab kill` and of its log.
+    pub name: &'static str,
+    /// What is executed, inside the node.
+    pub argv: Vec<String>,
+    /// A unix socket below the node's `/run` that takes connections once it is ready.
+    pub socket: Option<&'static str>,
+    /// The user its `/run` folder belongs to, where it drops root's rights before it makes its socket.
+    pub user: Option<&'static str>,
+}
+
+fn daemon(name: &'static str, argv: &[&str], socket: Option<&'static str>) -> Daemon {
+    Daemon { name, argv: argv.iter().map(|&arg| arg.to_owned()).collect(), socket, user: None }
+}
+
+fn frr(name: &'static str, path: &str, socket: &'static str, more: &[&str]) -> Daemon {
+    // No telnet port: vtysh comes by the socket.
+    let argv = [&[path, "--vty_port", "0", "--log", "stdout"], more].concat();
+    Daemon { user: Some("frr"), ..daemon(name, &argv, Some(socket)) }
+}
+
+/// A node's programs in the order they are started. (That of the Kubernetes API is in `kube`.)
+pub fn of(node: &Node) -> Vec<Daemon> {
+    match node.runs {
+        Runs::Bridge | Runs::Host | Runs::KubeApiserver => vec![],
+        Runs::Frr => vec![
+            // Readiness is the socket the other two look for once, and then not again for 10 s.
+            frr("zebra", "/usr/lib/frr/zebra", "frr/zserv.api", &[]),
+            frr("staticd", "/usr/lib/frr/staticd", "frr/staticd.vty", &[]),
+            frr("bgpd", "/usr/lib/frr/bgpd", "frr/bgpd.vty", &[]),
+        ],
+        Runs::Bird => vec![daemon("bird", &["/usr/sbin/bird", "-f"], Some("bird/bird.ctl"))],
+        Runs::Gobgp => vec![daemon("gobgpd", &["/usr/bin/gobgpd", "-f", "/etc/gobgp/gobgp.conf"], None)],
+        Runs::Openbgpd => {
+            vec![daemon(
+                "bgpd",
+                &["/usr/sbin/bgpd", "-d", "-f", "/etc/openbgpd/bgpd.conf"],
+                Some("openbgpd/bgpd.sock.0"),
+            )]
+        }
+        Runs::ManxBgpd => {
+            vec![daemon(
+                "manx-bgpd",
+                &["manx-bgpd", "--config", "/etc/manx/bgpd.toml"],
+                Some("manx/bgpd.sock"),
+            )]
+        }
+        Runs::Manx => vec![
+            daemon("manx-bgpd", &["manx-bgpd"], Some("manx/bgpd.sock")),
+            daemon(
+                "manx-felix",
+                &["manx-felix", "--kubeconfig", "/etc/manx/kubeconfig"],
+                Some("manx/agent.sock"),
+            ),
+        ],
+    }
+}
+
+/// A command to run once all of them are ready: FRR is given its configuration as a whole.
+pub fn configure(runs: Runs) -> Option<&'static [&'static str]> {
+    (runs == Runs::Frr).then_some(&["vtysh", "-b"])
+}
+
+/// Folders a node has for itself instead of the host's.
+pub fn own_folders(runs: Runs) -> &'static [&'static str] {
+    match runs {
+        Runs::Bridge | Runs::Host => &[],
+        Runs::Frr => &["/etc/frr", "/var/tmp"],
+        Runs::Bird => &["/etc/bird"],
+        Runs::Gobgp => &["/etc/gobgp"],
+        Runs::Openbgpd => &["/etc/openbgpd"],
+        Runs::Manx | Runs::ManxBgpd | Runs::KubeApiserver => &["/etc/manx"],
+    }
+}
+
+/// Folders below a node's `/run` that its programs expect to be there.
+pub fn run_folders(runs: Runs) -> &'static [&'static str] {
+    match runs {
+        Runs::Bridge | Runs::Host | Runs::KubeApiserver | Runs::Gobgp => &[],
+        Runs::Frr => &["frr"],
+        Runs::Bird => &["bird"],
+        Runs::Openbgpd => &["openbgpd"],
+        Runs::Manx | Runs::ManxBgpd => &["manx"],
+    }
+}
+
+/// Debian's package of a node's programs, for who does not have them.
+pub fn package(runs: Runs) -> Option<&'static str> {
+    match runs {
+        Runs::Frr => Some("frr"),
+        Runs::Bird => Some("bird2"),
+        Runs::Gobgp => Some("gobgpd"),
+        Runs::Openbgpd => Some("openbgpd"),
+        Runs::Bridge | Runs::Host | Runs::Manx | Runs::ManxBgpd | Runs::KubeApiserver => None,
+    }
+}

@@ -1,0 +1,227 @@
+//! The Kubernetes side of a lab: its API server, the custom resources and manifests it starts with,
+//! and what kubelets would say: the Node objects.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition, NodeStatus};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::discovery::{Discovery, Scope};
+use kube::{Api, Client, Config, CustomResourceExt};
+use serde_json::json;
+
+use crate::eventually::eventually;
+use crate::lab::{Lab, LabError, NODE_KUBECONFIG, own_folder};
+use crate::topology::{MANIFESTS_LABEL, RUNS_LABEL, Runs};
+
+/// Name of the API server among its node's programs.
+pub const DAEMON: &str = "kube-apiserver";
+
+const PORT: u16 = 6443;
+/// How long the API server may take to serve a resource it has just been told of.
+const ESTABLISHED: Duration = Duration::from_secs(10);
+
+impl Lab {
+    /// A client of the lab's Kubernetes API, for programs on the host.
+    ///
+    /// # Errors
+    /// When the lab has none, or its kubeconfig cannot be used.
+    pub async fn client(&self) -> Result<Client, LabError> {
+        if self.topology().running(Runs::KubeApiserver).next().is_none() {
+            return Err(LabError::NoKube { name: self.name().to_owned() });
+        }
+        let file = self.kubeconfig();
+        let bad = |why: String| LabError::Kubeconfig { file: file.clone(), why };
+        let read = Kubeconfig::read_from(&file).map_err(|error| bad(error.to_string()))?;
+        let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
+        let config = config.map_err(|error| bad(error.to_string()))?;
+        Client::try_from(config).map_err(|error| bad(error.to_string()))
+    }
+}
+
+/// Starts the API server of `node` and waits until it answers. It listens on the node's own address
+/// for the nodes, and, by a socket that is opened here and handed to it, on the host's loopback.
+pub(crate) async fn start(lab: &Lab, node: &str) -> Result<(), LabError> {
+    let addresses = lab.rack_addresses(node).await?;
+    let no_address = || LabError::Answer {
+        of: format!("addresses of {node}"),
+        why: "it has none: give it one in exec".into(),
+    };
+    let address = addresses.into_iter().min().ok_or_else(no_address)?;
+    let rack = SocketAddr::new(address, PORT);
+    let loopback = TcpListener::bind((IpAddr::from([127, 0, 0, 1]), 0));
+    let (loopback, host) = loopback
+        .and_then(|listener| Ok((listener.local_addr()?, listener)))
+        .map_err(|source| LabError::start(&["listen on 127.0.0.1"], source))?;
+    write_kubeconfigs(lab, node, host_url(loopback), host_url(rack))?;
+
+    let program = lab.program("manx-lab")?.to_string_lossy().into_owned();
+    let argv = [program, "apiserver".into(), "--listen".into(), rack.to_string()];
+    let mut child = lab.launch(node, DAEMON, &argv, Stdio::from(OwnedFd::from(host)))?;
+    let client = lab.client().await?;
+    let ready = || async { client.apiserver_version().await.map(drop).map_err(|error| error.to_string()) };
+    lab.until_ready(node, DAEMON, &mut child, ready).await
+}
+
+fn host_url(address: SocketAddr) -> String {
+    format!("http://{address}")
+}
+
+fn write_kubeconfigs(lab: &Lab, api: &str, host: String, rack: String) -> Result<(), LabError> {
+    let name = Path::new(NODE_KUBECONFIG).file_name().unwrap_or_default();
+    let folder = Path::new(NODE_KUBECONFIG).parent().unwrap_or(Path::new("/"));
+    let inside = |node: &str| own_folder(&lab.node_folder(node), &folder.to_string_lossy()).join(name);
+    let nodes = lab.topology().running(Runs::Manx).map(|node| inside(&node.name));
+    let files = nodes.chain([inside(api)]).map(|file| (file, &rack)).chain([(lab.kubeconfig(), &host)]);
+    for (file, url) in files {
+        fs::write(&file, kubeconfig(url)).map_err(LabError::file(&file))?;
+    }
+    Ok(())
+}
+
+/// Gives a new API server what a lab begins with: the custom resources, the topology's manifests, and
+/// a Node for each Manx node.
+pub(crate) async fn fill(lab: &Lab, api: &str, say: &(dyn Fn(&str) + Send + Sync)) -> Result<(), LabError> {
+    let client = lab.client().await?;
+    let crds = create_crds(&client).await?;
+    let manifests = match lab.node(api)?.labels.get(MANIFESTS_LABEL) {
+        Some(folder) => apply_manifests(&client, &lab.topology().relative(folder)).await?,
+        None => 0,
+    };
+    let mut nodes = 0;
+    for node in lab.topology().running(Runs::Manx) {
+        create_node(lab, &client, &node.name).await?;
+        nodes += 1;
+    }
+    say(&format!("Kubernetes: {crds} custom resources, {manifests} manifests, {nodes} Nodes"));
+    Ok(())
+}
+
+/// The custom resources of Manx, from the types the programs are built with.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    vec![
+        manx_ipam::crd::IPPool::crd(),
+        manx_ipam::crd::IPAMBlock::crd(),
+        manx_felix::crd::BGPConfiguration::crd(),
+        manx_felix::crd::BGPPeer::crd(),
+        manx_felix::crd::NodeStatus::crd(),
+    ]
+}
+
+async fn create_crds(client: &Client) -> Result<usize, LabError> {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let crds = crds();
+    for crd in &crds {
+        let name = crd.metadata.name.clone().unwrap_or_default();
+        api.create(&PostParams::default(), crd)
+            .await
+            .map_err(LabError::kube(format!("create CRD {name}")))?;
+    }
+    for crd in &crds {
+        let name = crd.metadata.name.as_deref().unwrap_or_default();
+        let established = || async {
+            let crd = api.get(name).await.map_err(|error| error.to_string())?;
+            let conditions = crd.status.and_then(|status| status.conditions).unwrap_or_default();
+            let yes = conditions.iter().any(|c| c.type_ == "Established" && c.status == "True");
+            if yes { Ok(()) } else { Err("not established".to_owned()) }
+        };
+        let late = eventually(ESTABLISHED, established).await;
+        late.map_err(|late| LabError::Late { what: format!("CRD {name}"), late })?;
+    }
+    Ok(crds.len())
+}
+
+/// Applies every document of every `*.yaml` in a folder, in order of file name.
+async fn apply_manifests(client: &Client, folder: &Path) -> Result<usize, LabError> {
+    let entries = fs::read_dir(folder).map_err(LabError::file(folder))?;
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
+    files.sort();
+    let discovery = Discovery::new(client.clone()).run().await.map_err(LabError::kube("discovery"))?;
+    let mut applied = 0;
+    for file in files {
+        let bad = |why: String| LabError::Manifest { file: file.clone(), why };
+        let text = fs::read_to_string(&file).map_err(LabError::file(&file))?;
+        let documents: Vec<DynamicObject> =
+            serde_saphyr::from_multiple(&text).map_err(|error| bad(error.to_string()))?;
+        for document in documents {
+            let types =
+                document.types.clone().ok_or_else(|| bad("apiVersion and kind are missing".into()))?;
+            let gvk =
+                kube::core::GroupVersionKind::try_from(&types).map_err(|error| bad(error.to_string()))?;
+            let unknown = || bad(format!("the API server has no {} {}", types.api_version, types.kind));
+            let (resource, capabilities) = discovery.resolve_gvk(&gvk).ok_or_else(unknown)?;
+            let name =
+                document.metadata.name.clone().ok_or_else(|| bad("metadata.name is missing".into()))?;
+            let api: Api<DynamicObject> = match (capabilities.scope, &document.metadata.namespace) {
+                (Scope::Cluster, _) => Api::all_with(client.clone(), &resource),
+                (Scope::Namespaced, None) => Api::default_namespaced_with(client.clone(), &resource),
+                (Scope::Namespaced, Some(namespace)) => {
+                    Api::namespaced_with(client.clone(), namespace, &resource)
+                }
+            };
+            let patch =
+                api.patch(&name, &PatchParams::apply("manx-lab").force(), &Patch::Apply(&document)).await;
+            patch.map_err(LabError::kube(format!("apply {} {name} of {}", types.kind, file.display())))?;
+            applied += 1;
+        }
+    }
+    Ok(applied)
+}
+
+/// The Node object a kubelet would make, with the node's addresses on the rack.
+async fn create_node(lab: &Lab, client: &Client, name: &str) -> Result<(), LabError> {
+    let api: Api<Node> = Api::all(client.clone());
+    let labels = lab.node(name)?.labels.iter().filter(|(key, _)| *key != RUNS_LABEL);
+    let mut labels: BTreeMap<String, String> =
+        labels.map(|(key, value)| (key.clone(), value.clone())).collect();
+    labels.insert("kubernetes.io/hostname".into(), name.to_owned());
+    labels.insert("kubernetes.io/os".into(), "linux".into());
+    let node = Node {
+        metadata: ObjectMeta { name: Some(name.to_owned()), labels: Some(labels), ..ObjectMeta::default() },
+        ..Node::default()
+    };
+    api.create(&PostParams::default(), &node).await.map_err(LabError::kube(format!("create Node {name}")))?;
+
+    let address = |type_: &str, address: String| NodeAddress { type_: type_.into(), address };
+    let rack = lab.rack_addresses(name).await?;
+    let internal = rack.iter().map(|ip| address("InternalIP", ip.to_string()));
+    let now = Some(Time(Timestamp::now()));
+    let status = NodeStatus {
+        addresses: Some(internal.chain([address("Hostname", name.to_owned())]).collect()),
+        conditions: Some(vec![NodeCondition {
+            type_: "Ready".into(),
+            status: "True".into(),
+            reason: Some("LabNode".into()),
+            message: Some("a network namespace of manx-lab".into()),
+            last_heartbeat_time: now.clone(),
+            last_transition_time: now,
+        }]),
+        ..NodeStatus::default()
+    };
+    let patch = Patch::Merge(json!({ "status": status }));
+    let patched = api.patch_status(name, &PatchParams::default(), &patch).await;
+    patched.map(drop).map_err(LabError::kube(format!("status of Node {name}")))
+}
+
+/// A kubeconfig for an API server without authentication.
+fn kubeconfig(url: &str) -> String {
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "lab", "cluster": { "server": url } }],
+        "users": [{ "name": "lab", "user": {} }],
+        "contexts": [{ "name": "lab", "context": { "cluster": "lab", "user": "lab" } }],
+        "current-context": "lab",
+    });
+    config.to_string()
+}
