@@ -1,1 +1,184 @@
-//! stub
+//! The finite state machine of RFC 4271, section 8: events and the time in, actions out.
+//!
+//! Pure: no clock, socket or task. The caller does each [`Action`] in order, tells what came of it as the
+//! next [`Event`], and hands in [`Event::Tick`] once [`Peer::next_timeout`] has come.
+//!
+//! ```text
+//!                       ┌──────────────────────── Peer ───────────────────────┐
+//!   Start, Stop, Tick ─▶│  Idle ─▶ Connect ⇄ Active      ConnectRetry, IdleHold│─▶ Connect, Admit, Refuse
+//!   Incoming, Connected │    slot Active   slot Passive       collision (6.8)  │
+//!   Received, Lost ────▶│  [Connection]    [Connection]                        │─▶ Send, Close, Up, Down,
+//!                       │   OpenSent ─▶ OpenConfirm ─▶ Established   Hold, KA  │   Update, Refresh
+//!                       └─────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Two machines: [`peer`] decides when to call and which of two connections stays; a connection takes one
+//! TCP connection from our OPEN to its end.
+//!
+//! Events of RFC 4271, section 8.1, and where they are:
+//!
+//! | RFC event | here |
+//! |---|---|
+//! | 1 ManualStart, 3 AutomaticStart; 4, 5, 7 with PassiveTcpEstablishment | [`Event::Start`]; [`Local::passive`] |
+//! | 2 ManualStop, 8 AutomaticStop | [`Event::Stop`], which carries the reason |
+//! | 6 AutomaticStart_with_DampPeerOscillations, 13 IdleHoldTimer_Expires | inside, on [`Event::Tick`] |
+//! | 9 ConnectRetryTimer_Expires, 10 HoldTimer_Expires, 11 KeepaliveTimer_Expires | [`Event::Tick`] |
+//! | 12 DelayOpenTimer_Expires, 20 BGPOpen with DelayOpenTimer running | not implemented: we never delay an OPEN |
+//! | 14 TcpConnection_Valid, 17 TcpConnectionConfirmed | [`Event::Incoming`] |
+//! | 15 Tcp_CR_Invalid | not an event: the listener refuses a stranger (Cease/Connection Rejected) before any peer hears of it |
+//! | 16 Tcp_CR_Acked | [`Event::Connected`] |
+//! | 18 TcpConnectionFails | [`Event::ConnectFailed`] before, [`Event::Lost`] after it was open |
+//! | 19 BGPOpen, 24 NotifMsgVerErr, 25 NotifMsg, 26 KeepAliveMsg, 27 UpdateMsg | [`Event::Received`] |
+//! | 21 BGPHeaderErr, 22 BGPOpenMsgErr, 28 UpdateMsgErr | [`Event::Malformed`], which carries the parser's verdict |
+//! | 23 OpenCollisionDump | not an event: decided inside when an OPEN arrives |
+
+mod connection;
+pub mod negotiate;
+pub mod peer;
+pub mod timer;
+
+#[cfg(test)]
+mod pair;
+#[cfg(test)]
+mod tests;
+
+pub use negotiate::{Local, Negotiated, Refusal};
+pub use peer::Peer;
+
+use crate::api::SessionState;
+use crate::iana::{self, MessageType};
+use crate::wire::{Message, Notification, RouteRefresh, Update};
+
+/// Who opened a connection; a peer has one slot for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// We called.
+    Active,
+    /// They called.
+    Passive,
+}
+
+/// What happens to a peer.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Events 1, 3–5: begin, and keep at it until [`Event::Stop`].
+    Start,
+    /// Events 2 and 8: end every connection with this Cease and stay Idle.
+    Stop(Notification),
+    /// [`Peer::next_timeout`] has come. Early or late is harmless.
+    Tick,
+    /// Events 14 and 17: the neighbour calls. Answered by [`Action::Admit`] or [`Action::Refuse`].
+    Incoming,
+    /// Event 16: the call asked for by [`Action::Connect`] was answered, and has not been closed since.
+    Connected,
+    /// Event 18 in Connect: that call failed, in words: `connection refused`.
+    ConnectFailed(String),
+    /// Event 18: the connection ended, in words: `closed by the neighbour`.
+    Lost(Role, String),
+    /// Events 19, 24–27.
+    Received(Role, Message),
+    /// Events 21, 22, 28: what arrived cannot be accepted; this is the answer.
+    Malformed(Role, Notification),
+}
+
+/// What the caller is to do, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Call the neighbour; answer with [`Event::Connected`] or [`Event::ConnectFailed`].
+    Connect,
+    /// Make the connection of [`Event::Incoming`] that of [`Role::Passive`].
+    Admit,
+    /// Send this on the connection of [`Event::Incoming`] and close it.
+    Refuse(Notification),
+    /// Send this.
+    Send(Role, Message),
+    /// Send what was to be sent and close the connection, or give up the call. Of what it still says
+    /// nothing may be handed in any more.
+    Close(Role),
+    /// Their OPEN was good: read and write what follows in this context.
+    Negotiated(Role, Negotiated),
+    /// Established: routes may flow.
+    Up(Role),
+    /// No longer Established: forget what the neighbour said.
+    Down(Cause),
+    /// Routes from the neighbour.
+    Update(Update),
+    /// The neighbour wants ours again.
+    Refresh(RouteRefresh),
+}
+
+/// Why a connection ended or never was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Cause {
+    /// Nobody answered our call.
+    #[error("{0}")]
+    Connect(String),
+    /// The transport ended it.
+    #[error("connection lost: {0}")]
+    Lost(String),
+    /// The neighbour ended it.
+    #[error("they sent {0}")]
+    Received(Notification),
+    /// Something arrived that cannot be accepted.
+    #[error("we sent {0}")]
+    Malformed(Notification),
+    /// Their OPEN cannot be accepted.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A good message at the wrong time.
+    #[error("they sent {kind} in {1}", kind = name(*.0))]
+    Unexpected(MessageType, SessionState),
+    /// Nothing was heard for this many seconds.
+    #[error("hold timer expired after {0} s")]
+    HoldTimer(u16),
+    /// The other connection is kept.
+    #[error("the neighbour's other connection is kept")]
+    Collision,
+    /// We ended it.
+    #[error("stopped: {0}")]
+    Stopped(Notification),
+}
+
+impl Cause {
+    /// What the neighbour is told; none where it told us or cannot hear.
+    pub fn notification(&self) -> Option<Notification> {
+        match self {
+            Self::Connect(_) | Self::Lost(_) | Self::Received(_) => None,
+            Self::Malformed(notification) | Self::Stopped(notification) => Some(notification.clone()),
+            Self::Refused(refusal) => Some(refusal.notification.clone()),
+            Self::Unexpected(kind, SessionState::OpenSent) => Some(Notification::unexpected_in_open_sent(*kind)),
+            Self::Unexpected(kind, SessionState::OpenConfirm) => {
+                Some(Notification::unexpected_in_open_confirm(*kind))
+            }
+            Self::Unexpected(kind, _) => Some(Notification::unexpected_in_established(*kind)),
+            Self::HoldTimer(_) => Some(Notification::hold_timer_expired()),
+            Self::Collision => Some(Notification::connection_collision()),
+        }
+    }
+
+    /// Whether one side misbehaved, so that a time of refusing everything is due (DampPeerOscillations).
+    /// A lost connection and a Cease are part of normal work: listening goes on at once.
+    fn is_fault(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Lost(_) | Self::Collision | Self::Stopped(_) => false,
+            Self::Received(notification) => notification.code != iana::error::CEASE,
+            Self::Malformed(_) | Self::Refused(_) | Self::Unexpected(..) | Self::HoldTimer(_) => true,
+        }
+    }
+
+    /// Whether it says nothing that the cause before it did not say better: the neighbour is still cross.
+    fn is_echo(&self) -> bool {
+        matches!(self, Self::Received(notification) if *notification == Notification::connection_rejected())
+    }
+}
+
+/// As RFC 4271 writes it.
+fn name(kind: MessageType) -> &'static str {
+    match kind {
+        MessageType::Open => "OPEN",
+        MessageType::Update => "UPDATE",
+        MessageType::Notification => "NOTIFICATION",
+        MessageType::Keepalive => "KEEPALIVE",
+        MessageType::RouteRefresh => "ROUTE-REFRESH",
+    }
+}

@@ -1,0 +1,179 @@
+//! What we say in our OPEN, and what both OPENs together mean.
+
+use std::time::Duration;
+
+use crate::types::{Asn, Family, RouterId};
+use crate::wire::{Capability, Notification, Open, Session};
+
+/// What we bring to a session with one neighbour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// Our AS.
+    pub asn: Asn,
+    /// Our BGP Identifier.
+    pub router_id: RouterId,
+    /// The AS the neighbour must claim.
+    pub peer_asn: Asn,
+    /// Families offered.
+    pub families: Vec<Family>,
+    /// Hold time offered, in seconds: 0 or at least 3.
+    pub hold_time: u16,
+    /// Upper bound of the waits between two tries, before jitter.
+    pub connect_retry: Duration,
+    /// Never call, only be called.
+    pub passive: bool,
+}
+
+/// What both OPENs together mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    /// How later messages are read and written.
+    pub session: Session,
+    /// The smaller of both offers, in seconds; 0: no KEEPALIVEs and no hold timer.
+    pub hold_time: u16,
+    /// The neighbour's BGP Identifier.
+    pub router_id: RouterId,
+    /// The neighbour answers ROUTE-REFRESH (RFC 2918).
+    pub route_refresh: bool,
+}
+
+/// An OPEN that cannot be accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Refusal {
+    /// What is sent.
+    pub notification: Notification,
+    /// In words.
+    pub why: String,
+}
+
+impl Local {
+    /// Our OPEN. The Multiprotocol capability is always there, also where only IPv4 is offered: BIRD
+    /// takes an OPEN that has capabilities but not this one as one without IPv4.
+    pub fn open(&self) -> Open {
+        let mut capabilities: Vec<_> = self.families.iter().copied().map(Capability::Multiprotocol).collect();
+        capabilities.push(Capability::RouteRefresh);
+        capabilities.push(Capability::FourOctetAs(self.asn));
+        Open { asn: self.asn, hold_time: self.hold_time, router_id: self.router_id, capabilities }
+    }
+
+    /// Judges the neighbour's OPEN (RFC 4271, section 6.2; RFC 6286, section 2.2).
+    ///
+    /// # Errors
+    /// The wrong AS (2/2), our own identifier from our own AS (2/3), or no family in common (2/7).
+    pub fn negotiate(&self, theirs: &Open) -> Result<Negotiated, Refusal> {
+        if theirs.asn != self.peer_asn {
+            let why = format!("peer says {}, we expect {}", theirs.asn, self.peer_asn);
+            return Err(Refusal { notification: Notification::bad_peer_as(), why });
+        }
+        let ebgp = theirs.asn != self.asn;
+        if !ebgp && theirs.router_id == self.router_id {
+            let why = format!("peer has our own BGP Identifier {}; each speaker needs its own", self.router_id);
+            return Err(Refusal { notification: Notification::bad_bgp_identifier(), why });
+        }
+        let offered = offered_families(theirs);
+        let families: Vec<_> = self.families.iter().copied().filter(|family| offered.contains(family)).collect();
+        if families.is_empty() {
+            let wanted: Vec<_> = self.families.iter().copied().map(Capability::Multiprotocol).collect();
+            let why = format!("peer speaks {}, we offer {}", list(&offered), list(&self.families));
+            return Err(Refusal { notification: Notification::unsupported_capability(&wanted), why });
+        }
+        let has = |wanted: &dyn Fn(&Capability) -> bool| theirs.capabilities.iter().any(wanted);
+        Ok(Negotiated {
+            session: Session {
+                asn4: has(&|capability| matches!(capability, Capability::FourOctetAs(_))),
+                families,
+                ebgp,
+                // Needs both sides (RFC 8654, section 4), and we do not offer it.
+                extended: false,
+            },
+            hold_time: self.hold_time.min(theirs.hold_time),
+            router_id: theirs.router_id,
+            route_refresh: has(&|capability| *capability == Capability::RouteRefresh),
+        })
+    }
+}
+
+/// A speaker without the Multiprotocol capability speaks IPv4 (RFC 4760, section 8).
+fn offered_families(open: &Open) -> Vec<Family> {
+    let mut multiprotocol = false;
+    let mut families = Vec::new();
+    for capability in &open.capabilities {
+        match capability {
+            Capability::Multiprotocol(family) => {
+                multiprotocol = true;
+                families.push(*family);
+            }
+            Capability::MultiprotocolOther { .. } => multiprotocol = true,
+            _ => {}
+        }
+    }
+    if multiprotocol { families } else { vec![Family::Ipv4] }
+}
+
+fn list(families: &[Family]) -> String {
+    if families.is_empty() {
+        return "other families".to_owned();
+    }
+    families.iter().map(Family::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local(asn: u32, id: u8) -> Local {
+        Local {
+            asn: Asn(asn),
+            router_id: RouterId([10, 0, 0, id].into()),
+            peer_asn: Asn(65001),
+            families: Family::ALL.to_vec(),
+            hold_time: 90,
+            connect_retry: Duration::from_secs(5),
+            passive: false,
+        }
+    }
+
+    #[test]
+    fn a_session_is_what_both_sides_offer() {
+        let ours = local(65000, 1);
+        let theirs = Local { families: vec![Family::Ipv6], hold_time: 9, ..local(65001, 2) };
+        let negotiated = ours.negotiate(&theirs.open()).unwrap();
+        assert_eq!(negotiated.session.families, [Family::Ipv6]);
+        assert_eq!(negotiated.hold_time, 9);
+        assert_eq!(negotiated.router_id, theirs.router_id);
+        assert!(negotiated.session.asn4 && negotiated.session.ebgp && negotiated.route_refresh);
+    }
+
+    #[test]
+    fn a_neighbour_without_capabilities_speaks_ipv4_with_two_octet_as_numbers() {
+        let open = Open { capabilities: vec![], ..local(65001, 2).open() };
+        let negotiated = local(65001, 1).negotiate(&open).unwrap();
+        assert_eq!(negotiated.session.families, [Family::Ipv4]);
+        assert!(!negotiated.session.asn4 && !negotiated.session.ebgp && !negotiated.route_refresh);
+    }
+
+    #[test]
+    fn the_wrong_as_is_told_in_words() {
+        let refusal = local(65000, 1).negotiate(&local(65010, 2).open()).unwrap_err();
+        assert_eq!(refusal.to_string(), "peer says AS65010, we expect AS65001");
+        assert_eq!(refusal.notification, Notification::bad_peer_as());
+    }
+
+    #[test]
+    fn our_own_identifier_is_refused_inside_our_as_only() {
+        let refusal = local(65001, 1).negotiate(&local(65001, 1).open()).unwrap_err();
+        assert_eq!(refusal.notification, Notification::bad_bgp_identifier());
+        assert!(local(65000, 1).negotiate(&local(65001, 1).open()).is_ok());
+    }
+
+    #[test]
+    fn no_family_in_common_names_what_we_want() {
+        let ours = Local { families: vec![Family::Ipv6], ..local(65000, 1) };
+        let theirs = Local { families: vec![Family::Ipv4], ..local(65001, 2) };
+        let refusal = ours.negotiate(&theirs.open()).unwrap_err();
+        let wanted = [Capability::Multiprotocol(Family::Ipv6)];
+        assert_eq!(refusal.notification, Notification::unsupported_capability(&wanted));
+        assert_eq!(refusal.to_string(), "peer speaks IPv4 unicast, we offer IPv6 unicast");
+    }
+}
