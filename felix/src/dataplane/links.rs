@@ -1,22 +1,82 @@
-//! Interfaces by name and by address.
+//! Interfaces by name and by address, and what is reached without a router.
 
-use std::io;
 use std::net::IpAddr;
+
+use manx_cni::netlink::{Errno, Netlink, NetlinkError, Refusal};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 /// The index of the interface called `name`; `None` when there is none.
 ///
 /// # Errors
 /// The netlink socket's.
-pub fn index_of(name: &str) -> io::Result<Option<u32>> {
-    let _ = name;
-    Ok(None)
+pub fn index_of(name: &str) -> Result<Option<u32>, NetlinkError> {
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    Ok(get(&mut Netlink::open()?, link)?.map(|link| link.header.index))
 }
 
-/// The smallest MTU, in octets, of the interfaces that hold `node_ips`; `None` when none does.
+/// The smallest MTU, in octets, of the interfaces that hold `node_ips`; `None` when none does. What pods send
+/// leaves by these unchanged, so it is the pods' MTU too.
 ///
 /// # Errors
 /// The netlink socket's.
-pub fn mtu_of_uplink(node_ips: &[IpAddr]) -> io::Result<Option<u32>> {
-    let _ = node_ips;
-    Ok(None)
+pub fn mtu_of_uplink(node_ips: &[IpAddr]) -> Result<Option<u32>, NetlinkError> {
+    let mut netlink = Netlink::open()?;
+    let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let indexes = netlink.dump(&all, |message| match message {
+        RouteNetlinkMessage::NewAddress(address) => {
+            let holds = address.attributes.iter().any(|attribute| match attribute {
+                // With a peer, IFA_ADDRESS is the peer's; IFA_LOCAL is always ours, but IPv6 has it only then.
+                AddressAttribute::Local(ip) | AddressAttribute::Address(ip) => node_ips.contains(ip),
+                _ => false,
+            });
+            holds.then_some(address.header.index)
+        }
+        _ => None,
+    })?;
+    let mut smallest = None;
+    for index in indexes {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        let mtu = get(&mut netlink, link)?.and_then(|link| {
+            link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::Mtu(mtu) => Some(*mtu),
+                _ => None,
+            })
+        });
+        smallest = [smallest, mtu].into_iter().flatten().min();
+    }
+    Ok(smallest)
+}
+
+/// Whether the kernel reaches `address` without a router, which is what it asks of a next hop.
+pub(super) fn is_on_link(netlink: &mut Netlink, address: IpAddr) -> bool {
+    let mut message = RouteMessage::default();
+    (message.header.address_family, message.header.destination_prefix_length) = match address {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    message.attributes.push(RouteAttribute::Destination(address.into()));
+    let replies = netlink.request((RouteNetlinkMessage::GetRoute(message), 0)).unwrap_or_default();
+    replies.iter().any(|reply| match reply {
+        RouteNetlinkMessage::NewRoute(route) => !route
+            .attributes
+            .iter()
+            .any(|attribute| matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_))),
+        _ => false,
+    })
+}
+
+fn get(netlink: &mut Netlink, link: LinkMessage) -> Result<Option<LinkMessage>, NetlinkError> {
+    match netlink.request((RouteNetlinkMessage::GetLink(link), 0)) {
+        Ok(replies) => Ok(replies.into_iter().find_map(|reply| match reply {
+            RouteNetlinkMessage::NewLink(link) => Some(link),
+            _ => None,
+        })),
+        Err(NetlinkError::Refused(Refusal { errno: Errno::ENODEV, .. })) => Ok(None),
+        Err(error) => Err(error),
+    }
 }

@@ -1,20 +1,32 @@
 //! The kernel's side: routes, links and sysctls, made to be what is wanted.
 //!
 //! ```text
-//!   Dataplane ──FibDelta──▶ routes (one thread) ──batches──▶ kernel      tracker: wanted against actual
-//!       ▲ future resolves       ▲                              │
-//!       └───────────────────────┴──── monitor (one thread) ◀───┘          what others did to our routes
+//!   Dataplane ──FibDelta──▶ syncer (one thread) ──batches──▶ kernel      tracker: wanted against actual
+//!       ▲                    │  ▲                              │           routes: a route as the kernel says it
+//!       └─ future resolves ──┘  └─── monitor (one thread) ◀────┘           what others did to our routes
 //! ```
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
 
 use ipnetwork::IpNetwork;
+use manx_cni::netlink::{Netlink, NetlinkError};
+use tokio::sync::oneshot;
+
+use monitor::Monitor;
+use syncer::{Command, Syncer};
 
 pub mod links;
+mod monitor;
+pub mod routes;
+mod syncer;
 pub mod sysctl;
+mod tracker;
 
 /// All routes wanted, by destination (no host bits).
 pub type Fib = BTreeMap<IpNetwork, Route>;
@@ -42,21 +54,60 @@ pub struct FibDelta {
     pub remove: Vec<IpNetwork>,
 }
 
-/// A handle to the thread that keeps the kernel's routes. Cheap to clone; the thread ends with the last one.
+/// A handle to the threads that keep the kernel's routes. They end with its last clone; the routes stay.
 #[derive(Clone, Debug)]
-pub struct Dataplane {}
+pub struct Dataplane {
+    commands: mpsc::Sender<Command>,
+    status: Arc<Mutex<Status>>,
+    _stop: Arc<StopOnDrop>,
+}
+
+#[derive(Debug)]
+struct StopOnDrop(mpsc::Sender<Command>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        // An error means that the thread has ended already.
+        let _ = self.0.send(Command::Stop);
+    }
+}
 
 /// Why the dataplane did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A netlink socket could not be opened or read.
-    #[error("cannot speak netlink to the kernel (it takes CAP_NET_ADMIN): {0}")]
-    Netlink(#[from] std::io::Error),
+    /// A netlink socket could not be opened, or a thread not started.
+    #[error("cannot start the route syncer: {0}")]
+    Io(#[from] io::Error),
+    /// The routes could not be read.
+    #[error("cannot read the kernel's routes: {0}")]
+    Read(#[from] NetlinkError),
 }
 
-/// The routes of one [`Dataplane::update`] the kernel refused. They stay wanted and are tried again.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct ApplyErrors(pub Vec<RouteError>);
+/// Why a [`Dataplane::update`] is not wholly in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApplyErrors {
+    /// The kernel refused these. They stay wanted, and are tried again.
+    Refused(Vec<RouteError>),
+    /// The route syncer has ended.
+    Stopped,
+}
+
+impl fmt::Display for ApplyErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopped => f.write_str("the route syncer has ended"),
+            Self::Refused(routes) => match routes.as_slice() {
+                [one] => one.fmt(f),
+                routes => {
+                    write!(f, "the kernel refused {} routes", routes.len())?;
+                    routes.first().map_or(Ok(()), |first| write!(f, ", the first {first}"))
+                }
+            },
+        }
+    }
+}
+
+impl std::error::Error for ApplyErrors {}
 
 /// A route the kernel refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,12 +119,6 @@ pub struct RouteError {
     pub reason: String,
 }
 
-impl fmt::Display for ApplyErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} routes refused", self.0.len())
-    }
-}
-
 /// What the dataplane holds and has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
@@ -81,41 +126,65 @@ pub struct Status {
     pub wanted: usize,
     /// Routes of ours in the kernel.
     pub installed: usize,
-    /// Routes the kernel refused at the last try, with the reason; the first 16.
-    pub failures: Vec<RouteError>,
-    /// How many the kernel refused at the last try.
+    /// Routes the kernel refused at the last try.
     pub failing: usize,
+    /// The first 16 of those, with the reason.
+    pub failures: Vec<RouteError>,
     /// Routes written since the start.
     pub written: u64,
     /// Routes removed since the start.
     pub removed: u64,
-    /// Routes put back after someone else changed them.
+    /// Of those, put right after someone else had changed them.
     pub repaired: u64,
     /// Whether [`Dataplane::sweep`] has been called.
     pub swept: bool,
 }
 
 impl Dataplane {
-    /// Reads the routes that are ours and starts the thread that keeps them, in the caller's network namespace.
+    /// Reads the routes that are ours and starts the threads that keep them, in the calling thread's network
+    /// namespace.
     ///
     /// # Errors
-    /// The netlink socket's.
+    /// [`StartError`].
     pub fn start() -> Result<Self, StartError> {
-        Ok(Self {})
+        let netlink = Netlink::open()?;
+        // Listens before it reads, so that no change falls between the two.
+        let monitor = Monitor::open(netlink.port())?;
+        let status = Arc::new(Mutex::new(Status::default()));
+        let syncer = Syncer::new(netlink, Arc::clone(&status))?;
+        let (commands, received) = mpsc::channel();
+        let alive = Arc::new(());
+        let events = (commands.clone(), Arc::downgrade(&alive));
+        thread::Builder::new()
+            .name("route-monitor".to_owned())
+            .spawn(move || monitor.run(&events.0, &events.1))?;
+        thread::Builder::new().name("routes".to_owned()).spawn(move || {
+            let _alive = alive;
+            syncer.run(&received);
+        })?;
+        Ok(Self { _stop: Arc::new(StopOnDrop(commands.clone())), commands, status })
     }
 
-    /// Changes what is wanted. The future resolves once the kernel has answered for every route of `delta`;
-    /// the change is made whether or not it is awaited.
-    pub fn update(&self, delta: FibDelta) -> impl Future<Output = Result<(), ApplyErrors>> + Send + 'static {
-        drop(delta);
-        async { Ok(()) }
+    /// Changes what is wanted. The future resolves once the kernel has answered for every route of `delta`; the
+    /// change is made whether or not it is awaited.
+    pub fn update(
+        &self,
+        delta: FibDelta,
+    ) -> impl Future<Output = Result<(), ApplyErrors>> + Send + 'static + use<> {
+        let (done, answer) = oneshot::channel();
+        // With the thread gone `done` is dropped, and `answer` says so.
+        let _ = self.commands.send(Command::Update(delta, done));
+        async move { answer.await.unwrap_or(Err(ApplyErrors::Stopped)) }
     }
 
     /// From now on: remove routes of ours nobody wants. To be called once all watches are in sync.
-    pub fn sweep(&self) {}
+    pub fn sweep(&self) {
+        // With the thread gone there is nobody to sweep, and `update` tells.
+        let _ = self.commands.send(Command::Sweep);
+    }
 
-    /// What it holds and has done.
+    /// What it holds and has done, as of its last batch.
     pub fn status(&self) -> Status {
-        Status::default()
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
