@@ -7,17 +7,44 @@
 //! | [`Rib::set_networks`], [`Rib::peer_up`], [`Rib::peer_down`], [`Rib::set_policy`], [`Rib::update`], [`Rib::refresh`] | [`Rib::take_changes`] for watchers, [`Rib::take_updates`] for each peer |
 //!
 //! Telling never produces output; taking coalesces everything told since. [`Rib::snapshot`],
-//! [`Rib::destinations`] and [`Rib::counts`] look without taking.
+//! [`Rib::destinations`] and [`Rib::counts`] look without taking. Both takings are to be done again and
+//! again, watchers or not: what is not taken is kept.
+//!
+//! ```text
+//!   update ─ adj_in ─ import ─▶ destination: every path, ranked by decision ─▶ changes
+//!              why refused        │ the best
+//!                                 ▼
+//!                              export ─ adj_out, one a peer ─▶ updates, packed
+//! ```
+//!
+//! A [`table::Table`] holds one family and is written once for both. A path is an interned route (attributes
+//! and next hop) and its source, 16 octets; the Adj-RIBs-In have no tables of their own: a destination
+//! keeps the refused paths beside the usable ones, so that a new policy is applied without asking anyone.
 
+mod adj_in;
+mod adj_out;
+pub mod decision;
+mod destination;
+mod net;
+mod originate;
 mod path;
+mod peers;
+mod policy;
+mod table;
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
+use net::{Net, Net4, Net6};
 pub use path::PeerId;
+use path::{Interner, Path, Route};
+use peers::Peers;
+use table::Table;
 
-use crate::api::{Destination, Export, Import, Network, RouteChange};
+use crate::api::{Destination, Export, Import, Network, PathInfo, RouteChange};
 use crate::types::{Asn, Family, Prefix, RouterId};
-use crate::wire::{Session, Update};
+use crate::wire::{Announcement, Attributes, Community, NextHop, Session, Update};
 
 /// What the RIB has to know of an established peer.
 #[derive(Clone, Debug)]
@@ -70,13 +97,30 @@ pub enum NetworkError {
 }
 
 /// The tables of both families.
-pub struct Rib {}
+#[derive(Debug)]
+pub struct Rib {
+    peers: Peers,
+    /// What is originated, so that the next list can be compared.
+    networks: BTreeMap<Prefix, Vec<Community>>,
+    tables: Tables,
+    interner: Interner,
+}
+
+#[derive(Debug)]
+struct Tables {
+    ipv4: Table<Net4>,
+    ipv6: Table<Net6>,
+}
 
 impl Rib {
     /// An empty one, for the speaker of this AS and identifier.
     pub fn new(asn: Asn, router_id: RouterId) -> Self {
-        let _ = (asn, router_id);
-        todo!()
+        Self {
+            peers: Peers { asn, router_id, facts: BTreeMap::new() },
+            networks: BTreeMap::new(),
+            tables: Tables { ipv4: Table::new(), ipv6: Table::new() },
+            interner: Interner::default(),
+        }
     }
 
     /// Originates exactly `networks`.
@@ -84,78 +128,177 @@ impl Rib {
     /// # Errors
     /// See [`NetworkError`]; nothing was changed then.
     pub fn set_networks(&mut self, networks: &[Network]) -> Result<(), NetworkError> {
-        let _ = networks;
-        todo!()
+        let wanted = originate::read(networks)?;
+        let before = std::mem::replace(&mut self.networks, wanted);
+        for prefix in before.keys().filter(|prefix| !self.networks.contains_key(prefix)) {
+            self.tables.withdraw(*prefix, None, &self.peers);
+        }
+        for (prefix, communities) in &self.networks {
+            if before.get(prefix) == Some(communities) {
+                continue;
+            }
+            let next_hop = match prefix.family() {
+                Family::Ipv4 => NextHop::V4(Ipv4Addr::UNSPECIFIED),
+                Family::Ipv6 => NextHop::V6 { global: Ipv6Addr::UNSPECIFIED, link_local: None },
+            };
+            let attributes = Arc::new(originate::attributes(communities.clone()));
+            let route = self.interner.intern(Route { attributes, next_hop });
+            self.tables.learn(*prefix, Path { route, source: None, refusal: None }, &self.peers);
+        }
+        Ok(())
     }
 
-    /// A session is established: everything it may hear becomes pending, End-of-RIB after it.
+    /// A session is established: everything it may hear becomes pending, End-of-RIB after it. One that
+    /// is up already is taken down first.
     pub fn peer_up(&mut self, peer: PeerId, facts: PeerFacts) {
-        let _ = (peer, facts);
-        todo!()
+        self.peer_down(peer);
+        for family in &facts.session.families {
+            match family {
+                Family::Ipv4 => self.tables.ipv4.peer_up(peer),
+                Family::Ipv6 => self.tables.ipv6.peer_up(peer),
+            }
+        }
+        self.peers.facts.insert(peer, facts);
     }
 
     /// A session is gone, and all it said with it. Unknown peers are ignored.
     pub fn peer_down(&mut self, peer: PeerId) {
-        let _ = peer;
-        todo!()
+        self.tables.ipv4.peer_down(peer, &self.peers);
+        self.tables.ipv6.peer_down(peer, &self.peers);
+        self.peers.facts.remove(&peer);
     }
 
     /// Replaces an established peer's policies and applies them to all it said and heard, without asking it.
     pub fn set_policy(&mut self, peer: PeerId, import: Import, export: Export) {
-        let _ = (peer, import, export);
-        todo!()
+        let Some(facts) = self.peers.facts.get_mut(&peer) else { return };
+        let other_import = std::mem::replace(&mut facts.import, import) != facts.import;
+        let other_export = std::mem::replace(&mut facts.export, export) != facts.export;
+        if other_import {
+            self.tables.ipv4.judge_again(peer, &self.peers);
+            self.tables.ipv6.judge_again(peer, &self.peers);
+        }
+        if other_export {
+            self.tables.ipv4.tell_anew(peer);
+            self.tables.ipv6.tell_anew(peer);
+        }
     }
 
-    /// An established peer said this. Families not negotiated are ignored.
+    /// An established peer said this. Families not negotiated are ignored, as are unknown peers.
     pub fn update(&mut self, peer: PeerId, update: Update) {
-        let _ = (peer, update);
-        todo!()
+        if !self.peers.facts.contains_key(&peer) {
+            return;
+        }
+        for prefix in update.withdrawn {
+            self.tables.withdraw(prefix, Some(peer), &self.peers);
+        }
+        let Some(attributes) = update.attributes else { return };
+        for announcement in update.announced {
+            self.learn(peer, &attributes, announcement);
+        }
+    }
+
+    fn learn(&mut self, peer: PeerId, attributes: &Arc<Attributes>, announcement: Announcement) {
+        let Announcement { next_hop, prefixes } = announcement;
+        let Some(facts) = self.peers.facts.get(&peer) else { return };
+        let route = self.interner.intern(Route { attributes: attributes.clone(), next_hop });
+        let loops = adj_in::loops(&route, facts, &self.peers);
+        let families = &facts.session.families;
+        for prefix in prefixes.into_iter().filter(|prefix| families.contains(&prefix.family())) {
+            let refusal = adj_in::refusal(loops, facts, prefix);
+            let path = Path { route: route.clone(), source: Some(peer), refusal };
+            self.tables.learn(prefix, path, &self.peers);
+        }
     }
 
     /// The peer wants to hear all of `family` again (RFC 2918).
     pub fn refresh(&mut self, peer: PeerId, family: Family) {
-        let _ = (peer, family);
-        todo!()
+        match family {
+            Family::Ipv4 => self.tables.ipv4.refresh(peer),
+            Family::Ipv6 => self.tables.ipv6.refresh(peer),
+        }
     }
 
-    /// Destinations whose best next hops are other than when last taken; in order of prefix.
+    /// Destinations whose best next hops are other than when last taken; in order of prefix. One that
+    /// came and went in between may be told as gone.
     #[must_use]
     pub fn take_changes(&mut self) -> Vec<RouteChange> {
-        todo!()
+        let mut changes = Vec::new();
+        self.tables.ipv4.take_changes(&mut changes);
+        self.tables.ipv6.take_changes(&mut changes);
+        changes
     }
 
     /// All learned best paths as they are now, in order of prefix; takes nothing.
     #[must_use]
     pub fn snapshot(&self) -> Vec<RouteChange> {
-        todo!()
+        let mut routes = Vec::new();
+        self.tables.ipv4.snapshot(&mut routes);
+        self.tables.ipv6.snapshot(&mut routes);
+        routes
     }
 
-    /// Whether [`Rib::take_updates`] would give something.
+    /// Whether [`Rib::take_updates`] may give something. It may still give nothing, where what was noted
+    /// comes out as the peer knows it; then nothing is pending any more.
     #[must_use]
     pub fn has_pending(&self, peer: PeerId) -> bool {
-        let _ = peer;
-        todo!()
+        self.tables.ipv4.has_pending(peer) || self.tables.ipv6.has_pending(peer)
     }
 
-    /// The next messages for a peer, at most `limit`; each fits the session. Withdrawals come first; the
-    /// End-of-RIB of a family follows its initial announcements. The RIB counts what is taken as told.
+    /// The next messages for a peer, at most `limit`; each fits the session. Of each family withdrawals
+    /// come first, and the End-of-RIB follows the initial announcements. What is taken counts as told.
     #[must_use]
     pub fn take_updates(&mut self, peer: PeerId, limit: usize) -> Vec<Update> {
-        let _ = (peer, limit);
-        todo!()
+        let Self { peers, tables: Tables { ipv4, ipv6 }, interner, .. } = self;
+        let mut out = Vec::new();
+        ipv4.take_updates(peer, limit, &mut out);
+        ipv6.take_updates(peer, limit, &mut out);
+        if out.len() < limit {
+            // Both queues are empty. A family begins no batch while the other waits: none starves.
+            ipv4.begin_batch(peer, peers, interner);
+            ipv6.begin_batch(peer, peers, interner);
+            ipv4.take_updates(peer, limit, &mut out);
+            ipv6.take_updates(peer, limit, &mut out);
+        }
+        out
     }
 
     /// Candidates and verdicts of one destination, or of all in order of prefix.
     #[must_use]
     pub fn destinations(&self, prefix: Option<Prefix>) -> Vec<Destination> {
-        let _ = prefix;
-        todo!()
+        let found =
+            self.tables.ipv4.destinations(prefix).into_iter().chain(self.tables.ipv6.destinations(prefix));
+        found
+            .map(|(prefix, destination)| Destination {
+                prefix,
+                paths: destination
+                    .paths
+                    .verdicts(&self.peers)
+                    .into_iter()
+                    .map(|(path, verdict)| self.describe(path, verdict))
+                    .collect(),
+            })
+            .collect()
+    }
+
+    fn describe(&self, path: &Path, verdict: String) -> PathInfo {
+        let attributes = &path.route.attributes;
+        let source = self.peers.source(path);
+        PathInfo {
+            peer: source.map(|facts| facts.address),
+            peer_name: source.map(|facts| facts.name.clone()).unwrap_or_default(),
+            next_hop: source.map(|_| path.route.next_hop.addr()),
+            as_path: attributes.as_path.to_string(),
+            local_pref: attributes.local_pref.unwrap_or(decision::DEFAULT_LOCAL_PREF),
+            med: attributes.med,
+            communities: attributes.communities.iter().map(ToString::to_string).collect(),
+            verdict,
+        }
     }
 
     /// Destinations with at least one usable path.
     #[must_use]
     pub fn len(&self) -> usize {
-        todo!()
+        self.tables.ipv4.len() + self.tables.ipv6.len()
     }
 
     /// Whether there is no usable path at all.
@@ -167,7 +310,29 @@ impl Rib {
     /// What is held from and was told to a peer.
     #[must_use]
     pub fn counts(&self, peer: PeerId) -> Counts {
-        let _ = peer;
-        todo!()
+        let (ipv4, ipv6) = (self.tables.ipv4.counts(peer), self.tables.ipv6.counts(peer));
+        Counts {
+            received: ipv4.received + ipv6.received,
+            accepted: ipv4.accepted + ipv6.accepted,
+            advertised: ipv4.advertised + ipv6.advertised,
+        }
+    }
+}
+
+impl Tables {
+    fn learn(&mut self, prefix: Prefix, path: Path, peers: &Peers) {
+        if let Some(key) = Net::new(prefix) {
+            self.ipv4.learn(key, path, peers);
+        } else if let Some(key) = Net::new(prefix) {
+            self.ipv6.learn(key, path, peers);
+        }
+    }
+
+    fn withdraw(&mut self, prefix: Prefix, source: Option<PeerId>, peers: &Peers) {
+        if let Some(key) = Net::new(prefix) {
+            self.ipv4.withdraw(key, source, peers);
+        } else if let Some(key) = Net::new(prefix) {
+            self.ipv6.withdraw(key, source, peers);
+        }
     }
 }

@@ -115,7 +115,8 @@ pub(super) fn write(capability: &Capability, out: &mut Vec<u8>) {
         Capability::ExtendedMessage => code::EXTENDED_MESSAGE,
         Capability::GracefulRestart { restarting, notification, time, families } => {
             let flag = |set: bool, bit: u16| if set { bit } else { 0 };
-            let head = flag(*restarting, RESTART_STATE) | flag(*notification, NOTIFICATION) | (time & RESTART_TIME);
+            let head =
+                flag(*restarting, RESTART_STATE) | flag(*notification, NOTIFICATION) | (time & RESTART_TIME);
             out.extend(head.to_be_bytes());
             for (family, kept) in families {
                 out.extend(family.afi().to_be_bytes());

@@ -67,7 +67,10 @@ mod tests {
     #[test]
     fn prefixes_take_as_many_octets_as_their_length_needs() {
         let field = hex!("00 08 0a 19 0a000080 20 0a000001");
-        assert_eq!(read(&field, Family::Ipv4).unwrap(), ["0.0.0.0/0", "10.0.0.0/8", "10.0.0.128/25", "10.0.0.1/32"]);
+        assert_eq!(
+            read(&field, Family::Ipv4).unwrap(),
+            ["0.0.0.0/0", "10.0.0.0/8", "10.0.0.128/25", "10.0.0.1/32"]
+        );
         assert_eq!(read(&hex!("30 20010db80001"), Family::Ipv6).unwrap(), ["2001:db8:1::/48"]);
     }
 

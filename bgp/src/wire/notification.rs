@@ -216,7 +216,9 @@ impl Notification {
     /// What the neighbour's operator wrote with an administrative shutdown or reset (RFC 9003), if it can
     /// be read.
     pub fn communication(&self) -> Option<&str> {
-        if self.code != error::CEASE || !matches!(self.subcode, ADMINISTRATIVE_SHUTDOWN | ADMINISTRATIVE_RESET) {
+        if self.code != error::CEASE
+            || !matches!(self.subcode, ADMINISTRATIVE_SHUTDOWN | ADMINISTRATIVE_RESET)
+        {
             return None;
         }
         let (length, rest) = self.data.split_first()?;
@@ -292,7 +294,9 @@ impl fmt::Display for Notification {
             return write!(f, ": {text:?}");
         }
         match (self.code, self.subcode, self.data.as_slice()) {
-            (error::CEASE, HARD_RESET, [code, subcode, data @ ..]) if (*code, *subcode) != (error::CEASE, HARD_RESET) => {
+            (error::CEASE, HARD_RESET, [code, subcode, data @ ..])
+                if (*code, *subcode) != (error::CEASE, HARD_RESET) =>
+            {
                 write!(f, ": {}", Self::with(*code, *subcode, data))
             }
             (error::MESSAGE_HEADER, 2, [high, low]) => write!(f, ": {}", u16::from_be_bytes([*high, *low])),

@@ -29,7 +29,8 @@ pub struct Open {
 type Fixed = (u8, u16, u16, u32, u8);
 
 pub(super) fn parse(body: &[u8]) -> Result<Open, Notification> {
-    let (rest, (version, asn, hold_time, router_id, length)) = fixed(body).map_err(|_| Notification::malformed_open())?;
+    let (rest, (version, asn, hold_time, router_id, length)) =
+        fixed(body).map_err(|_| Notification::malformed_open())?;
     if version != BGP_VERSION {
         return Err(Notification::unsupported_version());
     }
@@ -91,7 +92,8 @@ pub(super) fn write(open: &Open, out: &mut Vec<u8>) -> Result<(), WriteError> {
         Ok(2) => out.push(0),
         Ok(length) => out.extend([length, parameter::CAPABILITIES, length - 2]),
         Err(_) => {
-            let inner = u16::try_from(value.len()).map_err(|_| WriteError::TooLong { length: value.len() })?;
+            let inner =
+                u16::try_from(value.len()).map_err(|_| WriteError::TooLong { length: value.len() })?;
             out.extend([parameter::EXTENDED_LENGTH; 2]);
             out.extend(inner.saturating_add(3).to_be_bytes());
             out.push(parameter::CAPABILITIES);
@@ -123,7 +125,8 @@ mod tests {
     #[test]
     fn capabilities_may_come_in_one_parameter_or_in_many() {
         let one = open(&hex!("04 fde9 005a 0a000001 0a"), &hex!("02 08 01 04 0001 00 01 02 00")).unwrap();
-        let many = open(&hex!("04 fde9 005a 0a000001 0c"), &hex!("02 06 01 04 0001 00 01 02 02 02 00")).unwrap();
+        let many =
+            open(&hex!("04 fde9 005a 0a000001 0c"), &hex!("02 06 01 04 0001 00 01 02 02 02 00")).unwrap();
         assert_eq!(one.capabilities, [Capability::Multiprotocol(Family::Ipv4), Capability::RouteRefresh]);
         assert_eq!(one, many);
     }

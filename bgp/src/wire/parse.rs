@@ -25,11 +25,9 @@ pub(super) enum WireError<'a> {
 }
 
 impl<'a> ParseError<&'a [u8]> for WireError<'a> {
-    fn from_error_kind(input: &'a [u8], kind: ErrorKind) -> Self {
-        match kind {
-            ErrorKind::Eof if !input.is_empty() => Self::Trailing(input),
-            _ => Self::Short(input),
-        }
+    /// The leaves use only parsers that fail for want of octets.
+    fn from_error_kind(input: &'a [u8], _: ErrorKind) -> Self {
+        Self::Short(input)
     }
 
     fn append(_: &'a [u8], _: ErrorKind, other: Self) -> Self {

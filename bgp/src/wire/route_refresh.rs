@@ -38,7 +38,8 @@ pub(super) fn parse(body: &[u8]) -> Result<RouteRefresh, Notification> {
         let length = (HEADER + body.len()) as u16;
         // RFC 7313, section 5, asks for the complete message where it defines the subtype.
         if matches!(body.get(2), Some(1 | 2)) {
-            let message = [&MARKER[..], &length.to_be_bytes(), &[MessageType::RouteRefresh as u8], body].concat();
+            let message =
+                [&MARKER[..], &length.to_be_bytes(), &[MessageType::RouteRefresh as u8], body].concat();
             Notification::invalid_refresh_length(&message)
         } else {
             Notification::bad_message_length(length)

@@ -90,7 +90,10 @@ mod tests {
     #[test]
     fn sets_count_as_one() {
         let path = [sequence(&[64500]), set(&[23456, 64501]), sequence(&[23456])];
-        assert_eq!(merged(&path, &[set(&[100_000, 64501]), sequence(&[200_000])]), "64500 {100000 64501} 200000");
+        assert_eq!(
+            merged(&path, &[set(&[100_000, 64501]), sequence(&[200_000])]),
+            "64500 {100000 64501} 200000"
+        );
         assert_eq!(merged(&path, &[sequence(&[200_000])]), "64500 {23456 64501} 200000");
     }
 

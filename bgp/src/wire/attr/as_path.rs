@@ -66,7 +66,9 @@ impl Segment {
     /// Its members.
     pub fn asns(&self) -> &[Asn] {
         match self {
-            Self::Set(asns) | Self::Sequence(asns) | Self::ConfedSequence(asns) | Self::ConfedSet(asns) => asns,
+            Self::Set(asns) | Self::Sequence(asns) | Self::ConfedSequence(asns) | Self::ConfedSet(asns) => {
+                asns
+            }
         }
     }
 
@@ -155,7 +157,11 @@ pub(super) fn write(path: &AsPath, session: &Session, out: &mut Vec<u8>) {
 }
 
 /// Segments too long for their count are cut into several.
-pub(super) fn write_segments<'a>(segments: impl IntoIterator<Item = &'a Segment>, asn4: bool, out: &mut Vec<u8>) {
+pub(super) fn write_segments<'a>(
+    segments: impl IntoIterator<Item = &'a Segment>,
+    asn4: bool,
+    out: &mut Vec<u8>,
+) {
     for segment in segments {
         for asns in segment.asns().chunks(MAX_SEGMENT) {
             out.extend([segment.kind(), asns.len() as u8]);

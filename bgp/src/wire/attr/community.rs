@@ -17,7 +17,9 @@ pub struct Community(pub u32);
 
 /// A text that is no community.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is not a community: expected asn:value, both 0 to 65535, or a well-known name such as no-export")]
+#[error(
+    "\"{0}\" is not a community: expected asn:value, both 0 to 65535, or a well-known name such as no-export"
+)]
 pub struct ParseCommunityError(String);
 
 const WELL_KNOWN: [(u32, &str); 6] = [

@@ -204,7 +204,9 @@ pub(super) fn parse(mut field: &[u8], session: &Session) -> Result<Draft, Notifi
         }
         match TABLE.iter().find(|descriptor| descriptor.code == code) {
             Some(descriptor) => draft.read(descriptor, flags, value, whole, session)?,
-            None if flags & OPTIONAL == 0 => return Err(Notification::unrecognized_well_known_attribute(whole)),
+            None if flags & OPTIONAL == 0 => {
+                return Err(Notification::unrecognized_well_known_attribute(whole));
+            }
             None if flags & TRANSITIVE == 0 => {}
             None => {
                 let flags = flags & !EXTENDED_LENGTH;
@@ -348,7 +350,12 @@ fn sorted<T: Ord>(mut values: Vec<T>) -> Result<Vec<T>, WireError<'static>> {
 }
 
 /// Writes all of `attributes` in order of code, with NEXT_HOP if there is one.
-pub(super) fn write(attributes: &Attributes, next_hop: Option<Ipv4Addr>, session: &Session, out: &mut Vec<u8>) {
+pub(super) fn write(
+    attributes: &Attributes,
+    next_hop: Option<Ipv4Addr>,
+    session: &Session,
+    out: &mut Vec<u8>,
+) {
     origin::write(attributes.origin, out);
     as_path::write(&attributes.as_path, session, out);
     if let Some(addr) = next_hop {

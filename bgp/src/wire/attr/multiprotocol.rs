@@ -68,7 +68,9 @@ fn negotiated(afi: u16, safi: u8, session: &Session) -> Result<Family, Malformed
 fn read_next_hop(family: Family, value: &[u8]) -> Result<NextHop, WireError<'_>> {
     match (family, value.len()) {
         (Family::Ipv4, 4) => all(value, map(octets, |addr| NextHop::V4(Ipv4Addr::from(addr)))),
-        (Family::Ipv6, 16) => all(value, map(octets, |addr| NextHop::V6 { global: addr.into(), link_local: None })),
+        (Family::Ipv6, 16) => {
+            all(value, map(octets, |addr| NextHop::V6 { global: addr.into(), link_local: None }))
+        }
         (Family::Ipv6, 32) => all(
             value,
             map((octets, octets), |(global, second)| {
@@ -79,12 +81,19 @@ fn read_next_hop(family: Family, value: &[u8]) -> Result<NextHop, WireError<'_>>
                 }
             }),
         ),
-        (family, length) => Err(WireError::Value(format!("a next hop of {length} octets does not fit {family}"))),
+        (family, length) => {
+            Err(WireError::Value(format!("a next hop of {length} octets does not fit {family}")))
+        }
     }
 }
 
 /// `next_hop` need not be of the prefixes' family (RFC 8950), `prefixes` must be of one.
-pub(in crate::wire) fn write_reach(family: Family, next_hop: NextHop, prefixes: &[Prefix], out: &mut Vec<u8>) {
+pub(in crate::wire) fn write_reach(
+    family: Family,
+    next_hop: NextHop,
+    prefixes: &[Prefix],
+    out: &mut Vec<u8>,
+) {
     put(OPTIONAL, attribute::MP_REACH_NLRI, out, |out| {
         out.extend(family.afi().to_be_bytes());
         out.push(safi::UNICAST);
@@ -129,7 +138,8 @@ mod tests {
     fn a_second_address_that_is_not_link_local_is_left_out() {
         let global: Ipv6Addr = "fd00::1".parse().unwrap();
         let link_local: Ipv6Addr = "fe80::1".parse().unwrap();
-        for (second, kept) in [(link_local, Some(link_local)), (global, None), (Ipv6Addr::UNSPECIFIED, None)] {
+        for (second, kept) in [(link_local, Some(link_local)), (global, None), (Ipv6Addr::UNSPECIFIED, None)]
+        {
             let value = [global.octets(), second.octets()].concat();
             let expected = NextHop::V6 { global, link_local: kept };
             assert_eq!(read_next_hop(Family::Ipv6, &value), Ok(expected));
@@ -138,7 +148,8 @@ mod tests {
 
     #[test]
     fn a_next_hop_of_another_length_is_refused() {
-        for (family, length) in [(Family::Ipv4, 16), (Family::Ipv6, 4), (Family::Ipv6, 24), (Family::Ipv6, 0)] {
+        for (family, length) in [(Family::Ipv4, 16), (Family::Ipv6, 4), (Family::Ipv6, 24), (Family::Ipv6, 0)]
+        {
             assert!(read_next_hop(family, &vec![1; length]).is_err(), "{family} {length}");
         }
     }

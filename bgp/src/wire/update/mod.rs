@@ -64,7 +64,8 @@ pub(super) fn parse(body: &[u8], session: &Session) -> Result<Update, Notificati
     let (withdrawn_field, attributes_field, nlri_field) =
         fields(body).map_err(|_| Notification::malformed_attribute_list())?;
     let mut withdrawn = Vec::new();
-    nlri::parse(withdrawn_field, Family::Ipv4, &mut withdrawn).ok_or_else(Notification::invalid_network_field)?;
+    nlri::parse(withdrawn_field, Family::Ipv4, &mut withdrawn)
+        .ok_or_else(Notification::invalid_network_field)?;
     let mut prefixes = Vec::new();
     nlri::parse(nlri_field, Family::Ipv4, &mut prefixes).ok_or_else(Notification::invalid_network_field)?;
     let mut draft = attr::parse(attributes_field, session)?;
@@ -159,7 +160,9 @@ fn split(announced: &[Announcement]) -> Result<(Option<Classic<'_>>, Option<Mult
     for announcement in announced {
         match (announcement.next_hop, announcement.family()) {
             (_, None) => {}
-            (NextHop::V4(addr), Some(Family::Ipv4)) if classic.is_none() => classic = Some((addr, announcement)),
+            (NextHop::V4(addr), Some(Family::Ipv4)) if classic.is_none() => {
+                classic = Some((addr, announcement))
+            }
             (_, Some(family)) if multiprotocol.is_none() => multiprotocol = Some((family, announcement)),
             _ => return Err(WriteError::Announcements),
         }

@@ -1,0 +1,26 @@
+//! What a peer's announcement is before the decision: usable or refused. Refused paths are held, so that
+//! a new policy needs no word from the peer.
+
+use super::path::{Refusal, Route};
+use super::peers::Peers;
+use super::{PeerFacts, policy};
+use crate::types::Prefix;
+
+/// What is true of an announcement whatever its prefixes are.
+pub(super) fn loops(route: &Route, facts: &PeerFacts, peers: &Peers) -> Option<Refusal> {
+    let attributes = &route.attributes;
+    if attributes.as_path.contains(peers.asn) {
+        Some(Refusal::AsLoop)
+    } else if attributes.originator_id == Some(peers.router_id) {
+        Some(Refusal::OriginatorLoop)
+    } else if facts.next_hops.contains(&route.next_hop.addr()) {
+        Some(Refusal::OwnNextHop)
+    } else {
+        None
+    }
+}
+
+/// The whole judgement of one prefix, given that of its announcement.
+pub(super) fn refusal(loops: Option<Refusal>, facts: &PeerFacts, prefix: Prefix) -> Option<Refusal> {
+    loops.or_else(|| policy::import(facts, prefix))
+}

@@ -1,0 +1,150 @@
+//! The decision process: RFC 4271, section 9.1.2.2, as a pure function.
+//!
+//! Each step keeps the best of what the steps before it kept; a path that is dropped has lost by that
+//! step. Because a step looks at the whole set, never at two paths alone, the outcome does not depend on
+//! the order of the candidates, MED included.
+//!
+//! | step | keeps | |
+//! |---|---|---|
+//! | 1 | what is originated here | |
+//! | 2 | highest LOCAL_PREF; 100 where there is none | 9.1.1 |
+//! | 3 | shortest AS path | a |
+//! | 4 | lowest ORIGIN | b |
+//! | 5 | lowest MED among those of one neighbouring AS; 0 where there is none | c |
+//! | 6 | external over internal | d |
+//! | – | lowest IGP metric: not known to the speaker, so all are equal | e |
+//! | | *what is left here shares the load: different neighbouring ASes may, path lengths may not* | |
+//! | 7 | lowest router id, or ORIGINATOR_ID | f; RFC 4456, section 9 |
+//! | 8 | shortest CLUSTER_LIST | RFC 4456, section 9 |
+//! | 9 | lowest peer address | g |
+//!
+//! No two peers share an address, so step 9 leaves one.
+
+use std::cmp::Reverse;
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::types::{Asn, RouterId};
+use crate::wire::Origin;
+
+/// LOCAL_PREF of a path that has none.
+pub const DEFAULT_LOCAL_PREF: u32 = 100;
+
+/// What the steps compare.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Not learned at all.
+    pub originated: bool,
+    /// LOCAL_PREF in force.
+    pub local_pref: u32,
+    /// Of the AS path, as [`crate::wire::AsPath::length`] counts.
+    pub path_length: usize,
+    /// ORIGIN.
+    pub origin: Origin,
+    /// The neighbouring AS; none: the path begins in our own.
+    pub neighbour: Option<Asn>,
+    /// MULTI_EXIT_DISC in force.
+    pub med: u32,
+    /// Learned from another AS.
+    pub external: bool,
+    /// ORIGINATOR_ID, or the peer's identifier.
+    pub router_id: RouterId,
+    /// Of the CLUSTER_LIST.
+    pub clusters: usize,
+    /// The peer's address; none: originated here.
+    pub address: Option<IpAddr>,
+}
+
+/// The step a path lost by, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// 1.
+    Originated,
+    /// 2.
+    LocalPref,
+    /// 3.
+    PathLength,
+    /// 4.
+    Origin,
+    /// 5.
+    Med,
+    /// 6.
+    External,
+    /// 7.
+    RouterId,
+    /// 8.
+    ClusterList,
+    /// 9.
+    PeerAddress,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Originated => "lost: the prefix is originated here",
+            Self::LocalPref => "lost: lower local preference",
+            Self::PathLength => "lost: longer AS path",
+            Self::Origin => "lost: worse origin",
+            Self::Med => "lost: higher MED from the same neighbouring AS",
+            Self::External => "lost: internal, and there is an external one",
+            Self::RouterId => "lost: higher router id",
+            Self::ClusterList => "lost: longer cluster list",
+            Self::PeerAddress => "lost: higher peer address",
+        })
+    }
+}
+
+/// What became of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The one that is announced.
+    Best,
+    /// As good as the best down to step 6.
+    Multipath,
+    /// It lost by this step.
+    Lost(Reason),
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Best => f.write_str("best"),
+            Self::Multipath => f.write_str("multipath"),
+            Self::Lost(reason) => reason.fmt(f),
+        }
+    }
+}
+
+/// Ranks `candidates`: their indices with their verdicts, the best first, then those that share its load,
+/// then the losers, the later they lost the earlier; by peer address among equals.
+pub fn decide(candidates: &[Candidate]) -> Vec<(usize, Verdict)> {
+    let mut left: Vec<usize> = (0..candidates.len()).collect();
+    let mut lost: Vec<(Reason, usize)> = Vec::new();
+    let mut step = |reason: Reason, keep: &dyn Fn(&[usize], &Candidate) -> bool| {
+        let before = left.clone();
+        left.retain(|&i| keep(&before, &candidates[i]));
+        lost.extend(before.into_iter().filter(|i| !left.contains(i)).map(|i| (reason, i)));
+    };
+    let best = |left: &[usize], key: &dyn Fn(&Candidate) -> u128, one: &Candidate| {
+        left.iter().all(|&i| key(one) <= key(&candidates[i]))
+    };
+
+    step(Reason::Originated, &|left, one| best(left, &|c| u128::from(!c.originated), one));
+    step(Reason::LocalPref, &|left, one| best(left, &|c| u128::from(u32::MAX - c.local_pref), one));
+    step(Reason::PathLength, &|left, one| best(left, &|c| c.path_length as u128, one));
+    step(Reason::Origin, &|left, one| best(left, &|c| c.origin as u128, one));
+    step(Reason::Med, &|left, one| {
+        left.iter().all(|&i| candidates[i].neighbour != one.neighbour || one.med <= candidates[i].med)
+    });
+    step(Reason::External, &|left, one| best(left, &|c| u128::from(!c.external), one));
+    step(Reason::RouterId, &|left, one| best(left, &|c| c.router_id.0.to_bits().into(), one));
+    step(Reason::ClusterList, &|left, one| best(left, &|c| c.clusters as u128, one));
+    step(Reason::PeerAddress, &|left, one| left.iter().all(|&i| one.address <= candidates[i].address));
+
+    lost.sort_by_key(|&(reason, i)| (Reverse(reason), candidates[i].address));
+    let winner = left.into_iter().map(|i| (i, Verdict::Best));
+    let losers = lost.into_iter().map(|(reason, i)| {
+        (i, if reason >= Reason::RouterId { Verdict::Multipath } else { Verdict::Lost(reason) })
+    });
+    winner.chain(losers).collect()
+}

@@ -1,0 +1,140 @@
+//! All paths to one prefix, the best first.
+
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+
+use super::decision::{self, Verdict};
+use super::path::{Path, PeerId};
+use super::peers::Peers;
+
+/// Twenty-four octets, without a heap of its own for the one path most destinations have.
+#[derive(Debug, Default)]
+pub(super) struct Destination {
+    pub(super) paths: Paths,
+    pub(super) listed: Listed,
+}
+
+/// Whether a destination is among those to be looked at when changes are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Listed {
+    #[default]
+    No,
+    /// To be removed, should it still have no path then; there is nothing to tell.
+    ToSweep,
+    /// Its next hops are other than its watchers know.
+    ToTell,
+}
+
+#[derive(Debug, Default)]
+pub(super) enum Paths {
+    #[default]
+    None,
+    One(Path),
+    Many(Box<Ranked>),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Ranked {
+    /// Usable ones first, as the decision ranks them.
+    paths: Vec<Path>,
+    /// How many of the first share the load.
+    equal: usize,
+}
+
+impl Paths {
+    pub(super) fn all(&self) -> &[Path] {
+        match self {
+            Self::None => &[],
+            Self::One(path) => std::slice::from_ref(path),
+            Self::Many(ranked) => &ranked.paths,
+        }
+    }
+
+    /// What is announced.
+    pub(super) fn best(&self) -> Option<&Path> {
+        self.all().first().filter(|path| path.refusal.is_none())
+    }
+
+    pub(super) fn from(&self, source: Option<PeerId>) -> Option<&Path> {
+        self.all().iter().find(|path| path.source == source)
+    }
+
+    /// Next hops of the best and its equals, sorted; none where the prefix is originated here.
+    pub(super) fn next_hops(&self) -> SmallVec<[IpAddr; 1]> {
+        let equal = match self {
+            Self::Many(ranked) => &ranked.paths[..ranked.equal],
+            _ => self.best().map_or(&[][..], std::slice::from_ref),
+        };
+        let learned = equal.iter().filter(|path| path.source.is_some());
+        let mut hops: SmallVec<_> = learned.map(|path| path.route.next_hop.addr()).collect();
+        if hops.len() > 1 {
+            hops.sort_unstable();
+            hops.dedup();
+        }
+        hops
+    }
+
+    /// Puts `path` in the place of its source's last one.
+    pub(super) fn set(&mut self, path: Path, peers: &Peers) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(path),
+            Self::One(other) if other.source == path.source => Self::One(path),
+            Self::One(other) => Ranked::of(vec![other, path], peers),
+            Self::Many(mut ranked) => {
+                ranked.paths.retain(|other| other.source != path.source);
+                ranked.paths.push(path);
+                Ranked::of(ranked.paths, peers)
+            }
+        };
+    }
+
+    pub(super) fn remove(&mut self, source: Option<PeerId>, peers: &Peers) {
+        *self = match std::mem::take(self) {
+            Self::One(path) if path.source == source => Self::None,
+            Self::Many(mut ranked) => {
+                ranked.paths.retain(|path| path.source != source);
+                Ranked::of(ranked.paths, peers)
+            }
+            other => other,
+        };
+    }
+
+    /// All paths with what became of each, in words.
+    pub(super) fn verdicts(&self, peers: &Peers) -> Vec<(&Path, String)> {
+        let usable: Vec<_> = self.all().iter().filter(|path| path.refusal.is_none()).collect();
+        let candidates: Vec<_> = usable.iter().map(|path| peers.candidate(path)).collect();
+        let ranked =
+            decision::decide(&candidates).into_iter().map(|(i, verdict)| (usable[i], verdict.to_string()));
+        let refused = self.all().iter().filter_map(|path| Some((path, path.refusal?.to_string())));
+        ranked.chain(refused).collect()
+    }
+}
+
+impl Ranked {
+    /// Ranks what is left.
+    fn of(mut paths: Vec<Path>, peers: &Peers) -> Paths {
+        if paths.len() < 2 {
+            return paths.pop().map_or(Paths::None, Paths::One);
+        }
+        let (usable, mut refused): (Vec<_>, Vec<_>) =
+            paths.into_iter().partition(|path| path.refusal.is_none());
+        refused.sort_by_key(|path| path.source);
+        let candidates: Vec<_> = usable.iter().map(|path| peers.candidate(path)).collect();
+        let order = decision::decide(&candidates);
+        let equal = order.iter().take_while(|(_, verdict)| !matches!(verdict, Verdict::Lost(_))).count();
+        let paths = order.iter().map(|(i, _)| usable[*i].clone()).chain(refused).collect();
+        Paths::Many(Box::new(Self { paths, equal }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_stays_small() {
+        assert_eq!(size_of::<Paths>(), 16);
+        assert_eq!(size_of::<Destination>(), 24);
+    }
+}

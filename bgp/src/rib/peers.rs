@@ -1,0 +1,43 @@
+//! Who we are and whom we speak with: what every judgement about a path needs.
+
+use std::collections::BTreeMap;
+
+use super::PeerFacts;
+use super::decision::{Candidate, DEFAULT_LOCAL_PREF};
+use super::path::{Path, PeerId};
+use crate::types::{Asn, RouterId};
+
+#[derive(Debug)]
+pub(super) struct Peers {
+    pub(super) asn: Asn,
+    pub(super) router_id: RouterId,
+    pub(super) facts: BTreeMap<PeerId, PeerFacts>,
+}
+
+impl Peers {
+    /// Whom a path came from; none: originated here.
+    pub(super) fn source(&self, path: &Path) -> Option<&PeerFacts> {
+        self.facts.get(&path.source?)
+    }
+
+    /// What the decision process compares of a path.
+    pub(super) fn candidate(&self, path: &Path) -> Candidate {
+        let attributes = &path.route.attributes;
+        let source = self.source(path);
+        Candidate {
+            originated: path.source.is_none(),
+            local_pref: attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF),
+            path_length: attributes.as_path.length(),
+            origin: attributes.origin,
+            neighbour: attributes.as_path.neighbour(),
+            med: attributes.med.unwrap_or(0),
+            external: source.is_some_and(|facts| facts.session.ebgp),
+            router_id: attributes
+                .originator_id
+                .or(source.map(|facts| facts.router_id))
+                .unwrap_or(self.router_id),
+            clusters: attributes.cluster_list.len(),
+            address: source.map(|facts| facts.address),
+        }
+    }
+}
