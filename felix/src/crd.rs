@@ -1,7 +1,8 @@
 //! The custom resources that say how nodes peer, and what nodes say of themselves.
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
-use kube::CustomResource;
+use kube::{CustomResource, CustomResourceExt, ResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
     group = "manx.io",
     version = "v1alpha1",
     kind = "BGPConfiguration",
+    doc = "How this cluster speaks BGP. The object named `default` counts.",
     plural = "bgpconfigurations",
     shortname = "bgpconfig",
     status = "AcceptedStatus",
@@ -43,6 +45,7 @@ pub struct BGPConfigurationSpec {
     group = "manx.io",
     version = "v1alpha1",
     kind = "BGPPeer",
+    doc = "A neighbour outside the mesh: a top-of-rack switch, a route reflector, another speaker.",
     plural = "bgppeers",
     status = "AcceptedStatus",
     category = "manx",
@@ -84,6 +87,7 @@ pub struct AcceptedStatus {
     group = "manx.io",
     version = "v1alpha1",
     kind = "NodeStatus",
+    doc = "What a node's agent sees; written by it.",
     plural = "nodestatuses",
     status = "NodeStatusStatus",
     category = "manx",
@@ -136,6 +140,19 @@ pub struct SessionStatus {
     /// Why it is not up, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// Every CustomResourceDefinition of Manx, those of [`manx_ipam::crd`] too, in order of name.
+pub fn all() -> Vec<CustomResourceDefinition> {
+    let mut all = vec![
+        manx_ipam::crd::IPPool::crd(),
+        manx_ipam::crd::IPAMBlock::crd(),
+        BGPConfiguration::crd(),
+        BGPPeer::crd(),
+        NodeStatus::crd(),
+    ];
+    all.sort_by_key(ResourceExt::name_any);
+    all
 }
 
 fn default_asn() -> u32 {

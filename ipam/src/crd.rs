@@ -1,18 +1,19 @@
 //! The custom resources: what an operator writes and what Manx answers.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
-use kube::CustomResource;
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A range of pod addresses, cut into blocks that nodes own.
 ///
 /// A cluster with both families has (at least) one pool of each.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "manx.io",
     version = "v1alpha1",
     kind = "IPPool",
+    doc = "A range of pod addresses, cut into blocks that nodes own.",
     plural = "ippools",
     shortname = "pool",
     derive = "PartialEq",
@@ -25,13 +26,18 @@ use serde::{Deserialize, Serialize};
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#
 )]
+#[x_kube(validation = Rule::new("has(self.blockSize) == has(oldSelf.blockSize) && \
+    (!has(self.blockSize) || self.blockSize == oldSelf.blockSize)")
+    .message("blockSize cannot be changed: blocks of two sizes would overlap"))]
 #[serde(rename_all = "camelCase")]
 pub struct IPPoolSpec {
     /// The range, as `10.244.0.0/16` or `fd00:10:244::/48`, without host bits. Cannot be changed.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("cidr cannot be changed: pods have addresses of it"))]
     pub cidr: String,
     /// Length of the blocks nodes own: 20–32 in an IPv4 pool (26 unless set), 116–128 in an IPv6 pool
     /// (122 unless set), and not shorter than the pool's own. Cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 20, max = 128))]
     pub block_size: Option<u8>,
     /// Nodes that may own blocks of this pool; all of them unless set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,11 +68,12 @@ pub struct IPPoolStatus {
 /// A block of addresses and the node that owns it.
 ///
 /// Made by the owner; its name is its CIDR, so a second owner cannot exist. Not to be edited.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "manx.io",
     version = "v1alpha1",
     kind = "IPAMBlock",
+    doc = "A block of addresses and the node that owns it. Made by that node; not to be edited.",
     plural = "ipamblocks",
     shortname = "block",
     derive = "PartialEq",
@@ -78,6 +85,7 @@ pub struct IPPoolStatus {
     printcolumn = r#"{"name":"Used","type":"integer","jsonPath":".status.used"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
+#[x_kube(validation = Rule::new("self == oldSelf").message("a block cannot be changed: delete it"))]
 #[serde(rename_all = "camelCase")]
 pub struct IPAMBlockSpec {
     /// The block, as `10.244.3.64/26`.

@@ -1,6 +1,8 @@
 //! Several nodes claim blocks of one small pool through a store that fails: no block has two owners, none is lost,
 //! and a node hears "full" only when the pool is.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, too, fail by panic
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use manx_ipam::claim::{Claim, ClaimError, Taken, claim};

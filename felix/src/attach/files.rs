@@ -1,9 +1,5 @@
-//! What the agent remembers of attachments over a restart: one JSON file each.
-//!
-//! ```text
-//!   <state-dir>/attachments/<host ifname>.json   written by the agent: an [`Attachment`]
-//!   <state-dir>/released/*.json                  written by the plugin on a DEL while the agent was down: a key
-//! ```
+//! What the agent remembers of attachments over a restart: one JSON file each, `<state-dir>/attachments/<name of the
+//! host's end>.json`. What was deleted while the agent was down is noted by the plugin: see [`manx_cni::released`].
 //!
 //! The directory lies under `/run` and dies with the boot, as the containers do. A file is replaced by rename, so a
 //! reader sees the old one or the new one; nothing is synced to a disk, since nothing need outlive a power cut.
@@ -15,7 +11,6 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use manx_cni::protocol::{AttachmentKey, PodRef, host_ifname};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// One attachment as it is kept in its file.
@@ -38,7 +33,7 @@ pub struct Attachment {
 
 /// How far an attachment got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "phase", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[serde(tag = "is", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Phase {
     /// Addresses are taken; the plugin is making the veth. Found at a restart: the plugin's connection is gone, undo.
     Allocated,
@@ -62,22 +57,17 @@ pub struct Loaded {
 
 /// The directory of attachments.
 #[derive(Clone, Debug)]
-pub struct Files {
-    attachments: PathBuf,
-    released: PathBuf,
-}
+pub struct Files(PathBuf);
 
 impl Files {
-    /// Opens the state directory and makes what is missing of it, for its owner only.
+    /// Opens the directory of attachments under the state directory; made, for its owner only, if missing.
     ///
     /// # Errors
-    /// When a directory cannot be made.
+    /// When it cannot be made.
     pub fn open(state_dir: &Path) -> io::Result<Self> {
-        let files = Self { attachments: state_dir.join("attachments"), released: state_dir.join("released") };
-        for directory in [&files.attachments, &files.released] {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        }
-        Ok(files)
+        let directory = state_dir.join("attachments");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        Ok(Self(directory))
     }
 
     /// Writes an attachment's file, or replaces it.
@@ -85,7 +75,7 @@ impl Files {
     /// # Errors
     /// The file system's; then the old file is still there.
     pub fn save(&self, attachment: &Attachment) -> io::Result<()> {
-        let path = file_of(&self.attachments, &attachment.key);
+        let path = self.file_of(&attachment.key);
         let fresh = path.with_extension("new");
         let mut file =
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
@@ -98,7 +88,10 @@ impl Files {
     /// # Errors
     /// The file system's.
     pub fn remove(&self, key: &AttachmentKey) -> io::Result<()> {
-        remove_if_there(&file_of(&self.attachments, key))
+        match fs::remove_file(self.file_of(key)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Reads every attachment back. What cannot be understood is moved aside and told.
@@ -107,9 +100,9 @@ impl Files {
     /// When the directory cannot be read.
     pub fn load(&self) -> io::Result<Loaded> {
         let mut loaded = Loaded::default();
-        for path in json_files(&self.attachments)? {
-            match read::<Attachment>(&path) {
-                Ok(attachment) if file_of(&self.attachments, &attachment.key) == path => {
+        for path in json_files(&self.0)? {
+            match read(&path) {
+                Ok(attachment) if self.file_of(&attachment.key) == path => {
                     loaded.attachments.push(attachment);
                 }
                 Ok(attachment) => {
@@ -123,60 +116,8 @@ impl Files {
         Ok(loaded)
     }
 
-    /// What was deleted while the agent was down, in order of key. Their veths are gone: free what they held, then
-    /// [`Released::forget`]. A plugin that finds no agent may leave a note just after this was read: read again
-    /// from time to time.
-    ///
-    /// # Errors
-    /// When the directory cannot be read.
-    pub fn released(&self) -> io::Result<Notes> {
-        let mut notes = Notes::default();
-        for path in json_files(&self.released)? {
-            match read::<AttachmentKey>(&path) {
-                Ok(key) => notes.released.push(Released { key, path }),
-                Err(error) => notes.set_aside.push(set_aside(&path, &error.to_string())),
-            }
-        }
-        notes.released.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(notes)
-    }
-}
-
-/// The notes plugins left.
-#[derive(Debug, Default)]
-pub struct Notes {
-    /// In order of key.
-    pub released: Vec<Released>,
-    /// Notes that could not be understood, in words; they were moved aside, to `<name>.bad`.
-    pub set_aside: Vec<String>,
-}
-
-/// The note of one deletion.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Released {
-    /// Whose interface went.
-    pub key: AttachmentKey,
-    path: PathBuf,
-}
-
-impl Released {
-    /// Removes the note, once it has been honoured.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub fn forget(&self) -> io::Result<()> {
-        remove_if_there(&self.path)
-    }
-}
-
-fn file_of(directory: &Path, key: &AttachmentKey) -> PathBuf {
-    directory.join(format!("{}.json", host_ifname(key)))
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    fn file_of(&self, key: &AttachmentKey) -> PathBuf {
+        self.0.join(host_ifname(key)).with_extension("json")
     }
 }
 
@@ -192,7 +133,7 @@ fn json_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+fn read(path: &Path) -> io::Result<Attachment> {
     serde_json::from_slice(&fs::read(path)?).map_err(io::Error::from)
 }
 
@@ -202,5 +143,95 @@ fn set_aside(path: &Path, reason: &str) -> String {
     match fs::rename(path, &aside) {
         Ok(()) => format!("{} cannot be used ({reason}): moved to {}", path.display(), aside.display()),
         Err(error) => format!("{} cannot be used ({reason}), nor moved aside: {error}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment(container: &str) -> Attachment {
+        let key = AttachmentKey { container_id: container.to_owned(), ifname: "eth0".to_owned() };
+        Attachment {
+            host_ifname: host_ifname(&key),
+            key,
+            pod: PodRef { namespace: "default".to_owned(), name: "web".to_owned(), uid: "u1".to_owned() },
+            netns: "/run/netns/web".to_owned(),
+            addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            phase: Phase::Allocated,
+        }
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_in_order_and_gone_once_removed() {
+        let state = tempfile::tempdir().unwrap();
+        let files = Files::open(state.path()).unwrap();
+        let (a, b) = (attachment("a"), attachment("b"));
+        files.save(&b).unwrap();
+        files.save(&a).unwrap();
+        let attached = Attachment {
+            phase: Phase::Attached { pod_mac: [2, 0, 0, 0, 0, 1], host_ifindex: 7 },
+            ..a.clone()
+        };
+        files.save(&attached).unwrap();
+
+        let loaded = Files::open(state.path()).unwrap().load().unwrap();
+        assert_eq!(loaded.attachments, [attached, b.clone()]);
+        assert_eq!(loaded.set_aside, Vec::<String>::new());
+
+        files.remove(&a.key).unwrap();
+        files.remove(&a.key).unwrap();
+        assert_eq!(files.load().unwrap().attachments, [b]);
+    }
+
+    #[test]
+    fn only_their_owner_can_read_attachments() {
+        use std::os::unix::fs::PermissionsExt;
+        let state = tempfile::tempdir().unwrap();
+        let files = Files::open(state.path()).unwrap();
+        files.save(&attachment("a")).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&files.0), 0o700);
+        assert_eq!(mode(&files.file_of(&attachment("a").key)), 0o600);
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_moved_aside_and_said() {
+        let state = tempfile::tempdir().unwrap();
+        let files = Files::open(state.path()).unwrap();
+        files.save(&attachment("a")).unwrap();
+        fs::write(files.0.join("torn.json"), "{\"key\":").unwrap();
+        // As a copy by hand would leave it: two files would hold one attachment.
+        fs::copy(files.file_of(&attachment("a").key), files.0.join("copy.json")).unwrap();
+        // As a kill between write and rename leaves it.
+        fs::write(files.0.join("half.new"), "{").unwrap();
+
+        let loaded = files.load().unwrap();
+        assert_eq!(loaded.attachments, [attachment("a")]);
+        assert_eq!(loaded.set_aside.len(), 2, "{:?}", loaded.set_aside);
+        assert!(loaded.set_aside[0].contains("copy.json cannot be used (it holds"), "{:?}", loaded.set_aside);
+        assert!(
+            loaded.set_aside[1].contains("torn.json cannot be used (EOF while parsing"),
+            "{:?}",
+            loaded.set_aside
+        );
+        assert!(files.0.join("torn.bad").exists());
+        assert!(files.load().unwrap().set_aside.is_empty(), "said once");
+    }
+
+    #[test]
+    fn a_file_is_json_a_person_can_read() {
+        let text = serde_json::to_value(attachment("a")).unwrap();
+        assert_eq!(
+            text,
+            serde_json::json!({
+                "key": {"containerId": "a", "ifname": "eth0"},
+                "pod": {"namespace": "default", "name": "web", "uid": "u1"},
+                "netns": "/run/netns/web",
+                "addresses": ["10.0.0.1", "fd00::1"],
+                "hostIfname": host_ifname(&attachment("a").key),
+                "phase": {"is": "allocated"},
+            })
+        );
     }
 }

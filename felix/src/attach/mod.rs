@@ -15,6 +15,7 @@ pub mod files;
 mod server;
 
 use manx_cni::protocol::{Attach, AttachmentKey, PodRef, Reply};
+use manx_cni::spec::code;
 use tokio::sync::oneshot;
 
 pub use server::{ListenError, Listener, listen, serve};
@@ -81,7 +82,7 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message} ({details})")]
 pub struct Refusal {
-    /// A CNI error code: [`Refusal::TRY_AGAIN`], or one of our own from 100 on.
+    /// A CNI error code: of [`manx_cni::spec::code`], or one of those below.
     pub code: u32,
     /// What was wrong.
     pub message: String,
@@ -90,18 +91,14 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// The CNI specification's "try again later".
-    pub const TRY_AGAIN: u32 = 11;
     /// Ours: the key has a complete attachment.
-    pub const ALREADY_ATTACHED: u32 = 100;
-    /// Ours: what was sent does not follow the protocol.
-    pub const PROTOCOL: u32 = 101;
+    pub const ALREADY_ATTACHED: u32 = 110;
     /// Ours: the caller is neither root nor the agent's own user.
-    pub const FORBIDDEN: u32 = 102;
+    pub const FORBIDDEN: u32 = 111;
 
     /// The runtime may retry as it is.
     pub fn try_again(message: impl Into<String>, details: impl Into<String>) -> Self {
-        Self { code: Self::TRY_AGAIN, message: message.into(), details: details.into() }
+        Self { code: code::TRY_AGAIN, message: message.into(), details: details.into() }
     }
 
     /// A second ADD without a DEL between: the CNI specification forbids runtimes to do that.
@@ -118,7 +115,7 @@ impl Refusal {
 
     fn protocol(message: impl Into<String>) -> Self {
         Self {
-            code: Self::PROTOCOL,
+            code: code::PROTOCOL,
             message: message.into(),
             details: "the manx plugin and the manx-felix agent must be of one version".to_owned(),
         }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use futures::{SinkExt, StreamExt};
 use manx_cni::protocol::{AttachmentKey, MAX_FRAME, PodRef, Reply, Request, VERSION};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use super::{Attempt, Command, Refusal};
@@ -21,11 +21,14 @@ use super::{Attempt, Command, Refusal};
 /// For the first frame of a connection, and for each frame we write.
 const FRAME_DEADLINE: Duration = Duration::from_secs(5);
 
-/// For the agent to answer a command.
-const AGENT_DEADLINE: Duration = Duration::from_secs(30);
+/// For the agent to answer a command; shorter than the plugin's own patience, so that it hears why.
+const AGENT_DEADLINE: Duration = Duration::from_secs(15);
 
 /// For the plugin to make the veth.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Before the next try to accept a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections served at once; more wait in the kernel's backlog. A kubelet starts pods of all its 110 (by default)
 /// at once after a reboot.
@@ -35,8 +38,8 @@ const CONNECTIONS: usize = 256;
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
-    /// Ourselves: may speak, besides root.
-    uid: u32,
+    /// User ids that may speak: root and our own.
+    callers: [u32; 2],
 }
 
 /// Why the agent cannot listen.
@@ -45,6 +48,9 @@ pub enum ListenError {
     /// Another agent is alive.
     #[error("{0} is answered by another process: only one agent can run on a node")]
     InUse(PathBuf),
+    /// Something else lies there.
+    #[error("{0} is there and is not a socket: name another path, or remove it")]
+    NotASocket(PathBuf),
     /// The file system's answer.
     #[error("listening on {path}: {source}")]
     Io {
@@ -58,12 +64,22 @@ pub enum ListenError {
 /// Listens on a unix socket that only root and our own user can open. What a killed agent left is replaced.
 ///
 /// # Errors
-/// [`ListenError::InUse`] when somebody listens there already, otherwise the file system's answer.
+/// [`ListenError::InUse`] when somebody listens there already, [`ListenError::NotASocket`] when it would take the
+/// place of a file, otherwise the file system's answer.
 pub async fn listen(path: &Path) -> Result<Listener, ListenError> {
-    if UnixStream::connect(path).await.is_ok() {
-        return Err(ListenError::InUse(path.to_owned()));
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(ListenError::NotASocket(path.to_owned()));
+        }
+        _ => {}
     }
-    bind(path).map_err(|source| ListenError::Io { path: path.to_owned(), source })
+    let failed = |source| ListenError::Io { path: path.to_owned(), source };
+    match UnixStream::connect(path).await.map_err(|error| (error.kind(), error)) {
+        // Its backlog may be full; it lives all the same.
+        Ok(_) | Err((io::ErrorKind::WouldBlock, _)) => Err(ListenError::InUse(path.to_owned())),
+        Err((io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused, _)) => bind(path).map_err(failed),
+        Err((_, error)) => Err(failed(error)),
+    }
 }
 
 /// Binds beside the path and renames, so that nobody sees the socket before its permissions are set, and a plugin
@@ -79,28 +95,34 @@ fn bind(path: &Path) -> io::Result<Listener> {
     }
     let socket = UnixListener::bind(&fresh)?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
-    let uid = fs::metadata(&fresh)?.uid();
+    let own = fs::metadata(&fresh)?.uid();
     fs::rename(&fresh, path)?;
-    Ok(Listener { socket, uid })
+    Ok(Listener { socket, callers: [0, own] })
 }
 
 /// Serves plugins until the receiver of `commands` is dropped.
-///
-/// # Errors
-/// When the socket can no longer accept.
-pub async fn serve(listener: Listener, commands: mpsc::Sender<Command>) -> io::Result<()> {
+pub async fn serve(listener: Listener, commands: mpsc::Sender<Command>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let attempts = Arc::new(AtomicU64::new(1));
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return Ok(()) };
-        let stream = tokio::select! {
-            accepted = listener.socket.accept() => accepted?.0,
-            () = commands.closed() => return Ok(()),
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.socket.accept() => accepted,
+            () = commands.closed() => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, mostly: that passes when other connections end.
+                tracing::warn!(%error, "cannot accept a plugin's connection");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
         };
         let connection = Connection::new(stream, commands.clone());
-        let (uid, attempts) = (listener.uid, attempts.clone());
+        let (callers, attempts) = (listener.callers, attempts.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection.serve(uid, &attempts).await {
+            if let Err(error) = connection.serve(callers, &attempts).await {
                 tracing::warn!(%error, "a plugin's connection ended early");
             }
             drop(slot);
@@ -119,9 +141,9 @@ impl Connection {
         Self { frames: Framed::new(stream, codec), commands }
     }
 
-    async fn serve(mut self, own_uid: u32, attempts: &AtomicU64) -> io::Result<()> {
+    async fn serve(mut self, callers: [u32; 2], attempts: &AtomicU64) -> io::Result<()> {
         let caller = self.frames.get_ref().peer_cred()?.uid();
-        if caller != 0 && caller != own_uid {
+        if !callers.contains(&caller) {
             let message = format!("user {caller} may not speak to the agent");
             let details = "the plugin must run as root, as container runtimes run it".to_owned();
             return self.say(Refusal { code: Refusal::FORBIDDEN, message, details }.into()).await;
@@ -164,12 +186,7 @@ impl Connection {
         netns: String,
     ) -> io::Result<()> {
         let result = self.add_steps(attempt, key.clone(), pod, netns).await;
-        let undo = match &result {
-            Ok(Added::Refused) => false,
-            Ok(Added::Programmed) => false,
-            Ok(Added::Undo) | Err(_) => true,
-        };
-        if undo {
+        if !matches!(result, Ok(Added::Refused | Added::Programmed)) {
             // Without a deadline: this must not be lost, and it ends when the agent takes it or goes.
             let _ = self.commands.send(Command::Abort { attempt, key }).await;
         }
@@ -245,3 +262,6 @@ enum Added {
     /// The agent may hold something.
     Undo,
 }
+
+#[cfg(test)]
+mod tests;

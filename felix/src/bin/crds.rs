@@ -1,2 +1,97 @@
-//! stub
-fn main() {}
+//! `crds`: writes the CustomResourceDefinitions, which are generated from the Rust types, as YAML.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Parser;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use manx_felix::crd;
+
+/// Prints the CustomResourceDefinitions of Manx as YAML: `crds | kubectl apply -f -`.
+#[derive(Parser)]
+struct Args {
+    /// Write one file each, `<group>_<plural>.yaml`, into this directory instead.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    for crd in crd::all() {
+        let text = yaml(&crd)?;
+        match &args.dir {
+            None => write!(io::stdout(), "---\n{text}")?,
+            Some(directory) => {
+                let path = directory.join(file_name(&crd));
+                fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn file_name(crd: &CustomResourceDefinition) -> String {
+    format!("{}_{}.yaml", crd.spec.group, crd.spec.names.plural)
+}
+
+fn yaml(crd: &CustomResourceDefinition) -> anyhow::Result<String> {
+    let body = serde_saphyr::to_string(crd)?;
+    Ok(format!("# Generated from the Rust types by `crds --dir deploy/crds`: do not edit.\n{body}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_files_in_deploy_are_those_of_the_types() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds");
+        let checked_in: BTreeMap<String, String> = fs::read_dir(&directory)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| {
+                (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap())
+            })
+            .collect();
+        let generated: BTreeMap<String, String> =
+            crd::all().iter().map(|crd| (file_name(crd), yaml(crd).unwrap())).collect();
+        assert!(
+            checked_in == generated,
+            "deploy/crds is stale: run `cargo run -p manx-felix --bin crds -- --dir deploy/crds`"
+        );
+    }
+
+    #[test]
+    fn what_is_written_reads_as_what_was_meant() {
+        for crd in crd::all() {
+            let read: CustomResourceDefinition = serde_saphyr::from_str(&yaml(&crd).unwrap()).unwrap();
+            assert_eq!(read, crd);
+        }
+    }
+
+    #[test]
+    fn every_field_is_explained() {
+        fn unexplained(path: &str, schema: &serde_json::Value, found: &mut Vec<String>) {
+            let Some(fields) = schema["properties"].as_object() else { return };
+            for (name, field) in fields {
+                let path = format!("{path}.{name}");
+                if !field["description"].is_string() && name != "spec" {
+                    found.push(path.clone());
+                }
+                unexplained(&path, field, found);
+                unexplained(&path, &field["items"], found);
+            }
+        }
+        let mut found = Vec::new();
+        for crd in crd::all() {
+            let schema = serde_json::to_value(&crd.spec.versions[0].schema).unwrap();
+            unexplained(&crd.spec.names.kind, &schema["openAPIV3Schema"], &mut found);
+        }
+        assert_eq!(found, Vec::<String>::new());
+    }
+}
