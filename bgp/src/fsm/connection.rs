@@ -64,8 +64,12 @@ impl Opened {
     pub(super) fn confirm(self, jitter: &mut Jitter, now: Instant, out: &mut Vec<Action>) -> Connection {
         out.push(Action::Negotiated(self.role, self.negotiated.clone()));
         out.push(Action::Send(self.role, Message::Keepalive));
-        let mut connection =
-            Connection { role: self.role, state: State::OpenConfirm(self.negotiated), timers: TimerTable::default(), since: now };
+        let mut connection = Connection {
+            role: self.role,
+            state: State::OpenConfirm(self.negotiated),
+            timers: TimerTable::default(),
+            since: now,
+        };
         connection.restart_hold(now);
         connection.restart_keepalive(jitter, now);
         connection

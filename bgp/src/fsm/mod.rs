@@ -146,7 +146,9 @@ impl Cause {
             Self::Connect(_) | Self::Lost(_) | Self::Received(_) => None,
             Self::Malformed(notification) | Self::Stopped(notification) => Some(notification.clone()),
             Self::Refused(refusal) => Some(refusal.notification.clone()),
-            Self::Unexpected(kind, SessionState::OpenSent) => Some(Notification::unexpected_in_open_sent(*kind)),
+            Self::Unexpected(kind, SessionState::OpenSent) => {
+                Some(Notification::unexpected_in_open_sent(*kind))
+            }
             Self::Unexpected(kind, SessionState::OpenConfirm) => {
                 Some(Notification::unexpected_in_open_confirm(*kind))
             }

@@ -68,11 +68,13 @@ impl Local {
         }
         let ebgp = theirs.asn != self.asn;
         if !ebgp && theirs.router_id == self.router_id {
-            let why = format!("peer has our own BGP Identifier {}; each speaker needs its own", self.router_id);
+            let why =
+                format!("peer has our own BGP Identifier {}; each speaker needs its own", self.router_id);
             return Err(Refusal { notification: Notification::bad_bgp_identifier(), why });
         }
         let offered = offered_families(theirs);
-        let families: Vec<_> = self.families.iter().copied().filter(|family| offered.contains(family)).collect();
+        let families: Vec<_> =
+            self.families.iter().copied().filter(|family| offered.contains(family)).collect();
         if families.is_empty() {
             let wanted: Vec<_> = self.families.iter().copied().map(Capability::Multiprotocol).collect();
             let why = format!("peer speaks {}, we offer {}", list(&offered), list(&self.families));

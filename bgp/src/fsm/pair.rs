@@ -26,7 +26,6 @@ enum Delivery {
 
 pub(super) struct Pair {
     pub(super) now: Instant,
-    pub(super) start: Instant,
     pub(super) peers: [Peer; 2],
     /// Whether the side accepts TCP connections at all.
     pub(super) listening: [bool; 2],
@@ -68,7 +67,6 @@ impl Pair {
         let now = Instant::now();
         Self {
             now,
-            start: now,
             peers: [Peer::new(left, 1, now), Peer::new(right, 2, now)],
             listening: [true; 2],
             connected: true,

@@ -91,7 +91,10 @@ impl Peer {
                 }
             }
             // The caller drops the outcome of a call it was told to give up.
-            (Phase::Stopped | Phase::IdleHold | Phase::Active, Event::Connected | Event::ConnectFailed(_)) => {}
+            (
+                Phase::Stopped | Phase::IdleHold | Phase::Active,
+                Event::Connected | Event::ConnectFailed(_),
+            ) => {}
 
             (_, Event::Tick) => self.tick(now, &mut out),
 
@@ -284,7 +287,14 @@ impl Peer {
     }
 
     /// The end of a connection already taken out of its slot.
-    fn end(&mut self, role: Role, cause: &Cause, up_since: Option<Instant>, now: Instant, out: &mut Vec<Action>) {
+    fn end(
+        &mut self,
+        role: Role,
+        cause: &Cause,
+        up_since: Option<Instant>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
         if let Some(notification) = cause.notification() {
             out.push(Action::Send(role, Message::Notification(notification)));
         }

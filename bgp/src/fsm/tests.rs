@@ -61,7 +61,8 @@ fn with_equal_identifiers_the_call_of_the_larger_as_stays() {
 #[test]
 fn an_established_session_wins_over_a_later_call_whatever_the_identifiers() {
     for (left, right) in [(1, 2), (2, 1)] {
-        let mut pair = Pair::new(local(64512, left, 64512), Local { passive: true, ..local(64512, right, 64512) });
+        let mut pair =
+            Pair::new(local(64512, left, 64512), Local { passive: true, ..local(64512, right, 64512) });
         pair.start_both();
         assert!(pair.run_until(SECOND, Pair::both_up));
         // The right side calls as well, as a neighbour may that is not Passive after all.

@@ -41,7 +41,8 @@ impl TimerTable {
 
     /// Takes one timer that has run out at `now`, in the order of [`Timer`].
     pub fn take_expired(&mut self, now: Instant) -> Option<Timer> {
-        let timer = Timer::ALL.into_iter().find(|timer| self.0[*timer as usize].is_some_and(|at| at <= now))?;
+        let timer =
+            Timer::ALL.into_iter().find(|timer| self.0[*timer as usize].is_some_and(|at| at <= now))?;
         self.stop(timer);
         Some(timer)
     }
@@ -76,7 +77,8 @@ mod tests {
     #[test]
     fn jitter_stays_between_three_quarters_and_one_and_uses_the_whole_range() {
         let mut jitter = Jitter::new(1);
-        let factors: Vec<f64> = (0..1000).map(|_| jitter.apply(Duration::from_secs(1)).as_secs_f64()).collect();
+        let factors: Vec<f64> =
+            (0..1000).map(|_| jitter.apply(Duration::from_secs(1)).as_secs_f64()).collect();
         assert!(factors.iter().all(|factor| (0.75..=1.0).contains(factor)));
         assert!(factors.iter().any(|factor| *factor < 0.76));
         assert!(factors.iter().any(|factor| *factor > 0.99));

@@ -1,1 +1,140 @@
-//! stub
+//! The speaker: sockets around the pure cores.
+//!
+//! One task owns every peer's state machine and the RIB; nothing is shared, nothing is locked. All other
+//! tasks move bytes and talk to it over bounded channels:
+//!
+//! ```text
+//!   listen ── accepted ──▶┌────────────────────┐◀── Command ── Handle ◀── socket (agent, manxctl)
+//!   call ──── connected ─▶│   task: Speaker    │                   ◀── manx-bgpd (file, signals)
+//!   link ──── heard ─────▶│  fsm::Peer a peer  │── Watch ─────────▶ best paths
+//!   link ◀─── control ────│  rib::Rib          │
+//!   link ◀─── updates ────└────────────────────┘   the task never waits for any of them
+//! ```
+
+pub mod config;
+mod link;
+pub mod listen;
+mod neighbour;
+pub mod socket;
+mod stats;
+mod task;
+mod watch;
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+pub use config::ConfigError;
+pub use listen::ListenError;
+pub use watch::Watch;
+
+use crate::api::{Config, Destination, Status};
+use crate::types::Prefix;
+
+/// What a daemon is called in `Hello` and `Status`.
+pub const NAME: &str = concat!("manx-bgpd ", env!("CARGO_PKG_VERSION"));
+
+/// What the speaker is started with; all else comes with [`Handle::apply`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long after the first [`Handle::apply`] the table counts as complete although a neighbour has
+    /// not said that it is.
+    pub start_wait: Duration,
+}
+
+impl Default for Options {
+    /// 30 s: six of the longest waits between two calls.
+    fn default() -> Self {
+        Self { start_wait: Duration::from_secs(30) }
+    }
+}
+
+/// Why a wanted state was not taken; what was in force still is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// It is wrong in itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The speaker has ended.
+    #[error(transparent)]
+    Gone(#[from] Gone),
+}
+
+/// The speaker has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the speaker has been shut down")]
+pub struct Gone;
+
+/// Speaks with the speaker.
+#[derive(Clone, Debug)]
+pub struct Handle(mpsc::Sender<Command>);
+
+/// What the task is asked; each is answered once.
+#[derive(Debug)]
+enum Command {
+    Apply(Config, oneshot::Sender<Result<Vec<String>, ApplyError>>),
+    Status(oneshot::Sender<Status>),
+    Routes(Option<Prefix>, oneshot::Sender<Vec<Destination>>),
+    Watch(oneshot::Sender<Watch>),
+    Shutdown(String, oneshot::Sender<()>),
+}
+
+/// Starts a speaker without orders. It ends after [`Handle::shutdown`] or when the last handle is gone.
+pub fn start(options: Options) -> (Handle, JoinHandle<()>) {
+    let (sender, commands) = mpsc::channel(16);
+    (Handle(sender), tokio::spawn(task::Speaker::new(options).run(commands)))
+}
+
+impl Handle {
+    /// Replaces the wanted state and says what changed, in words. Only what differs is touched: policies
+    /// and networks change without a session noticing.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub async fn apply(&self, config: Config) -> Result<Vec<String>, ApplyError> {
+        self.ask(|reply| Command::Apply(config, reply)).await?
+    }
+
+    /// Sessions and counts.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn status(&self) -> Result<Status, Gone> {
+        self.ask(Command::Status).await
+    }
+
+    /// The Loc-RIB with all candidates of one destination, or of all.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn routes(&self, prefix: Option<Prefix>) -> Result<Vec<Destination>, Gone> {
+        self.ask(|reply| Command::Routes(prefix, reply)).await
+    }
+
+    /// Best paths from now on: all that are there, then changes.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn watch(&self) -> Result<Watch, Gone> {
+        self.ask(Command::Watch).await
+    }
+
+    /// Ends all sessions with Cease/Administrative Shutdown and `text` (RFC 9003); comes back when the
+    /// neighbours have been told, or have not listened for two seconds.
+    ///
+    /// # Errors
+    /// The speaker has ended before.
+    pub async fn shutdown(&self, text: &str) -> Result<(), Gone> {
+        self.ask(|reply| Command::Shutdown(text.to_owned(), reply)).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Gone> {
+        let (sender, reply) = oneshot::channel();
+        self.0.send(command(sender)).await.map_err(|_| Gone)?;
+        reply.await.map_err(|_| Gone)
+    }
+}

@@ -1,0 +1,294 @@
+//! Wanted states: what is wrong with one, what differs between two, in words.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::api::{Config, PeerConfig};
+use crate::rib::{NetworkError, Rib};
+use crate::types::{Asn, Family};
+
+/// What is wrong with a [`Config`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// RFC 7607.
+    #[error("asn is 0, which no AS has: give ours, as in 64512")]
+    NoAsn,
+    /// RFC 6286.
+    #[error("routerId is 0.0.0.0: give an identifier that is ours alone, usually one of our IPv4 addresses")]
+    NoRouterId,
+    /// Listed twice.
+    #[error("listen has {0} twice: list it once")]
+    ListenTwice(SocketAddr),
+    /// One neighbour's settings.
+    #[error("peer {address}: {fault}")]
+    Peer {
+        /// Which.
+        address: IpAddr,
+        /// What is wrong with it.
+        fault: PeerFault,
+    },
+    /// The prefixes to originate.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+}
+
+/// What is wrong with a [`PeerConfig`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerFault {
+    /// Sessions are told apart by address.
+    #[error("it is listed twice; a neighbour has one session, so list it once")]
+    Twice,
+    /// RFC 7607.
+    #[error("asn is 0, which no AS has: give the neighbour's")]
+    NoAsn,
+    /// RFC 4271, section 4.2.
+    #[error("holdTime is {0} s; it is 0 (none) or at least 3")]
+    HoldTime(u16),
+    /// There would be no pause between two tries.
+    #[error("connectRetry is 0 s; it is at least 1")]
+    ConnectRetry,
+    /// Nothing to talk about.
+    #[error("families is empty: list \"ipv4\", \"ipv6\" or both, or leave it out for both")]
+    NoFamilies,
+    /// Nobody listens there.
+    #[error("port is 0; BGP's is 179, which it is when left out")]
+    NoPort,
+    /// Of no use as a neighbour.
+    #[error("it is not the address of one host: give the neighbour's own address")]
+    NotAHost,
+    /// Needs an interface, which a session here does not have.
+    #[error("a link-local address is of no use without an interface: give a global one")]
+    LinkLocal,
+    /// The kernel could not call.
+    #[error("localAddress {0} is of the other family than the neighbour's address")]
+    LocalFamily(IpAddr),
+    /// It would call itself.
+    #[error(
+        "localAddress is the neighbour's own address: give ours, or leave it out for the kernel's choice"
+    )]
+    LocalIsPeer,
+}
+
+/// Judges a wanted state by itself; what the machine says to it is found out by applying it.
+///
+/// # Errors
+/// The first fault found.
+pub fn check(config: &Config) -> Result<(), ConfigError> {
+    if config.asn == Asn(0) {
+        return Err(ConfigError::NoAsn);
+    }
+    if config.router_id.0.is_unspecified() {
+        return Err(ConfigError::NoRouterId);
+    }
+    let mut listen = BTreeSet::new();
+    if let Some(twice) = config.listen.iter().find(|address| !listen.insert(**address)) {
+        return Err(ConfigError::ListenTwice(*twice));
+    }
+    let mut addresses = BTreeSet::new();
+    for peer in &config.peers {
+        let fault = if addresses.insert(peer.address) { check_peer(peer) } else { Err(PeerFault::Twice) };
+        fault.map_err(|fault| ConfigError::Peer { address: peer.address, fault })?;
+    }
+    Ok(Rib::new(config.asn, config.router_id).set_networks(&config.networks)?)
+}
+
+fn check_peer(peer: &PeerConfig) -> Result<(), PeerFault> {
+    let link_local = match peer.address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    let broadcast = matches!(peer.address, IpAddr::V4(address) if address.is_broadcast());
+    match peer.local_address {
+        _ if peer.asn == Asn(0) => Err(PeerFault::NoAsn),
+        _ if matches!(peer.hold_time, 1 | 2) => Err(PeerFault::HoldTime(peer.hold_time)),
+        _ if peer.connect_retry == 0 => Err(PeerFault::ConnectRetry),
+        _ if peer.families.is_empty() => Err(PeerFault::NoFamilies),
+        _ if peer.port == 0 => Err(PeerFault::NoPort),
+        _ if peer.address.is_unspecified() || peer.address.is_multicast() || broadcast => {
+            Err(PeerFault::NotAHost)
+        }
+        _ if link_local => Err(PeerFault::LinkLocal),
+        Some(local) if Family::of(local) != Family::of(peer.address) => Err(PeerFault::LocalFamily(local)),
+        Some(local) if local == peer.address => Err(PeerFault::LocalIsPeer),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Whether the change needs a new session. Names and policies do not.
+pub(super) fn needs_restart(old: &PeerConfig, new: &PeerConfig) -> bool {
+    let session = |peer: &PeerConfig| PeerConfig {
+        name: String::new(),
+        import: Default::default(),
+        export: Default::default(),
+        ..peer.clone()
+    };
+    session(old) != session(new)
+}
+
+/// What differs, a line each; nothing when nothing does.
+pub(super) fn describe(old: Option<&Config>, new: &Config) -> Vec<String> {
+    let mut changes = Vec::new();
+    match old {
+        Some(old) if (old.asn, old.router_id) == (new.asn, new.router_id) => {}
+        Some(old) => changes.push(format!(
+            "now {} with identifier {}, was {} with {}: all sessions restart",
+            new.asn, new.router_id, old.asn, old.router_id
+        )),
+        None => changes.push(format!("{} with identifier {}", new.asn, new.router_id)),
+    }
+    let set = |config: &Config| config.listen.iter().copied().collect::<BTreeSet<_>>();
+    differ(
+        &old.map(|old| set(old).into_iter().map(|address| (address, ())).collect()).unwrap_or_default(),
+        &set(new).into_iter().map(|address| (address, ())).collect(),
+        &mut changes,
+        |address, ()| format!("listening on {address}"),
+        |address| format!("no longer listening on {address}"),
+        |_, (), ()| String::new(),
+    );
+    let peers = |config: &Config| config.peers.iter().map(|peer| (peer.address, peer.clone())).collect();
+    differ(
+        &old.map(peers).unwrap_or_default(),
+        &peers(new),
+        &mut changes,
+        |_, peer| format!("peer {} added", title(peer)),
+        |address| format!("peer {address} removed"),
+        describe_peer,
+    );
+    let networks = |config: &Config| {
+        config.networks.iter().map(|network| (network.prefix, network.communities.clone())).collect()
+    };
+    differ(
+        &old.map(networks).unwrap_or_default(),
+        &networks(new),
+        &mut changes,
+        |prefix, _| format!("network {prefix} announced"),
+        |prefix| format!("network {prefix} withdrawn"),
+        |prefix, _, communities| format!("network {prefix} now has communities [{}]", communities.join(" ")),
+    );
+    changes
+}
+
+fn describe_peer(_: &IpAddr, old: &PeerConfig, new: &PeerConfig) -> String {
+    let mut what = Vec::new();
+    if old.name != new.name {
+        what.push(format!("renamed from \"{}\"", old.name));
+    }
+    if old.import != new.import {
+        what.push("import policy changed".to_owned());
+    }
+    if old.export != new.export {
+        what.push("export policy changed".to_owned());
+    }
+    if needs_restart(old, new) {
+        what.push("session settings changed, it restarts".to_owned());
+    }
+    format!("peer {}: {}", title(new), what.join(", "))
+}
+
+/// `node2 (10.0.0.2, AS64512)`.
+pub(super) fn title(peer: &PeerConfig) -> String {
+    if peer.name.is_empty() {
+        format!("{} ({})", peer.address, peer.asn)
+    } else {
+        format!("{} ({}, {})", peer.name, peer.address, peer.asn)
+    }
+}
+
+fn differ<K: Ord, V: PartialEq>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    changes: &mut Vec<String>,
+    added: impl Fn(&K, &V) -> String,
+    removed: impl Fn(&K) -> String,
+    changed: impl Fn(&K, &V, &V) -> String,
+) {
+    changes.extend(old.keys().filter(|key| !new.contains_key(key)).map(removed));
+    for (key, value) in new {
+        match old.get(key) {
+            None => changes.push(added(key, value)),
+            Some(before) if before != value => changes.push(changed(key, before, value)),
+            Some(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(toml: &str) -> Config {
+        toml::from_str(&format!("asn = 64512\nrouterId = \"10.0.0.1\"\n{toml}")).unwrap()
+    }
+
+    fn fault(toml: &str) -> String {
+        check(&config(toml)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn faults_are_told_with_their_peer_and_what_would_be_right() {
+        let peer = |rest: &str| format!("[[peers]]\naddress = \"10.0.0.2\"\nasn = 65001\n{rest}\n");
+        assert_eq!(check(&config(&peer(""))), Ok(()));
+        assert_eq!(
+            fault(&peer("").repeat(2)),
+            "peer 10.0.0.2: it is listed twice; a neighbour has one session, so list it once"
+        );
+        assert_eq!(
+            fault(&peer("holdTime = 2")),
+            "peer 10.0.0.2: holdTime is 2 s; it is 0 (none) or at least 3"
+        );
+        assert!(fault(&peer("connectRetry = 0")).contains("at least 1"));
+        assert!(fault(&peer("families = []")).contains("\"ipv4\""));
+        assert!(fault(&peer("port = 0")).contains("179"));
+        assert!(fault(&peer("localAddress = \"fd00::1\"")).contains("fd00::1 is of the other family"));
+        assert!(fault(&peer("localAddress = \"10.0.0.2\"")).contains("own address"));
+        assert!(fault("[[peers]]\naddress = \"fe80::1\"\nasn = 1\n").contains("link-local"));
+        assert!(fault("[[peers]]\naddress = \"0.0.0.0\"\nasn = 1\n").contains("one host"));
+        assert!(fault("[[peers]]\naddress = \"10.0.0.2\"\nasn = 0\n").contains("asn is 0"));
+        assert!(fault("listen = [\"[::]:179\", \"[::]:179\"]").contains("[::]:179 twice"));
+        assert!(
+            fault("[[networks]]\nprefix = \"10.1.0.0/26\"\ncommunities = [\"x\"]").contains("10.1.0.0/26")
+        );
+        assert_eq!(check(&Config { asn: Asn(0), ..config("") }), Err(ConfigError::NoAsn));
+    }
+
+    #[test]
+    fn only_what_differs_is_told() {
+        let old = config(
+            "listen = [\"0.0.0.0:179\"]\n\
+             [[peers]]\naddress = \"10.0.0.2\"\nasn = 64512\nname = \"node2\"\n\
+             [[peers]]\naddress = \"10.0.0.3\"\nasn = 64512\n\
+             [[networks]]\nprefix = \"10.1.0.0/26\"\n",
+        );
+        assert!(describe(Some(&old), &old).is_empty());
+        assert_eq!(describe(None, &old).len(), 5);
+        let mut new = old.clone();
+        new.peers.remove(1);
+        new.peers[0].hold_time = 9;
+        new.peers[0].export = crate::api::Export::All;
+        new.networks[0].communities = vec!["64512:1".to_owned()];
+        new.listen.clear();
+        assert_eq!(
+            describe(Some(&old), &new),
+            [
+                "no longer listening on 0.0.0.0:179",
+                "peer 10.0.0.3 removed",
+                "peer node2 (10.0.0.2, AS64512): export policy changed, session settings changed, it restarts",
+                "network 10.1.0.0/26 now has communities [64512:1]",
+            ]
+        );
+    }
+
+    #[test]
+    fn policies_and_names_need_no_new_session() {
+        let old = config("[[peers]]\naddress = \"10.0.0.2\"\nasn = 64512\n").peers.remove(0);
+        let policy = PeerConfig {
+            name: "tor1".to_owned(),
+            import: crate::api::Import::Reject,
+            export: crate::api::Export::All,
+            ..old.clone()
+        };
+        assert!(!needs_restart(&old, &policy));
+        assert!(needs_restart(&old, &PeerConfig { hold_time: 9, ..old.clone() }));
+        assert!(needs_restart(&old, &PeerConfig { next_hops: vec![old.address], ..old.clone() }));
+    }
+}

@@ -1,0 +1,297 @@
+//! One TCP connection: bytes to messages and messages to bytes, nothing else.
+//!
+//! ```text
+//!   socket ─▶ read, frame, parse ─▶ Input::Heard, bounded: a busy speaker stops us reading
+//!   socket ◀─ write ◀─ control (OPEN, KEEPALIVE, NOTIFICATION): first, also between chunks of updates
+//!                   ◀─ updates, a few batches: the speaker takes more from the RIB as they are written
+//! ```
+//!
+//! A neighbour that does not read holds up its own link only: the routes it is to hear stay in the RIB.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::task::Input;
+use crate::wire::{self, Message, Notification, Session, Update};
+
+/// Read at once, in octets.
+const READ: usize = 64 << 10;
+
+/// Written at once, in octets; between two, control messages get their turn.
+const WRITE: usize = 64 << 10;
+
+/// Batches of updates handed to a link and not yet being written.
+const BATCHES: usize = 2;
+
+/// Control messages waiting for a neighbour that does not read: half an hour of KEEPALIVEs at the usual
+/// hold time, longer than [`SEND_HOLD`] lets it last.
+const CONTROL: usize = 64;
+
+/// SendHoldTimer: how long a neighbour may take not one octet (RFC 9687, section 6: at least 8 minutes).
+const SEND_HOLD: Duration = Duration::from_secs(480);
+
+/// How long the last words may take once a connection is given up.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A connection, by the order of their making.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct LinkId(pub u64);
+
+/// What a link hears.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// A good message.
+    Message(Message),
+    /// Something else, and the answer to it; the last thing heard.
+    Malformed(Notification),
+    /// The end, in words; the last thing heard.
+    Lost(String),
+}
+
+/// The speaker's end of a link. Dropping it sends what control messages are left and closes.
+pub(super) struct Link {
+    pub id: LinkId,
+    /// Our address on it.
+    pub local: IpAddr,
+    control: mpsc::Sender<Message>,
+    updates: mpsc::Sender<Vec<Update>>,
+    session: Arc<OnceLock<Session>>,
+    _closing: oneshot::Sender<()>,
+}
+
+/// The neighbour has stopped reading long ago.
+#[derive(Debug)]
+pub(super) struct Stalled;
+
+impl Link {
+    /// A link and what runs it, to be spawned.
+    pub fn new(
+        id: LinkId,
+        stream: TcpStream,
+        inputs: mpsc::Sender<Input>,
+        wake: Arc<Notify>,
+    ) -> io::Result<(Self, impl Future<Output = ()> + use<>)> {
+        stream.set_nodelay(true)?;
+        let local = stream.local_addr()?.ip().to_canonical();
+        let (control, control_rx) = mpsc::channel(CONTROL);
+        let (updates, updates_rx) = mpsc::channel(BATCHES);
+        let (closing, closed) = oneshot::channel();
+        let session = Arc::new(OnceLock::new());
+        let writer = Writer { control: control_rx, updates: updates_rx, session: session.clone(), wake };
+        let reader = Reader { id, inputs, session: session.clone() };
+        let link = Self { id, local, control, updates, session, _closing: closing };
+        Ok((link, run(stream, reader, writer, closed)))
+    }
+
+    /// Sends ahead of all updates.
+    pub fn send(&self, message: Message) -> Result<(), Stalled> {
+        self.control.try_send(message).map_err(|_| Stalled)
+    }
+
+    /// A place for a batch of updates, if the neighbour keeps up.
+    pub fn room(&self) -> Option<mpsc::Permit<'_, Vec<Update>>> {
+        self.updates.try_reserve().ok()
+    }
+
+    /// The context of all messages from here on.
+    pub fn negotiated(&self, session: Session) {
+        // Set once a connection: only OpenSent takes an OPEN.
+        let _ = self.session.set(session);
+    }
+}
+
+/// Calls a neighbour.
+///
+/// # Errors
+/// In words, for the session's reason: `connection refused`.
+pub(super) async fn call(to: SocketAddr, from: Option<IpAddr>) -> Result<TcpStream, String> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(words)?;
+    if let Some(from) = from {
+        socket
+            .bind(SocketAddr::new(from, 0))
+            .map_err(|error| format!("cannot call from {from}: {}", words(error)))?;
+    }
+    socket.connect(to).await.map_err(words)
+}
+
+/// Tells a caller that it may not, and closes.
+pub(super) async fn refuse(mut stream: TcpStream, notification: Notification) {
+    let mut buffer = Vec::new();
+    if wire::write(&Message::Notification(notification), None, &mut buffer).is_ok() {
+        let _ = timeout(FAREWELL, async {
+            let (mut read, mut write) = stream.split();
+            if write.write_all(&buffer).await.is_ok() && write.shutdown().await.is_ok() {
+                drain(&mut read).await;
+            }
+        })
+        .await;
+    }
+}
+
+async fn run(stream: TcpStream, reader: Reader, writer: Writer, closed: oneshot::Receiver<()>) {
+    let (mut read, mut write) = stream.into_split();
+    let (id, inputs) = (reader.id, reader.inputs.clone());
+    let lost = {
+        let mut reading = pin!(reader.run(&mut read));
+        let mut writing = pin!(writer.run(&mut write));
+        let closing = async {
+            let _ = closed.await;
+        };
+        let mut closing = pin!(closing);
+        let mut heard_all = false;
+        loop {
+            tokio::select! {
+                () = &mut reading, if !heard_all => heard_all = true,
+                end = &mut writing => break end.err(),
+                () = &mut closing => break timeout(FAREWELL, &mut writing).await.ok().and_then(Result::err),
+            }
+        }
+    };
+    match lost {
+        // Nobody listens any more where the speaker closed the link itself.
+        Some(why) => drop(inputs.send(Input::Heard(id, vec![Heard::Lost(why)])).await),
+        None => {
+            // Closing with octets unread would reset the connection under our last words.
+            let _ = write.shutdown().await;
+            let _ = timeout(FAREWELL, drain(&mut read)).await;
+        }
+    }
+}
+
+async fn drain(read: &mut (impl AsyncReadExt + Unpin)) {
+    let mut buffer = [0; 4096];
+    while matches!(read.read(&mut buffer).await, Ok(1..)) {}
+}
+
+struct Reader {
+    id: LinkId,
+    inputs: mpsc::Sender<Input>,
+    session: Arc<OnceLock<Session>>,
+}
+
+impl Reader {
+    async fn run(self, read: &mut OwnedReadHalf) {
+        let mut buffer = BytesMut::with_capacity(READ);
+        loop {
+            buffer.reserve(READ);
+            let end = match read.read_buf(&mut buffer).await {
+                Ok(0) => Some(Heard::Lost("closed by the neighbour".to_owned())),
+                Ok(_) => None,
+                Err(error) => Some(Heard::Lost(words(error))),
+            };
+            let mut heard = Vec::new();
+            let malformed = self.parse(&mut buffer, &mut heard).err().map(Heard::Malformed);
+            let last = malformed.or(end);
+            let is_last = last.is_some();
+            heard.extend(last);
+            if !heard.is_empty() && self.inputs.send(Input::Heard(self.id, heard)).await.is_err() || is_last {
+                return;
+            }
+        }
+    }
+
+    fn parse(&self, buffer: &mut BytesMut, heard: &mut Vec<Heard>) -> Result<(), Notification> {
+        let session = self.session.get();
+        let max = session.map_or(wire::frame::MAX_MESSAGE, Session::max_message);
+        while let Some(frame) = wire::frame(buffer, max)? {
+            heard.push(Heard::Message(wire::parse(&frame, session)?));
+        }
+        Ok(())
+    }
+}
+
+struct Writer {
+    control: mpsc::Receiver<Message>,
+    updates: mpsc::Receiver<Vec<Update>>,
+    session: Arc<OnceLock<Session>>,
+    wake: Arc<Notify>,
+}
+
+impl Writer {
+    /// Until the speaker drops its end; an error is the end of the connection, in words.
+    async fn run(mut self, write: &mut OwnedWriteHalf) -> Result<(), String> {
+        let mut buffer = Vec::with_capacity(2 * WRITE);
+        let mut updates = Vec::new().into_iter();
+        loop {
+            while buffer.len() < WRITE {
+                match self.control.try_recv() {
+                    Ok(message) => self.encode(&message, &mut buffer),
+                    Err(mpsc::error::TryRecvError::Disconnected) => return flush(write, &mut buffer).await,
+                    Err(mpsc::error::TryRecvError::Empty) => match updates.next() {
+                        Some(update) => self.encode(&Message::Update(update), &mut buffer),
+                        None => match self.updates.try_recv() {
+                            Ok(batch) => {
+                                updates = batch.into_iter();
+                                self.wake.notify_one();
+                            }
+                            Err(_) => break,
+                        },
+                    },
+                }
+            }
+            if !buffer.is_empty() {
+                flush(write, &mut buffer).await?;
+                continue;
+            }
+            tokio::select! {
+                biased;
+                message = self.control.recv() => match message {
+                    Some(message) => self.encode(&message, &mut buffer),
+                    None => return Ok(()),
+                },
+                Some(batch) = self.updates.recv() => {
+                    updates = batch.into_iter();
+                    self.wake.notify_one();
+                }
+            }
+        }
+    }
+
+    fn encode(&self, message: &Message, buffer: &mut Vec<u8>) {
+        if let Err(error) = wire::write(message, self.session.get(), buffer) {
+            tracing::error!(%error, ?message, "a message of ours has no form on the wire and was not sent");
+        }
+    }
+}
+
+/// Writes all of it. The deadline is for each step forward, not for the whole.
+async fn flush(write: &mut OwnedWriteHalf, buffer: &mut Vec<u8>) -> Result<(), String> {
+    let mut rest = buffer.as_slice();
+    while !rest.is_empty() {
+        match timeout(SEND_HOLD, write.write(rest)).await {
+            Ok(Ok(0)) => return Err("closed by the neighbour".to_owned()),
+            Ok(Ok(written)) => rest = &rest[written..],
+            Ok(Err(error)) => return Err(words(error)),
+            Err(_) => {
+                return Err(format!(
+                    "the neighbour has read nothing for {} s (send hold timer)",
+                    SEND_HOLD.as_secs()
+                ));
+            }
+        }
+    }
+    buffer.clear();
+    Ok(())
+}
+
+/// Without the number that Rust puts behind the kernel's words.
+pub(super) fn words(error: io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::ConnectionReset => "connection reset by the neighbour".to_owned(),
+        io::ErrorKind::TimedOut => "connection timed out".to_owned(),
+        io::ErrorKind::HostUnreachable => "no route to host".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "network is unreachable".to_owned(),
+        _ => error.to_string(),
+    }
+}

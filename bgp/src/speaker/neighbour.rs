@@ -1,0 +1,276 @@
+//! One neighbour as the speaker's task keeps it: its state machine, its links and its counters.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+
+use super::config::title;
+use super::link::{self, Link};
+use super::stats::Stats;
+use super::task::Io;
+use crate::api::{PeerConfig, SessionState};
+use crate::fsm::{Action, Cause, Event, Local, Negotiated, Peer, Role};
+use crate::rib::{PeerFacts, PeerId, Rib};
+use crate::types::{Asn, Family, RouterId};
+use crate::wire::{RouteRefresh, Update};
+
+/// Updates taken from the RIB at once: enough to fill a write, few enough to be fair.
+const BATCH: usize = 64;
+
+/// Everything of one neighbour.
+pub(super) struct Neighbour {
+    pub config: PeerConfig,
+    pub id: PeerId,
+    pub fsm: Peer,
+    pub stats: Stats,
+    /// By [`Role`].
+    links: [Option<Link>; 2],
+    call: Option<(u64, AbortHandle)>,
+    /// The link of the Established session.
+    up: Option<Role>,
+    /// Families whose End-of-RIB has not come; none before the first session.
+    awaited: Option<BTreeSet<Family>>,
+    title: String,
+}
+
+impl Neighbour {
+    /// Stopped.
+    pub fn new(config: PeerConfig, id: PeerId, asn: Asn, router_id: RouterId, now: Instant) -> Self {
+        let local = Local {
+            asn,
+            router_id,
+            peer_asn: config.asn,
+            families: config.families.clone(),
+            hold_time: config.hold_time,
+            connect_retry: Duration::from_secs(config.connect_retry.into()),
+            passive: config.passive,
+        };
+        Self {
+            id,
+            fsm: Peer::new(local, RandomState::new().hash_one(config.address), now),
+            stats: Stats::default(),
+            links: [None, None],
+            call: None,
+            up: None,
+            awaited: None,
+            title: title(&config),
+            config,
+        }
+    }
+
+    /// A new name or new policies; everything else wants a new session.
+    pub fn set_policy(&mut self, config: PeerConfig, rib: &mut Rib) {
+        if self.up.is_some() && (&config.import, &config.export) != (&self.config.import, &self.config.export)
+        {
+            rib.set_policy(self.id, config.import.clone(), config.export.clone());
+        }
+        self.title = title(&config);
+        self.config = config;
+    }
+
+    /// Whether it has said all it had to say at the start.
+    pub fn is_synced(&self) -> bool {
+        self.awaited.as_ref().is_some_and(BTreeSet::is_empty)
+    }
+
+    /// The call that was made as number `call` was answered.
+    pub fn called(
+        &mut self,
+        call: u64,
+        result: Result<TcpStream, String>,
+        io: &mut Io,
+        rib: &mut Rib,
+        now: Instant,
+    ) {
+        if self.call.as_ref().is_none_or(|(current, _)| *current != call) {
+            return;
+        }
+        self.call = None;
+        let opened =
+            result.and_then(|stream| io.link(stream, &self.config, Role::Active).map_err(link::words));
+        let event = match opened {
+            Ok(link) => {
+                self.links[Role::Active as usize] = Some(link);
+                Event::Connected
+            }
+            Err(why) => Event::ConnectFailed(why),
+        };
+        self.handle(event, None, io, rib, now);
+    }
+
+    /// Feeds the state machine and does what it says.
+    pub fn handle(
+        &mut self,
+        event: Event,
+        mut incoming: Option<TcpStream>,
+        io: &mut Io,
+        rib: &mut Rib,
+        now: Instant,
+    ) {
+        let before = (self.fsm.state(), self.fsm.reason().cloned());
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            self.stats.messages_in += u64::from(matches!(event, Event::Received(..)));
+            for action in self.fsm.handle(event, now) {
+                events.extend(self.act(action, &mut incoming, io, rib));
+            }
+        }
+        self.log(before);
+    }
+
+    /// Hands updates to the link as far as it has room.
+    pub fn pump(&mut self, rib: &mut Rib) {
+        let Some(link) = self.up.and_then(|role| self.links[role as usize].as_ref()) else { return };
+        while rib.has_pending(self.id) {
+            let Some(room) = link.room() else { return };
+            let updates = rib.take_updates(self.id, BATCH);
+            self.stats.messages_out += updates.len() as u64;
+            room.send(updates);
+        }
+    }
+
+    fn act(
+        &mut self,
+        action: Action,
+        incoming: &mut Option<TcpStream>,
+        io: &mut Io,
+        rib: &mut Rib,
+    ) -> Option<Event> {
+        match action {
+            Action::Connect => {
+                let to = SocketAddr::new(self.config.address, self.config.port);
+                let (address, from) = (self.config.address, self.config.local_address);
+                self.call = Some(io.call(address, link::call(to, from)));
+            }
+            Action::Admit => match io.link(incoming.take()?, &self.config, Role::Passive) {
+                Ok(link) => self.links[Role::Passive as usize] = Some(link),
+                Err(error) => return Some(Event::Lost(Role::Passive, link::words(error))),
+            },
+            Action::Refuse(notification) => io.refuse(incoming.take()?, notification),
+            Action::Send(role, message) => {
+                let link = self.links[role as usize].as_ref()?;
+                self.stats.messages_out += 1;
+                if link.send(message).is_err() {
+                    return Some(Event::Lost(role, "the neighbour has stopped reading".to_owned()));
+                }
+            }
+            Action::Close(role) => {
+                if let Some(link) = self.links[role as usize].take() {
+                    io.forget(link.id);
+                } else if role == Role::Active
+                    && let Some((_, task)) = self.call.take()
+                {
+                    task.abort();
+                }
+            }
+            Action::Negotiated(role, negotiated) => {
+                self.links[role as usize].as_ref()?.negotiated(negotiated.session);
+            }
+            Action::Up(role) => self.up(role, rib),
+            Action::Down(cause) => self.down(&cause, rib),
+            Action::Update(update) => self.update(update, rib),
+            Action::Refresh(refresh) => self.refresh(refresh, rib),
+        }
+        None
+    }
+
+    fn up(&mut self, role: Role, rib: &mut Rib) {
+        let (Some(link), Some(negotiated)) = (&self.links[role as usize], self.fsm.established()) else {
+            return;
+        };
+        self.up = Some(role);
+        self.stats.up();
+        self.awaited = Some(negotiated.session.families.iter().copied().collect());
+        let mut next_hops = self.config.next_hops.clone();
+        next_hops.push(link.local);
+        self.log_up(negotiated, &next_hops);
+        let facts = PeerFacts {
+            address: self.config.address,
+            name: self.config.name.clone(),
+            asn: self.config.asn,
+            router_id: negotiated.router_id,
+            session: negotiated.session.clone(),
+            next_hops,
+            import: self.config.import.clone(),
+            export: self.config.export.clone(),
+        };
+        rib.peer_up(self.id, facts);
+    }
+
+    fn down(&mut self, cause: &Cause, rib: &mut Rib) {
+        self.up = None;
+        self.stats.flaps += 1;
+        rib.peer_down(self.id);
+        tracing::warn!(peer = %self.title, reason = %cause, "session down");
+    }
+
+    fn update(&mut self, update: Update, rib: &mut Rib) {
+        self.stats.forgive(&self.title, &update);
+        if let (Some(family), Some(awaited)) = (update.end_of_rib, &mut self.awaited) {
+            awaited.remove(&family);
+        }
+        rib.update(self.id, update);
+    }
+
+    fn refresh(&self, refresh: RouteRefresh, rib: &mut Rib) {
+        // Subtypes 1 and 2 belong to RFC 7313, which we do not offer.
+        if let (0, Some(family)) = (refresh.subtype, Family::from_wire(refresh.afi, refresh.safi)) {
+            rib.refresh(self.id, family);
+        }
+    }
+
+    fn log_up(&self, negotiated: &Negotiated, next_hops: &[IpAddr]) {
+        let families = &negotiated.session.families;
+        tracing::info!(
+            peer = %self.title,
+            router_id = %negotiated.router_id,
+            hold_time = negotiated.hold_time,
+            families = families.iter().map(Family::to_string).collect::<Vec<_>>().join(", "),
+            "session established"
+        );
+        for family in families {
+            if !next_hops.iter().any(|address| Family::of(*address) == *family) {
+                tracing::warn!(
+                    peer = %self.title,
+                    "{family} is spoken, but no next hop of ours is known for it: add one to nextHops; \
+                     until then no {family} prefix of ours is announced"
+                );
+            }
+        }
+    }
+
+    /// Leaving Established is told by `down`; here, everything on the way to it.
+    fn log(&self, before: (SessionState, Option<Cause>)) {
+        let (state, reason) = (self.fsm.state(), self.fsm.reason());
+        if reason != before.1.as_ref()
+            && let Some(reason) = reason
+            && before.0 != SessionState::Established
+            && state != SessionState::Established
+        {
+            tracing::info!(peer = %self.title, %state, %reason, "session not up");
+        } else if state != before.0 {
+            tracing::debug!(peer = %self.title, from = %before.0, to = %state, "session state");
+        }
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        if let Some((_, task)) = self.call.take() {
+            task.abort();
+        }
+    }
+}
+
+/// What a link heard, as the state machine takes it.
+pub(super) fn event(role: Role, heard: link::Heard) -> Event {
+    match heard {
+        link::Heard::Message(message) => Event::Received(role, message),
+        link::Heard::Malformed(notification) => Event::Malformed(role, notification),
+        link::Heard::Lost(why) => Event::Lost(role, why),
+    }
+}

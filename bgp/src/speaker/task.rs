@@ -1,0 +1,440 @@
+//! The task that owns everything.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep_until, timeout};
+
+use super::link::{self, Heard, Link, LinkId};
+use super::listen::{ListenError, Listener};
+use super::neighbour::{self, Neighbour};
+use super::watch::{Watch, Watcher};
+use super::{ApplyError, Command, ConfigError, NAME, Options, config};
+use crate::api::{Config, Destination, PeerConfig, Status};
+use crate::fsm::{Event, Role};
+use crate::rib::{PeerId, Rib};
+use crate::types::Prefix;
+use crate::wire::Notification;
+
+/// Inputs waiting for the speaker; one of a link is what one read gave.
+const INPUTS: usize = 256;
+
+/// Inputs taken before timers and writers get their turn.
+const TURN: usize = 16;
+
+/// Connections of strangers being refused at one time; more are closed without a word.
+const REFUSALS: usize = 64;
+
+/// How long the neighbours may take to hear that we go.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What the other tasks tell.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// On a link, in order.
+    Heard(LinkId, Vec<Heard>),
+    /// The call to this neighbour with this number was answered.
+    Called(IpAddr, u64, Result<TcpStream, String>),
+    /// Somebody calls.
+    Accepted(TcpStream, IpAddr),
+}
+
+/// Tasks of the speaker's and what they need.
+pub(super) struct Io {
+    inputs: mpsc::Sender<Input>,
+    /// A link or a watcher has room again.
+    wake: Arc<Notify>,
+    tasks: JoinSet<()>,
+    links: BTreeMap<LinkId, (IpAddr, Role)>,
+    refusals: Arc<Semaphore>,
+    /// Numbers links and calls.
+    next: u64,
+}
+
+impl Io {
+    /// Starts moving bytes on a connection.
+    pub fn link(&mut self, stream: TcpStream, peer: &PeerConfig, role: Role) -> io::Result<Link> {
+        let id = LinkId(self.number());
+        let (link, run) = Link::new(id, stream, self.inputs.clone(), self.wake.clone())?;
+        self.tasks.spawn(run);
+        self.links.insert(id, (peer.address, role));
+        Ok(link)
+    }
+
+    /// Starts a call; its outcome arrives as [`Input::Called`] with the number given back.
+    pub fn call(
+        &mut self,
+        address: IpAddr,
+        call: impl Future<Output = Result<TcpStream, String>> + Send + 'static,
+    ) -> (u64, AbortHandle) {
+        let (number, inputs) = (self.number(), self.inputs.clone());
+        let task = self.tasks.spawn(async move {
+            // Nobody is interested any more where the speaker has ended.
+            let _ = inputs.send(Input::Called(address, number, call.await)).await;
+        });
+        (number, task)
+    }
+
+    /// Says no and closes.
+    pub fn refuse(&mut self, stream: TcpStream, notification: Notification) {
+        if let Ok(permit) = self.refusals.clone().try_acquire_owned() {
+            self.tasks.spawn(async move {
+                link::refuse(stream, notification).await;
+                drop(permit);
+            });
+        }
+    }
+
+    /// What the link still says is not heard any more.
+    pub fn forget(&mut self, link: LinkId) {
+        self.links.remove(&link);
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+/// What is in force.
+struct Orders {
+    config: Config,
+    rib: Rib,
+    /// When the table counts as complete at the latest.
+    complete_by: Instant,
+    synced: bool,
+}
+
+/// The owner.
+pub(super) struct Speaker {
+    options: Options,
+    orders: Option<Orders>,
+    neighbours: BTreeMap<IpAddr, Neighbour>,
+    listeners: BTreeMap<SocketAddr, Listener>,
+    watchers: Vec<Watcher>,
+    io: Io,
+    inputs: mpsc::Receiver<Input>,
+    next_peer: u32,
+    strangers: u64,
+}
+
+impl Speaker {
+    pub fn new(options: Options) -> Self {
+        let (sender, inputs) = mpsc::channel(INPUTS);
+        Self {
+            options,
+            orders: None,
+            neighbours: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            watchers: Vec::new(),
+            io: Io {
+                inputs: sender,
+                wake: Arc::default(),
+                tasks: JoinSet::new(),
+                links: BTreeMap::new(),
+                refusals: Arc::new(Semaphore::new(REFUSALS)),
+                next: 0,
+            },
+            inputs,
+            next_peer: 0,
+            strangers: 0,
+        }
+    }
+
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut batch = Vec::with_capacity(TURN);
+        let wake = self.io.wake.clone();
+        loop {
+            let due = self.next_timeout();
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Shutdown(text, reply)) => {
+                        self.shutdown(&text).await;
+                        let _ = reply.send(());
+                        return;
+                    }
+                    Some(command) => self.command(command).await,
+                    None => return self.shutdown("").await,
+                },
+                _ = self.inputs.recv_many(&mut batch, TURN) => {
+                    for input in batch.drain(..) {
+                        self.input(input);
+                    }
+                }
+                Some(_) = self.io.tasks.join_next() => {}
+                () = wake.notified() => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
+            }
+            self.tick();
+            self.flush();
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let completion =
+            self.orders.as_ref().filter(|orders| !orders.synced).map(|orders| orders.complete_by);
+        self.neighbours.values().filter_map(|neighbour| neighbour.fsm.next_timeout()).chain(completion).min()
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        let Some(orders) = &mut self.orders else { return };
+        for neighbour in self.neighbours.values_mut() {
+            if neighbour.fsm.next_timeout().is_some_and(|due| due <= now) {
+                neighbour.handle(Event::Tick, None, &mut self.io, &mut orders.rib, now);
+            }
+        }
+        if !orders.synced && (now >= orders.complete_by || self.neighbours.values().all(Neighbour::is_synced))
+        {
+            orders.synced = true;
+            tracing::info!(destinations = orders.rib.len(), "the table is complete");
+        }
+    }
+
+    /// Tells watchers and neighbours what came of the inputs, as far as they can take it.
+    fn flush(&mut self) {
+        let Some(orders) = &mut self.orders else { return };
+        let changes = orders.rib.take_changes();
+        self.watchers.retain_mut(|watcher| {
+            watcher.merge(&changes);
+            watcher.push(orders.synced)
+        });
+        for neighbour in self.neighbours.values_mut() {
+            neighbour.pump(&mut orders.rib);
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        let now = Instant::now();
+        match input {
+            Input::Heard(link, heard) => {
+                for heard in heard {
+                    // Closed on the way: the rest is of no interest.
+                    let Some((address, role)) = self.io.links.get(&link).copied() else { return };
+                    self.handle(address, neighbour::event(role, heard), None, now);
+                }
+            }
+            Input::Called(address, call, result) => {
+                if let (Some(neighbour), Some(orders)) = (self.neighbours.get_mut(&address), &mut self.orders)
+                {
+                    neighbour.called(call, result, &mut self.io, &mut orders.rib, now);
+                }
+            }
+            Input::Accepted(stream, from) if self.neighbours.contains_key(&from) => {
+                self.handle(from, Event::Incoming, Some(stream), now);
+            }
+            Input::Accepted(stream, from) => {
+                self.strangers += 1;
+                if self.strangers.is_power_of_two() {
+                    tracing::warn!(%from, count = self.strangers, "refused a connection: no such peer is configured");
+                }
+                self.io.refuse(stream, Notification::connection_rejected());
+            }
+        }
+    }
+
+    fn handle(&mut self, address: IpAddr, event: Event, incoming: Option<TcpStream>, now: Instant) {
+        if let (Some(neighbour), Some(orders)) = (self.neighbours.get_mut(&address), &mut self.orders) {
+            neighbour.handle(event, incoming, &mut self.io, &mut orders.rib, now);
+        }
+    }
+
+    /// An answer nobody waits for any more is dropped.
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Apply(config, reply) => drop(reply.send(self.apply(config).await)),
+            Command::Status(reply) => drop(reply.send(self.status())),
+            Command::Routes(prefix, reply) => drop(reply.send(self.routes(prefix))),
+            Command::Watch(reply) => drop(reply.send(self.watch())),
+            Command::Shutdown(_, reply) => drop(reply.send(())),
+        }
+    }
+
+    async fn apply(&mut self, config: Config) -> Result<Vec<String>, ApplyError> {
+        config::check(&config)?;
+        self.listen(&config).await?;
+        let changes = config::describe(self.orders.as_ref().map(|orders| &orders.config), &config);
+        for change in &changes {
+            tracing::info!("{change}");
+        }
+        let now = Instant::now();
+        let mut orders = self.identify(&config, now);
+        // Cannot fail: the same was tried on an empty RIB by `check`.
+        let networks = orders.rib.set_networks(&config.networks).map_err(ConfigError::from);
+        self.remove_peers(&config, &mut orders.rib, now);
+        for peer in &config.peers {
+            self.apply_peer(peer, &config, &mut orders.rib, now);
+        }
+        orders.config = config;
+        self.orders = Some(orders);
+        networks?;
+        Ok(changes)
+    }
+
+    /// The orders in force, emptied where our AS or identifier is another: every session and every route
+    /// hangs on them.
+    fn identify(&mut self, config: &Config, now: Instant) -> Orders {
+        let complete_by = now + self.options.start_wait;
+        let rib = Rib::new(config.asn, config.router_id);
+        match self.orders.take() {
+            Some(orders)
+                if (orders.config.asn, orders.config.router_id) == (config.asn, config.router_id) =>
+            {
+                orders
+            }
+            Some(mut orders) => {
+                for neighbour in self.neighbours.values_mut() {
+                    let cease = Event::Stop(Notification::other_configuration_change());
+                    neighbour.handle(cease, None, &mut self.io, &mut orders.rib, now);
+                }
+                self.neighbours.clear();
+                let gone = orders.rib.take_changes();
+                self.watchers.iter_mut().for_each(|watcher| watcher.merge(&gone));
+                Orders { rib, ..orders }
+            }
+            None => Orders { config: config.clone(), rib, complete_by, synced: false },
+        }
+    }
+
+    fn remove_peers(&mut self, config: &Config, rib: &mut Rib, now: Instant) {
+        self.neighbours.retain(|address, neighbour| {
+            let stays = config.peers.iter().any(|peer| peer.address == *address);
+            if !stays {
+                neighbour.handle(
+                    Event::Stop(Notification::peer_deconfigured()),
+                    None,
+                    &mut self.io,
+                    rib,
+                    now,
+                );
+            }
+            stays
+        });
+    }
+
+    fn apply_peer(&mut self, peer: &PeerConfig, config: &Config, rib: &mut Rib, now: Instant) {
+        let mut stats = Default::default();
+        if let Some(neighbour) = self.neighbours.get_mut(&peer.address) {
+            if !config::needs_restart(&neighbour.config, peer) {
+                return neighbour.set_policy(peer.clone(), rib);
+            }
+            let cease = Event::Stop(Notification::other_configuration_change());
+            neighbour.handle(cease, None, &mut self.io, rib, now);
+            stats = std::mem::take(&mut neighbour.stats);
+        }
+        let id = PeerId::new(self.next_peer);
+        self.next_peer = self.next_peer.wrapping_add(1);
+        let mut neighbour = Neighbour::new(peer.clone(), id, config.asn, config.router_id, now);
+        neighbour.stats = stats;
+        neighbour.handle(Event::Start, None, &mut self.io, rib, now);
+        self.neighbours.insert(peer.address, neighbour);
+    }
+
+    /// Listens on exactly the wanted addresses, or as before if one cannot be had.
+    async fn listen(&mut self, config: &Config) -> Result<(), ListenError> {
+        let gone: Vec<_> =
+            self.listeners.keys().filter(|address| !config.listen.contains(address)).copied().collect();
+        for address in &gone {
+            if let Some(listener) = self.listeners.remove(address) {
+                listener.close().await;
+            }
+        }
+        let mut opened = Vec::new();
+        for address in &config.listen {
+            if self.listeners.contains_key(address) {
+                continue;
+            }
+            match Listener::open(*address, self.io.inputs.clone()) {
+                Ok(listener) => {
+                    opened.push(*address);
+                    self.listeners.insert(*address, listener);
+                }
+                Err(error) => {
+                    self.listen_again(&gone, &opened).await;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn listen_again(&mut self, gone: &[SocketAddr], opened: &[SocketAddr]) {
+        for address in opened {
+            if let Some(listener) = self.listeners.remove(address) {
+                listener.close().await;
+            }
+        }
+        for address in gone {
+            match Listener::open(*address, self.io.inputs.clone()) {
+                Ok(listener) => drop(self.listeners.insert(*address, listener)),
+                Err(error) => tracing::error!("{error}"),
+            }
+        }
+    }
+
+    fn watch(&mut self) -> Watch {
+        let snapshot = self.orders.as_ref().map(|orders| orders.rib.snapshot()).unwrap_or_default();
+        let (watcher, watch) = Watcher::new(&snapshot, self.io.wake.clone());
+        self.watchers.push(watcher);
+        watch
+    }
+
+    fn routes(&self, prefix: Option<Prefix>) -> Vec<Destination> {
+        let mut destinations =
+            self.orders.as_ref().map(|orders| orders.rib.destinations(prefix)).unwrap_or_default();
+        // The RIB knows the name a peer had when it came up.
+        for path in destinations.iter_mut().flat_map(|destination| &mut destination.paths) {
+            if let Some(neighbour) = path.peer.and_then(|address| self.neighbours.get(&address)) {
+                path.peer_name.clone_from(&neighbour.config.name);
+            }
+        }
+        destinations
+    }
+
+    fn status(&self) -> Status {
+        let now = Instant::now();
+        let mut status = Status {
+            daemon: NAME.to_owned(),
+            asn: None,
+            router_id: None,
+            sessions: Vec::new(),
+            originated: Vec::new(),
+            destinations: 0,
+            synced: false,
+        };
+        if let Some(orders) = &self.orders {
+            status.asn = Some(orders.config.asn);
+            status.router_id = Some(orders.config.router_id);
+            status.sessions = (self.neighbours.values())
+                .map(|n| n.stats.session(&n.config, &n.fsm, orders.rib.counts(n.id), now))
+                .collect();
+            status.originated = orders.config.networks.iter().map(|network| network.prefix).collect();
+            status.originated.sort();
+            status.originated.dedup();
+            status.destinations = orders.rib.len();
+            status.synced = orders.synced;
+        }
+        status
+    }
+
+    async fn shutdown(&mut self, text: &str) {
+        self.listeners.clear();
+        let now = Instant::now();
+        if let Some(orders) = &mut self.orders {
+            for neighbour in self.neighbours.values_mut() {
+                let cease = Event::Stop(Notification::administrative_shutdown(text));
+                neighbour.handle(cease, None, &mut self.io, &mut orders.rib, now);
+            }
+        }
+        self.neighbours.clear();
+        // What links still hear would keep them waiting for us.
+        self.inputs.close();
+        let _ = timeout(FAREWELL, async { while self.io.tasks.join_next().await.is_some() {} }).await;
+    }
+}
