@@ -5,13 +5,16 @@
 //!                                  ├─ enter            a node as a machine of its own
 //!                                  ├─ daemon           FRR, BIRD, GoBGP, OpenBGPD, Manx
 //!                                  ├─ kube, apiserver  Kubernetes
-//!                                  └─ pod              pods, by the real CNI plugin
+//!                                  ├─ pod              pods, by the real CNI plugin
+//!                                  └─ graph            pictures of it all
 //! ```
 
+pub mod bgpd;
 pub mod daemon;
 pub mod echo;
 pub mod enter;
 pub mod eventually;
+pub mod graph;
 pub mod kube;
 pub mod lab;
 pub mod link;

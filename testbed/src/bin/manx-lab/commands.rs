@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use comfy_table::{Table, presets};
 use manx_testbed::enter::{self, Life};
+use manx_testbed::graph::{self, Picture};
 use manx_testbed::lab::{self, destroy};
 use manx_testbed::{Lab, Options, Topology, echo};
 
@@ -46,6 +47,7 @@ async fn run_async(command: Command) -> anyhow::Result<ExitCode> {
         Command::Up { file, name } => up(&file, name).await?,
         Command::Inspect { which } => inspect(&which.lab()?).await?,
         Command::Pod(pod) => run_pod(pod).await?,
+        Command::Graph { which, file, text, output } => graph(&which, file, text, output).await?,
         Command::Start { which, node, daemon: Some(daemon) } => {
             which.lab()?.start_daemon(&node, &daemon).await?
         }
@@ -167,6 +169,33 @@ async fn run_pod(command: Pod) -> anyhow::Result<()> {
                 table.add_row([pod.node, pod.namespace, pod.name, addresses.join(", ")]);
             }
             println!("{table}");
+        }
+    }
+    Ok(())
+}
+
+async fn graph(
+    which: &Which,
+    file: Option<PathBuf>,
+    text: bool,
+    output: Option<PathBuf>,
+) -> anyhow::Result<()> {
+    let picture = match file {
+        Some(file) => Picture::of_topology(&Topology::load(&file)?),
+        None => Picture::of_lab(&which.lab()?).await?,
+    };
+    let drawn = if text { graph::text(&picture) } else { graph::svg(&picture) };
+    let output = match output {
+        None if text => None,
+        None => Some(PathBuf::from(format!("{}.svg", picture.name))),
+        Some(output) if output.as_os_str() == "-" => None,
+        Some(output) => Some(output),
+    };
+    match output {
+        None => print!("{drawn}"),
+        Some(file) => {
+            fs::write(&file, drawn).map_err(|error| anyhow!("{}: {error}", file.display()))?;
+            println!("{}", file.display());
         }
     }
     Ok(())

@@ -1,0 +1,63 @@
+//! manx-bgpd and FRR: asserted on FRR's table.
+
+mod interop;
+
+use interop::{Router, Seen, up};
+use manx_testbed::Lab;
+use serde_json::Value;
+
+struct Frr;
+
+impl Router for Frr {
+    const TOPOLOGY: &'static str = "interop-frr.clab.yml";
+
+    async fn route(lab: &Lab, prefix: &str) -> Option<Seen> {
+        let family = if prefix.contains(':') { "ipv6" } else { "ipv4" };
+        let command = format!("show bgp {family} unicast {prefix} json");
+        let shown: Value =
+            serde_json::from_str(&lab.run("router", &["vtysh", "-c", &command]).await.unwrap()).unwrap();
+        let path = shown["paths"].as_array()?.first()?;
+        let communities = path["community"]["string"].as_str().unwrap_or_default();
+        Some(Seen {
+            next_hop: path["nexthops"][0]["ip"].as_str()?.parse().ok()?,
+            as_path: path["aspath"]["string"].as_str()?.to_owned(),
+            communities: communities.split_whitespace().map(str::to_owned).collect(),
+        })
+    }
+
+    async fn announce(lab: &Lab, yes: bool) {
+        let network = if yes { "network 203.0.113.0/24" } else { "no network 203.0.113.0/24" };
+        let words = ["configure terminal", "router bgp 65001", "address-family ipv4 unicast", network];
+        let words = words.iter().flat_map(|word| ["-c", word]);
+        let argv: Vec<&str> = ["vtysh"].into_iter().chain(words).collect();
+        lab.run("router", &argv).await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root: make test"]
+async fn each_has_the_others_prefixes_of_both_families() {
+    let lab = up::<Frr>("interop-frr-all").await;
+    interop::both_know_all::<Frr>(&lab).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: make test"]
+async fn withdrawals_travel_both_ways() {
+    let lab = up::<Frr>("interop-frr-withdraw").await;
+    interop::withdrawals_travel_both_ways::<Frr>(&lab).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: make test"]
+async fn a_cut_cable_empties_both_tables_and_heals() {
+    let lab = up::<Frr>("interop-frr-cable").await;
+    interop::a_cut_cable_empties_both_tables_and_heals::<Frr>(&lab).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: make test"]
+async fn a_killed_speaker_is_missed_and_found_again() {
+    let lab = up::<Frr>("interop-frr-kill").await;
+    interop::a_killed_speaker_is_missed_and_found_again::<Frr>(&lab).await;
+}
