@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use manx_bgp::api::{Config, MAX_FRAME, Reply, Request, RouteChange, Status, VERSION};
+use manx_bgp::api::{Config, Destination, MAX_FRAME, Reply, Request, RouteChange, Status, VERSION};
+use manx_bgp::types::Prefix;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
@@ -141,6 +142,18 @@ pub async fn status(socket: &Path) -> Result<Status, SpeakerError> {
         Reply::Status(status) => Ok(status),
         Reply::Error { message } => Err(SpeakerError::Refused(message)),
         _ => Err(SpeakerError::Unexpected("wanted its status")),
+    }
+}
+
+/// Asks the daemon for its table, or for one destination of it.
+///
+/// # Errors
+/// Any of [`SpeakerError`].
+pub async fn routes(socket: &Path, prefix: Option<Prefix>) -> Result<Vec<Destination>, SpeakerError> {
+    match Line::open(socket).await?.ask(Request::Routes { prefix }).await? {
+        Reply::Table { destinations } => Ok(destinations),
+        Reply::Error { message } => Err(SpeakerError::Refused(message)),
+        _ => Err(SpeakerError::Unexpected("wanted its table")),
     }
 }
 

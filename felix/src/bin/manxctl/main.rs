@@ -1,2 +1,139 @@
-//! stub
-fn main() {}
+//! `manxctl`: what an operator asks of a node and of the cluster.
+
+mod agent;
+mod bgp;
+mod cluster;
+mod status;
+mod table;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use manx_bgp::types::Prefix;
+use serde::Serialize;
+
+/// Shows what Manx does: on this node, and in the cluster.
+///
+/// What concerns this node is asked of its agent and its speaker, by their unix sockets: run manxctl there, as root.
+/// What concerns the cluster is read from the Kubernetes API, from anywhere with a kubeconfig.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "\
+Examples:
+  manxctl status                       sessions, blocks, routes and pods here; nodes and pools of the cluster
+  manxctl status -o json | jq .node    the same for programs
+  manxctl bgp peers                    every BGP session of this node, and why it is not up
+  manxctl bgp routes 10.244.3.0/26     every path to one destination, best first, and why the others lost"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Sessions, blocks, routes and pods of this node; nodes and pools of the cluster.
+    ///
+    /// Of the two, one is enough: what cannot be read is said. Fails when neither can.
+    Status {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+        /// The agent's socket.
+        #[arg(long, env = "MANX_AGENT_SOCKET", default_value = manx_cni::protocol::DEFAULT_SOCKET)]
+        agent_socket: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// What this node's BGP speaker knows.
+    #[command(subcommand)]
+    Bgp(BgpCommand),
+}
+
+#[derive(Subcommand)]
+enum BgpCommand {
+    /// Every session, how it is, and why it is not up.
+    Peers {
+        #[command(flatten)]
+        speaker: SpeakerArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Every destination with all its paths, best first, and why the others lost.
+    Routes {
+        /// Only this destination, as 10.244.3.0/26.
+        prefix: Option<Prefix>,
+        #[command(flatten)]
+        speaker: SpeakerArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+#[derive(Args)]
+struct ClusterArgs {
+    /// The kubeconfig to reach the cluster with. Unless given: $KUBECONFIG, then /etc/manx/kubeconfig, then
+    /// ~/.kube/config, then the pod's own service account.
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct SpeakerArgs {
+    /// The speaker's socket.
+    #[arg(long, env = "MANX_BGPD_SOCKET", default_value = manx_bgp::api::DEFAULT_SOCKET)]
+    bgpd_socket: PathBuf,
+}
+
+#[derive(Args)]
+struct OutputArgs {
+    /// How to print: a table for people, or JSON for programs.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Status { cluster, agent_socket, output } => {
+            let report = status::gather(&agent_socket, cluster.kubeconfig.as_deref()).await;
+            let printed = print(output.output, &report, || status::render(&report));
+            printed.and_then(|()| report.verdict())
+        }
+        Command::Bgp(BgpCommand::Peers { speaker, output }) => bgp::peers(&speaker.bgpd_socket)
+            .await
+            .and_then(|status| print(output.output, &status, || bgp::render_peers(&status))),
+        Command::Bgp(BgpCommand::Routes { prefix, speaker, output }) => {
+            bgp::routes(&speaker.bgpd_socket, prefix)
+                .await
+                .and_then(|table| print(output.output, &table, || bgp::render_routes(&table)))
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("manxctl: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(output: Output, document: &impl Serialize, table: impl FnOnce() -> String) -> anyhow::Result<()> {
+    let text = match output {
+        Output::Table => table(),
+        Output::Json => serde_json::to_string_pretty(document)? + "\n",
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        // The reader (head, less) has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
+}

@@ -1,0 +1,18 @@
+//! Asks this node's agent.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use manx_cni::client::Agent;
+use manx_cni::protocol::{Reply, Request, VERSION};
+use manx_felix::status::NodeReport;
+
+/// The agent's report of its node.
+pub fn report(socket: &Path) -> anyhow::Result<NodeReport> {
+    match Agent::connect(socket, Duration::ZERO)?.ask(&Request::Status { version: VERSION })? {
+        Reply::Status { report } => serde_json::from_value(report)
+            .context("the agent's report cannot be read: is manxctl of its version?"),
+        reply => bail!("the agent answered out of turn: {reply:?}"),
+    }
+}
