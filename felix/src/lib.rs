@@ -9,10 +9,13 @@
 //!
 //! `agent` is the one task that owns the state; everything else moves values to it and from it.
 
+pub mod agent;
 pub mod attach;
+pub mod config;
 pub mod crd;
 pub mod dataplane;
 pub mod graph;
+pub mod health;
 pub mod model;
 pub mod speaker;
 pub mod status;

@@ -1,2 +1,90 @@
-//! stub
-fn main() {}
+//! `manx-felix`: the node agent.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use manx_felix::agent::Agent;
+use manx_felix::config::Config;
+use manx_felix::dataplane::{Dataplane, sysctl};
+use manx_felix::health::{self, Metrics};
+use manx_felix::speaker::Speaker;
+use manx_felix::{attach, watch};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing_subscriber::EnvFilter;
+
+/// Commands of plugins on their way to the agent; more wait in their connections.
+const COMMANDS: usize = 256;
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> anyhow::Result<()> {
+    let config = Config::parse();
+    let filter = EnvFilter::try_new(&config.log).with_context(|| format!("--log \"{}\"", config.log))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    run(config).await
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    tracing::info!(node = config.node_name, version = env!("CARGO_PKG_VERSION"), "manx-felix starts");
+    // First of all: a second agent must find this one before it touches anything.
+    let listener = attach::listen(&config.socket).await?;
+    let report = sysctl::prepare_node();
+    for change in &report.changed {
+        tracing::info!("{} was {}, is {} now", change.name, change.from, change.to);
+    }
+    for error in &report.failed {
+        tracing::warn!("{error}");
+    }
+    let client = client(&config).await?;
+    let metrics = Metrics::new()?;
+    let dataplane = Dataplane::start()?;
+    let speaker = Speaker::start(&config.speaker_socket);
+    let state_dir = config.state_dir();
+    let (agent, pulse) = Agent::new(&config, client.clone(), dataplane, speaker, metrics.clone())
+        .with_context(|| format!("state directory {}", state_dir.display()))?;
+    let watches = watch::start(&client, &config.node_name);
+    let (commands, received) = mpsc::channel(COMMANDS);
+
+    tokio::select! {
+        () = agent.run(watches, received, stopped()?) => {
+            tracing::info!("manx-felix stops; routes and sessions stay as they are");
+            Ok(())
+        }
+        () = attach::serve(listener, commands) => Ok(()),
+        served = health::serve(config.health_addr, pulse, metrics) => {
+            served.with_context(|| format!("--health-addr {}", config.health_addr))
+        }
+    }
+}
+
+/// A client that reads no more than a kubeconfig says: plain HTTP is as good as TLS, if that is what it names.
+async fn client(config: &Config) -> anyhow::Result<kube::Client> {
+    let mut kube = match &config.kubeconfig {
+        Some(path) => {
+            let text =
+                Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(text, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("kubeconfig {}", path.display()))?
+        }
+        None => kube::Config::incluster().context(
+            "no --kubeconfig, and not in a pod with a service account: say where the Kubernetes API is",
+        )?,
+    };
+    kube.connect_timeout = Some(Duration::from_secs(5));
+    kube::Client::try_from(kube).context("Kubernetes client")
+}
+
+/// Resolves on SIGTERM or SIGINT.
+fn stopped() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

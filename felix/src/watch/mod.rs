@@ -91,6 +91,22 @@ pub enum Update {
     Api(Result<(), String>),
 }
 
+impl Update {
+    /// Of what, for counting.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Node(_) => "Node",
+            Self::Pod(_) => "Pod",
+            Self::Pool(_) => "IPPool",
+            Self::Block(_) => "IPAMBlock",
+            Self::Bgp(_) => "BGPConfiguration",
+            Self::Peer(_) => "BGPPeer",
+            Self::Refused(..) => "refused",
+            Self::Api(_) => "api",
+        }
+    }
+}
+
 /// The running watchers.
 #[derive(Debug)]
 pub struct Watches {

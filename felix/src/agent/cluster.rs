@@ -1,0 +1,364 @@
+//! What the watches have said, each object with its last good content.
+//!
+//! An object that turns bad keeps what it last said well in force, and is answered with a condition. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use manx_bgp::types::Prefix;
+use manx_ipam::crd::IPPool;
+use manx_ipam::pool::check_overlaps;
+use manx_ipam::{BlockCidr, Pool};
+
+use crate::graph::{Input, Selector};
+use crate::model::{Bad, BgpConfig, Block, Node, Object, Peer, Pod};
+use crate::watch::convert::DEFAULT_CONFIGURATION;
+use crate::watch::{Change, Kind, Update};
+
+/// The cluster as it is known.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    me: String,
+    /// Kinds of which all has been read.
+    pub synced: BTreeSet<Kind>,
+    /// Kinds the API does not let us read, and why.
+    pub refused: BTreeMap<Kind, String>,
+    /// Whether the API answers; none: not known yet.
+    pub api: Option<Result<(), String>>,
+    nodes: BTreeMap<String, Node>,
+    /// Pods of this node, by `namespace/name`.
+    pub pods: BTreeMap<String, Pod>,
+    /// As they are.
+    pub pools: BTreeMap<String, Object<IPPool>>,
+    /// What each pool means, or why it cannot be used.
+    pub verdicts: BTreeMap<String, Result<Pool, Bad>>,
+    /// Pools as they were when they last could be used.
+    good_pools: BTreeMap<String, (Pool, Selector)>,
+    /// By name of the object.
+    pub blocks: BTreeMap<String, Block>,
+    /// As they are.
+    pub configurations: BTreeMap<String, Object<BgpConfig>>,
+    good_configuration: Option<BgpConfig>,
+    /// As they are.
+    pub peers: BTreeMap<String, Object<Peer>>,
+}
+
+/// What an update means to the agent.
+#[derive(Debug, PartialEq)]
+pub enum Told {
+    /// Something for the graph.
+    Input(Input),
+    /// The pools this node may use may be others.
+    Pools,
+    /// This node's own Node is another.
+    Me,
+    /// The API shows a block of ours.
+    Owned(BlockCidr, String),
+    /// The API showed a block of ours before, and does so no longer, or not as ours.
+    Lost(BlockCidr),
+    /// All there is of this kind has been read; for the first time or anew.
+    Read(Kind),
+}
+
+impl Cluster {
+    /// Of the node of this name, knowing nothing.
+    pub fn new(me: &str) -> Self {
+        Self { me: me.to_owned(), ..Self::default() }
+    }
+
+    /// Takes an update, and says what it means.
+    pub fn update(&mut self, update: Update) -> Vec<Told> {
+        let mut told = Vec::new();
+        match update {
+            Update::Node(change) => self.nodes(change, &mut told),
+            Update::Pod(change) => {
+                for (name, object) in
+                    self.changes(Kind::Pod, change, |cluster| cluster.pods.keys(), &mut told)
+                {
+                    match object.map(|object| object.spec) {
+                        Some(Ok(pod)) => _ = self.pods.insert(name, pod),
+                        Some(Err(_)) | None => _ = self.pods.remove(&name),
+                    }
+                }
+            }
+            Update::Pool(change) => self.pools(change, &mut told),
+            Update::Block(change) => self.blocks(change, &mut told),
+            Update::Bgp(change) => self.configurations(change, &mut told),
+            Update::Peer(change) => self.peers(change, &mut told),
+            Update::Refused(kind, reason) => self.refused(kind, reason),
+            Update::Api(answer) => self.api(answer),
+        }
+        told
+    }
+
+    /// Whether all of these have been read.
+    pub fn has_read(&self, kinds: &[Kind]) -> bool {
+        kinds.iter().all(|kind| self.synced.contains(kind))
+    }
+
+    /// The node whose name is first: it alone writes what is said once for the whole cluster.
+    pub fn leads(&self) -> bool {
+        self.nodes.keys().next() == Some(&self.me)
+    }
+
+    /// The pools whose node selector selects this node, in order of name; disabled ones included.
+    pub fn usable_pools(&self) -> Vec<Pool> {
+        let Some(me) = self.nodes.get(&self.me) else { return Vec::new() };
+        let mine = self.good_pools.values().filter(|(_, nodes)| nodes.matches(&me.labels));
+        mine.map(|(pool, _)| pool.clone()).collect()
+    }
+
+    /// The blocks the API shows as ours, with their pools.
+    pub fn own_blocks(&self) -> impl Iterator<Item = &Block> {
+        self.blocks.values().filter(|block| block.node == self.me)
+    }
+
+    /// Normalises a change into objects that are there or gone, in order of name.
+    fn changes<'a, T, K: Iterator<Item = &'a String>>(
+        &'a mut self,
+        kind: Kind,
+        change: Change<T>,
+        known: impl FnOnce(&'a Self) -> K,
+        told: &mut Vec<Told>,
+    ) -> BTreeMap<String, Option<Object<T>>> {
+        match change {
+            Change::Apply(object) => [(object.name.clone(), Some(object))].into(),
+            Change::Delete(name) => [(name, None)].into(),
+            Change::Replace(objects) => {
+                self.synced.insert(kind);
+                told.push(Told::Read(kind));
+                let mut all: BTreeMap<_, _> = known(self).map(|name| (name.clone(), None)).collect();
+                all.extend(objects.into_iter().map(|object| (object.name.clone(), Some(object))));
+                all
+            }
+        }
+    }
+
+    fn nodes(&mut self, change: Change<Node>, told: &mut Vec<Told>) {
+        for (name, object) in self.changes(Kind::Node, change, |cluster| cluster.nodes.keys(), told) {
+            let node = object.and_then(|object| object.spec.ok());
+            if self.nodes.get(&name) == node.as_ref() {
+                continue;
+            }
+            match &node {
+                Some(node) => _ = self.nodes.insert(name.clone(), node.clone()),
+                None => _ = self.nodes.remove(&name),
+            }
+            let me = name == self.me;
+            told.push(Told::Input(Input::Node(name, node)));
+            if me {
+                told.extend([Told::Me, Told::Pools]);
+            }
+        }
+    }
+
+    fn pools(&mut self, change: Change<IPPool>, told: &mut Vec<Told>) {
+        for (name, object) in self.changes(Kind::IPPool, change, |cluster| cluster.pools.keys(), told) {
+            match object {
+                Some(object) => _ = self.pools.insert(name, object),
+                None => {
+                    self.pools.remove(&name);
+                    self.good_pools.remove(&name);
+                }
+            }
+        }
+        let readable = self.pools.values().filter_map(|object| object.spec.as_ref().ok());
+        let mut verdicts: BTreeMap<String, Result<Pool, Bad>> = check_overlaps(readable)
+            .into_iter()
+            .map(|(name, verdict)| (name, verdict.map_err(|error| Bad::new(error.reason(), error))))
+            .collect();
+        for (name, object) in &self.pools {
+            if let Err(bad) = &object.spec {
+                verdicts.insert(name.clone(), Err(bad.clone()));
+            }
+        }
+        for (name, verdict) in &mut verdicts {
+            match verdict.clone().and_then(selected) {
+                Ok(good) => _ = self.good_pools.insert(name.clone(), good),
+                Err(bad) => {
+                    complain(
+                        "IPPool",
+                        name,
+                        &bad,
+                        self.verdicts.get(name).and_then(|before| before.as_ref().err()),
+                    );
+                    *verdict = Err(bad);
+                }
+            }
+        }
+        self.verdicts = verdicts;
+        told.push(Told::Pools);
+    }
+
+    fn blocks(&mut self, change: Change<Block>, told: &mut Vec<Told>) {
+        for (name, object) in self.changes(Kind::IPAMBlock, change, |cluster| cluster.blocks.keys(), told) {
+            let block = object.and_then(|object| match object.spec {
+                Ok(block) => Some(block),
+                Err(bad) => {
+                    complain("IPAMBlock", &name, &bad, None);
+                    None
+                }
+            });
+            let ours = |block: &&Block| block.node == self.me;
+            match (self.blocks.get(&name).filter(ours), block.as_ref().filter(ours)) {
+                (_, Some(now)) => told.push(Told::Owned(now.cidr, now.pool.clone())),
+                (Some(before), None) => told.push(Told::Lost(before.cidr)),
+                (None, None) => {}
+            }
+            match block {
+                Some(block) => _ = self.blocks.insert(name, block),
+                None => _ = self.blocks.remove(&name),
+            }
+        }
+    }
+
+    fn configurations(&mut self, change: Change<BgpConfig>, told: &mut Vec<Told>) {
+        let changes =
+            self.changes(Kind::BGPConfiguration, change, |cluster| cluster.configurations.keys(), told);
+        for (name, object) in changes {
+            let before = self.configurations.get(&name).and_then(|object| object.spec.as_ref().err());
+            if let Some(Err(bad)) = object.as_ref().map(|object| &object.spec) {
+                complain("BGPConfiguration", &name, bad, before);
+            }
+            match object {
+                Some(object) => _ = self.configurations.insert(name, object),
+                None => _ = self.configurations.remove(&name),
+            }
+        }
+        self.good_configuration =
+            match self.configurations.get(DEFAULT_CONFIGURATION).map(|object| &object.spec) {
+                None => Some(BgpConfig::default()),
+                Some(Ok(configuration)) => Some(*configuration),
+                Some(Err(_)) => self.good_configuration,
+            };
+        if self.synced.contains(&Kind::BGPConfiguration) {
+            told.push(Told::Input(Input::Bgp(self.good_configuration)));
+        }
+    }
+
+    fn peers(&mut self, change: Change<Peer>, told: &mut Vec<Told>) {
+        for (name, object) in self.changes(Kind::BGPPeer, change, |cluster| cluster.peers.keys(), told) {
+            let before = self.peers.get(&name).and_then(|object| object.spec.as_ref().err());
+            match object.as_ref().map(|object| object.spec.clone()) {
+                Some(Ok(peer)) => told.push(Told::Input(Input::Peer(name.clone(), Some(peer)))),
+                // The graph keeps what it was told before.
+                Some(Err(bad)) => complain("BGPPeer", &name, &bad, before),
+                None => told.push(Told::Input(Input::Peer(name.clone(), None))),
+            }
+            match object {
+                Some(object) => _ = self.peers.insert(name, object),
+                None => _ = self.peers.remove(&name),
+            }
+        }
+    }
+
+    fn refused(&mut self, kind: Kind, reason: Option<String>) {
+        match reason {
+            Some(reason) => {
+                tracing::warn!(%kind, "cannot be watched: {reason}");
+                self.refused.insert(kind, reason);
+            }
+            None => {
+                if self.refused.remove(&kind).is_some() {
+                    tracing::info!(%kind, "is watched again");
+                }
+            }
+        }
+    }
+
+    fn api(&mut self, answer: Result<(), String>) {
+        match (&self.api, &answer) {
+            (_, Err(reason)) => {
+                tracing::warn!("the Kubernetes API does not answer: {reason}; what runs keeps running");
+            }
+            (Some(Err(_)), Ok(())) => tracing::info!("the Kubernetes API answers again"),
+            (_, Ok(())) => {}
+        }
+        self.api = Some(answer);
+    }
+}
+
+fn selected(pool: Pool) -> Result<(Pool, Selector), Bad> {
+    let nodes = Selector::try_from(pool.node_selector.clone())
+        .map_err(|error| Bad::new("InvalidNodeSelector", format_args!("spec.nodeSelector: {error}")))?;
+    Ok((pool, nodes))
+}
+
+/// Says once what is wrong with an object.
+fn complain(kind: &str, name: &str, bad: &Bad, before: Option<&Bad>) {
+    if before != Some(bad) {
+        tracing::warn!("{kind} \"{name}\" cannot be used: {bad}; what it last said well stays in force");
+    }
+}
+
+/// A block as the prefix that is announced.
+pub fn prefix(cidr: BlockCidr) -> Option<Prefix> {
+    Prefix::try_from(ipnetwork::IpNetwork::from(cidr)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use manx_ipam::crd::IPPoolSpec;
+
+    use super::*;
+
+    fn pool(cidr: &str) -> Update {
+        let spec =
+            IPPoolSpec { cidr: cidr.to_owned(), block_size: None, node_selector: None, disabled: false };
+        Update::Pool(Change::Apply(object("pods", Ok(IPPool::new("pods", spec)))))
+    }
+
+    fn object<T>(name: &str, spec: Result<T, Bad>) -> Object<T> {
+        Object { name: name.to_owned(), generation: 1, conditions: Vec::new(), spec }
+    }
+
+    fn cluster() -> Cluster {
+        let mut cluster = Cluster::new("node1");
+        cluster.update(Update::Node(Change::Replace(vec![object("node1", Ok(Node::default()))])));
+        cluster
+    }
+
+    #[test]
+    fn a_pool_that_turns_bad_stays_in_force_and_is_told_why() {
+        let mut cluster = cluster();
+        cluster.update(pool("10.244.0.0/16"));
+        cluster.update(pool("10.244.0.1/16"));
+        assert_eq!(cluster.usable_pools()[0].cidr.to_string(), "10.244.0.0/16");
+        let bad = cluster.verdicts["pods"].clone().unwrap_err();
+        assert_eq!(bad.reason, "InvalidCIDR");
+        assert!(bad.message.contains("did you mean 10.244.0.0/16"), "{bad}");
+        cluster.update(Update::Pool(Change::Delete("pods".to_owned())));
+        assert_eq!(cluster.usable_pools(), []);
+    }
+
+    #[test]
+    fn a_bad_configuration_is_not_taken_for_none() {
+        let mut cluster = cluster();
+        let bad = || object("default", Err::<BgpConfig, _>(Bad::new("InvalidASN", "0 is reserved")));
+        let told = cluster.update(Update::Bgp(Change::Replace(vec![bad()])));
+        assert!(told.contains(&Told::Input(Input::Bgp(None))));
+        let good = BgpConfig { mesh: false, ..BgpConfig::default() };
+        cluster.update(Update::Bgp(Change::Apply(object("default", Ok(good)))));
+        let told = cluster.update(Update::Bgp(Change::Apply(bad())));
+        assert_eq!(told, [Told::Input(Input::Bgp(Some(good)))]);
+        let told = cluster.update(Update::Bgp(Change::Delete("default".to_owned())));
+        assert_eq!(told, [Told::Input(Input::Bgp(Some(BgpConfig::default())))]);
+    }
+
+    #[test]
+    fn what_a_new_list_does_not_name_is_gone() {
+        let mut cluster = cluster();
+        let block = |node: &str| Block {
+            cidr: BlockCidr::try_from("10.244.3.64/26".parse::<manx_ipam::Cidr>().unwrap()).unwrap(),
+            pool: "pods".to_owned(),
+            node: node.to_owned(),
+            used: 0,
+            allocations: Vec::new(),
+        };
+        let cidr = block("node1").cidr;
+        let listed =
+            |node: &str| Update::Block(Change::Replace(vec![object(&cidr.object_name(), Ok(block(node)))]));
+        assert!(cluster.update(listed("node1")).contains(&Told::Owned(cidr, "pods".to_owned())));
+        assert!(cluster.update(listed("node2")).contains(&Told::Lost(cidr)), "it has another owner");
+        assert!(!cluster.update(Update::Block(Change::Replace(Vec::new()))).contains(&Told::Lost(cidr)));
+    }
+}

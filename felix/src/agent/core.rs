@@ -1,0 +1,320 @@
+//! What the agent decides: events in, effects out. It waits for nobody; what takes time is an [`Effect`] whose
+//! outcome comes back as an event. The attachment files and the host's interfaces are asked in place: both answer
+//! at once.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use manx_bgp::api::{self, Config};
+use manx_cni::protocol::AttachmentKey;
+use manx_ipam::claim::Taken;
+use manx_ipam::{Allocator, BlockCidr, Family, Pool};
+use tokio::sync::oneshot;
+
+use super::blocks::Blocks;
+use super::cluster::{Cluster, Told};
+use super::known::KnownFile;
+use super::mirror::{Mirror, Write};
+use super::pods::{Held, Waiting};
+use crate::attach::Refusal;
+use crate::attach::files::Files;
+use crate::dataplane::{self, FibDelta};
+use crate::graph::{Graph, Input};
+use crate::health::Metrics;
+use crate::speaker;
+use crate::watch::{Kind, Update};
+
+/// Octets of an Ethernet payload: a pod's MTU where the node's cannot be read.
+const DEFAULT_MTU: u32 = 1500;
+
+/// What must have been read before the speaker is given orders: with less, sessions that are up would be ended.
+const SPEAKING: [Kind; 4] = [Kind::Node, Kind::BGPConfiguration, Kind::BGPPeer, Kind::IPAMBlock];
+
+/// The answer to a plugin.
+pub type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// What is to be done outside.
+#[derive(Debug)]
+pub enum Effect {
+    /// Change the kernel's routes; then answer the plugins, then tell the speaker: a block is announced once it is
+    /// there.
+    Program {
+        /// May be empty: the answers then wait for what was sent before.
+        delta: FibDelta,
+        /// Plugins whose pod can be reached, or no longer, once the kernel has answered.
+        answers: Vec<Answer<()>>,
+        /// The speaker's new orders.
+        orders: Option<Config>,
+    },
+    /// From now on remove routes of ours that nobody wants.
+    Sweep,
+    /// Make a block of one of these pools ours. Answered by [`Core::claimed`].
+    Claim {
+        /// One claim a family at a time.
+        family: Family,
+        /// In order of preference.
+        pools: Vec<Pool>,
+        /// What is known to be owned.
+        taken: Taken,
+    },
+    /// Put the object of a block back that pods hold addresses of. Answered by [`Core::reclaimed`].
+    Reclaim {
+        /// The block.
+        cidr: BlockCidr,
+        /// Its pool.
+        pool: String,
+    },
+    /// Write to the API. Answered by [`Core::written`].
+    Write(Vec<Write>),
+    /// Ask the speaker how it is and then answer with a report.
+    Report(oneshot::Sender<serde_json::Value>),
+}
+
+/// The host's interfaces.
+pub trait Host: Send {
+    /// The index of an interface by name; none: there is no such interface.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    fn index_of(&self, name: &str) -> io::Result<Option<u32>>;
+
+    /// MTU of the interfaces that hold the node's addresses.
+    fn mtu_of(&self, addresses: &[IpAddr]) -> Option<u32>;
+}
+
+/// The speaker as last heard.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// Whether it is there.
+    pub up: bool,
+    /// Its name and version.
+    pub daemon: String,
+    /// Why it is away.
+    pub away: Option<String>,
+    /// Why it did not take its last orders.
+    pub refused: Option<String>,
+    /// Whether it has answered the newest orders since it came up.
+    pub ordered: bool,
+    /// Whether it has told its whole table since it came up.
+    pub synced: bool,
+    /// What it said of itself.
+    pub status: Option<api::Status>,
+}
+
+/// All the agent knows.
+pub struct Core {
+    pub(super) me: String,
+    pub(super) started: Instant,
+    pub(super) cluster: Cluster,
+    pub(super) graph: Graph,
+    pub(super) allocator: Allocator,
+    pub(super) blocks: Blocks,
+    pub(super) attachments: BTreeMap<AttachmentKey, Held>,
+    pub(super) waiting: Vec<Waiting>,
+    pub(super) next_collection: Option<Instant>,
+    pub(super) heard: Heard,
+    pub(super) mirror: Mirror,
+    /// The dataplane as of the last tick.
+    pub(super) kernel: dataplane::Status,
+    pub(super) host: Box<dyn Host>,
+    pub(super) files: Files,
+    /// Plugins leave their notes beside it.
+    pub(super) socket: PathBuf,
+    pub(super) known: KnownFile,
+    pub(super) mtu: u32,
+    pub(super) metrics: Metrics,
+    pub(super) effects: Vec<Effect>,
+    /// Plugins to answer when what is dirty now is in the kernel.
+    pub(super) answers: Vec<Answer<()>>,
+    /// Orders the speaker may not have yet.
+    unsent: Option<Config>,
+    pub(super) swept: bool,
+    /// Whether the kernel has answered for what complete watches wanted.
+    programmed: bool,
+}
+
+/// What a core starts with.
+pub struct Start {
+    /// This node's name.
+    pub me: String,
+    /// The state directory's attachments.
+    pub files: Files,
+    /// Where plugins look for the agent.
+    pub socket: PathBuf,
+    /// The state directory's pools and blocks.
+    pub known: KnownFile,
+    /// The host's interfaces.
+    pub host: Box<dyn Host>,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+impl Core {
+    /// Reads back what an earlier agent left: attachments whose interface stands are in force at once.
+    ///
+    /// # Errors
+    /// When the state directory cannot be read.
+    pub fn start(start: Start, now: Instant) -> io::Result<Self> {
+        let Start { me, files, socket, known, host, metrics } = start;
+        let mut core = Self {
+            started: now,
+            cluster: Cluster::new(&me),
+            graph: Graph::new(&me),
+            me,
+            allocator: Allocator::default(),
+            blocks: Blocks::default(),
+            attachments: BTreeMap::new(),
+            waiting: Vec::new(),
+            next_collection: None,
+            heard: Heard::default(),
+            mirror: Mirror::default(),
+            kernel: dataplane::Status::default(),
+            host,
+            files,
+            socket,
+            known,
+            mtu: DEFAULT_MTU,
+            metrics,
+            effects: Vec::new(),
+            answers: Vec::new(),
+            unsent: None,
+            swept: false,
+            programmed: false,
+        };
+        core.restore_blocks();
+        core.restore_pods()?;
+        Ok(core)
+    }
+
+    /// Takes what a watcher says.
+    pub fn update(&mut self, update: Update, now: Instant) {
+        let mut read = None;
+        for told in self.cluster.update(update) {
+            match told {
+                Told::Input(input) => self.graph.apply(input),
+                Told::Pools => self.blocks.usable = self.cluster.usable_pools(),
+                Told::Me => self.read_mtu(),
+                Told::Owned(cidr, pool) => self.own_block(cidr, &pool),
+                Told::Lost(cidr) => self.lose_block(cidr, now),
+                Told::Read(kind) => read = Some(kind),
+            }
+        }
+        if read == Some(Kind::IPAMBlock) {
+            self.lose_unlisted_blocks(now);
+        }
+        self.remember();
+        self.retry_waiting(now);
+    }
+
+    /// Takes what the speaker says.
+    pub fn hear(&mut self, event: speaker::Event) {
+        match event {
+            speaker::Event::Up { daemon } => {
+                tracing::info!("{daemon} is there");
+                self.graph.apply(Input::Relearn);
+                let status = self.heard.status.take();
+                self.heard = Heard { up: true, daemon, status, ..Heard::default() };
+            }
+            speaker::Event::Down { reason } => {
+                tracing::warn!("the speaker is away: {reason}; learned routes stay");
+                let daemon = std::mem::take(&mut self.heard.daemon);
+                self.heard = Heard { daemon, away: Some(reason), ..Heard::default() };
+            }
+            speaker::Event::Routes(changes) => {
+                for change in changes {
+                    self.graph.apply(Input::Learned(change.prefix, change.next_hops));
+                }
+            }
+            speaker::Event::Synced => {
+                self.heard.synced = true;
+                self.graph.apply(Input::LearnedAll);
+            }
+            speaker::Event::Applied { changes } => {
+                for change in changes {
+                    tracing::info!("speaker: {change}");
+                }
+                self.heard.ordered = true;
+                self.heard.refused = None;
+            }
+            speaker::Event::Refused { reason } => {
+                tracing::error!("the speaker did not take its orders: {reason}; it keeps those before");
+                self.heard.ordered = true;
+                self.heard.refused = Some(reason);
+            }
+        }
+    }
+
+    /// Takes the speaker's answer to "how are you"; none: it did not answer.
+    pub fn hear_status(&mut self, status: Option<api::Status>) {
+        self.heard.status = status;
+    }
+
+    /// The kernel has answered for a delta sent while [`Core::in_sync`] held.
+    pub fn programmed(&mut self) {
+        self.programmed = true;
+    }
+
+    /// This node's name.
+    pub fn node(&self) -> &str {
+        &self.me
+    }
+
+    /// Whether every watch has been read.
+    pub fn in_sync(&self) -> bool {
+        self.cluster.has_read(&Kind::ALL)
+    }
+
+    /// Whether this node does what the cluster wants of it, as far as the agent can see to it. Neighbours have no
+    /// part in this: one that is away must not take nodes out of service.
+    pub fn ready(&self) -> bool {
+        self.in_sync() && self.programmed
+    }
+
+    /// Once a second, with what the dataplane says of itself.
+    pub fn tick(&mut self, kernel: dataplane::Status, now: Instant) {
+        self.kernel = kernel;
+        self.honour_notes();
+        self.free_left();
+        self.collect(now);
+        self.retry_reclaims(now);
+        self.retry_waiting(now);
+        self.write(now);
+    }
+
+    /// What is to be done now, in order.
+    #[must_use = "effects not performed are lost"]
+    pub fn effects(&mut self, now: Instant) -> Vec<Effect> {
+        self.want_blocks(now);
+        let delta = self.graph.flush();
+        if let Some(speaking) = delta.speaker {
+            for problem in &speaking.problems {
+                tracing::warn!("{} {}", problem.object, problem.message);
+            }
+            self.unsent = speaking.orders;
+        }
+        let orders = if self.cluster.has_read(&SPEAKING) { self.unsent.take() } else { None };
+        let answers = std::mem::take(&mut self.answers);
+        let changed = delta.fib != FibDelta::default();
+        if changed || orders.is_some() || !answers.is_empty() || (self.in_sync() && !self.programmed) {
+            self.effects.push(Effect::Program { delta: delta.fib, answers, orders });
+        }
+        let spoken = self.heard.ordered || self.graph.spoken().orders.is_none();
+        if !self.swept && self.in_sync() && self.heard.synced && spoken {
+            self.swept = true;
+            tracing::info!("all is in sync: routes of ours that nobody wants go");
+            self.effects.push(Effect::Sweep);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    pub(super) fn read_mtu(&mut self) {
+        let node = self.graph.node(&self.me);
+        let addresses: Vec<IpAddr> = node.map_or_else(Vec::new, |node| {
+            node.ipv4.map(IpAddr::V4).into_iter().chain(node.ipv6.map(IpAddr::V6)).collect()
+        });
+        self.mtu = self.host.mtu_of(&addresses).unwrap_or(DEFAULT_MTU);
+    }
+}

@@ -1,0 +1,248 @@
+//! What the API is told: blocks' mirrors, conditions, this node's status. Computed once a second as the difference
+//! between what should be there and what the watches show, so that what failed or was overwritten is written again.
+//!
+//! Pools, neighbours and configurations are one for the cluster: the agent of the node whose name sorts first among
+//! all Nodes answers them. For a moment two may think so, and then write the same.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use manx_ipam::Pool;
+use manx_ipam::crd::{IPAMBlockStatus, IPPoolStatus};
+
+use super::core::{Core, Effect};
+use crate::crd::NodeStatusStatus;
+use crate::model::{Bad, Object};
+
+/// Pauses after a write that failed: doubled from the first to the last.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// The largest number JSON keeps exactly.
+const MAX_SIZE: u128 = 1 << 53;
+
+/// One write of a status.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// The mirror of an own block.
+    Block {
+        /// Of the object.
+        name: String,
+        /// All of it.
+        status: IPAMBlockStatus,
+    },
+    /// A pool's numbers and its `Ready` condition.
+    Pool {
+        /// Of the object.
+        name: String,
+        /// The numbers; the conditions in it are those that are there.
+        status: IPPoolStatus,
+        /// To be merged into the conditions.
+        verdict: Verdict,
+    },
+    /// A BGPPeer's `Accepted` condition.
+    Peer {
+        /// Of the object.
+        name: String,
+        /// Those that are there.
+        conditions: Vec<Condition>,
+        /// To be merged into them.
+        verdict: Verdict,
+    },
+    /// A BGPConfiguration's `Accepted` condition.
+    Configuration {
+        /// Of the object.
+        name: String,
+        /// Those that are there.
+        conditions: Vec<Condition>,
+        /// To be merged into them.
+        verdict: Verdict,
+    },
+    /// What this node says of itself.
+    Node {
+        /// Of the node.
+        name: String,
+        /// Of its Node: the status goes when the Node goes.
+        uid: String,
+        /// All of it.
+        status: Box<NodeStatusStatus>,
+    },
+}
+
+/// A condition before it has a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// `Ready` or `Accepted`.
+    pub type_: &'static str,
+    /// Whether it is true.
+    pub holds: bool,
+    /// CamelCase.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+    /// Of the object judged.
+    pub generation: i64,
+}
+
+impl Verdict {
+    /// `True`, `False`: as conditions spell it.
+    pub fn status(&self) -> &'static str {
+        if self.holds { "True" } else { "False" }
+    }
+
+    /// Whether these conditions say so already.
+    fn said(&self, conditions: &[Condition]) -> bool {
+        conditions.iter().any(|condition| {
+            condition.type_ == self.type_
+                && condition.status == self.status()
+                && condition.reason == self.reason
+                && condition.message == self.message
+                && condition.observed_generation == Some(self.generation)
+        })
+    }
+}
+
+/// How writing goes.
+#[derive(Debug, Default)]
+pub struct Mirror {
+    running: bool,
+    next: Option<Instant>,
+    pause: Duration,
+    failure: Option<String>,
+    /// What this node last wrote of itself: nobody watches it.
+    node: Option<NodeStatusStatus>,
+}
+
+impl Core {
+    /// Asks for what differs to be written; one batch at a time.
+    pub(super) fn write(&mut self, now: Instant) {
+        let due = !self.mirror.running && self.mirror.next.is_none_or(|next| next <= now);
+        if !due || !self.in_sync() {
+            return;
+        }
+        let writes = self.writes();
+        if !writes.is_empty() {
+            self.mirror.running = true;
+            self.effects.push(Effect::Write(writes));
+        }
+    }
+
+    /// A batch has ended: what was written, and the first failure in words.
+    pub fn written(&mut self, done: Vec<Write>, failure: Option<String>, now: Instant) {
+        self.mirror.running = false;
+        for write in done {
+            if let Write::Node { status, .. } = write {
+                self.mirror.node = Some(*status);
+            }
+        }
+        match failure {
+            None => {
+                self.mirror.pause = Duration::ZERO;
+                self.mirror.next = None;
+                self.mirror.failure = None;
+            }
+            Some(failure) => {
+                self.metrics.api_errors.with_label_values(&["write"]).inc();
+                self.mirror.pause = (self.mirror.pause * 2).clamp(PAUSES.0, PAUSES.1);
+                self.mirror.next = Some(now + self.mirror.pause);
+                if self.mirror.failure.as_ref() != Some(&failure) {
+                    tracing::warn!("a status is not written yet: {failure}");
+                    self.mirror.failure = Some(failure);
+                }
+            }
+        }
+    }
+
+    /// All that the API does not show as it should.
+    pub(super) fn writes(&self) -> Vec<Write> {
+        let mut writes: Vec<Write> = self.own_blocks().collect();
+        if self.cluster.leads() {
+            writes.extend(self.pool_statuses());
+            writes.extend(judge(&self.cluster.peers).map(|(name, object, verdict)| Write::Peer {
+                name: name.clone(),
+                conditions: object.conditions.clone(),
+                verdict,
+            }));
+            writes.extend(judge(&self.cluster.configurations).map(|(name, object, verdict)| {
+                Write::Configuration { name: name.clone(), conditions: object.conditions.clone(), verdict }
+            }));
+        }
+        let status = NodeStatusStatus::from(&self.report(Instant::now()));
+        if let Some(node) = self.graph.node(&self.me)
+            && self.mirror.node.as_ref() != Some(&status)
+        {
+            writes.push(Write::Node {
+                name: self.me.clone(),
+                uid: node.uid.clone(),
+                status: Box::new(status),
+            });
+        }
+        writes
+    }
+
+    fn own_blocks(&self) -> impl Iterator<Item = Write> {
+        self.cluster.own_blocks().filter_map(|seen| {
+            let status = self.allocator.block(seen.cidr)?.mirror();
+            let differs = status.used != seen.used || status.allocations != seen.allocations;
+            differs.then(|| Write::Block { name: seen.cidr.object_name(), status })
+        })
+    }
+
+    fn pool_statuses(&self) -> impl Iterator<Item = Write> {
+        let mut use_of: BTreeMap<&str, (i64, i64)> = BTreeMap::new();
+        for block in self.cluster.blocks.values() {
+            let (blocks, used) = use_of.entry(&block.pool).or_default();
+            *blocks += 1;
+            *used += block.used;
+        }
+        self.cluster.pools.iter().filter_map(move |(name, object)| {
+            let verdict = pool_verdict(self.cluster.verdicts.get(name)?, object.generation);
+            let size = self
+                .cluster
+                .verdicts
+                .get(name)
+                .and_then(|verdict| verdict.as_ref().ok())
+                .map_or(0, Pool::size);
+            let (blocks, used) = use_of.get(name.as_str()).copied().unwrap_or_default();
+            let status = IPPoolStatus {
+                size: size.min(MAX_SIZE).try_into().unwrap_or(i64::MAX),
+                used,
+                blocks,
+                conditions: object.conditions.clone(),
+            };
+            let seen = object.spec.as_ref().ok().and_then(|pool| pool.status.clone());
+            // Of a malformed object the numbers cannot be read back: its conditions alone decide.
+            let same = object.spec.is_err()
+                || seen
+                    .is_some_and(|seen| (seen.size, seen.used, seen.blocks) == (status.size, used, blocks));
+            (!same || !verdict.said(&object.conditions)).then(|| Write::Pool {
+                name: name.clone(),
+                status,
+                verdict,
+            })
+        })
+    }
+}
+
+fn pool_verdict(verdict: &Result<Pool, Bad>, generation: i64) -> Verdict {
+    let (holds, reason, message) = match verdict {
+        Ok(pool) if pool.disabled => {
+            (false, "Disabled", "spec.disabled is set: no new addresses are handed out".to_owned())
+        }
+        Ok(_) => (true, "Usable", String::new()),
+        Err(bad) => (false, bad.reason, bad.message.clone()),
+    };
+    Verdict { type_: "Ready", holds, reason, message, generation }
+}
+
+/// Objects whose `Accepted` condition does not say what is to be said of them.
+fn judge<T>(objects: &BTreeMap<String, Object<T>>) -> impl Iterator<Item = (&String, &Object<T>, Verdict)> {
+    objects.iter().filter_map(|(name, object)| {
+        let (holds, reason, message) = match &object.spec {
+            Ok(_) => (true, "Accepted", String::new()),
+            Err(bad) => (false, bad.reason, bad.message.clone()),
+        };
+        let verdict = Verdict { type_: "Accepted", holds, reason, message, generation: object.generation };
+        (!verdict.said(&object.conditions)).then_some((name, object, verdict))
+    })
+}

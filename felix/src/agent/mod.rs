@@ -1,0 +1,325 @@
+//! The one task that owns the agent's state.
+//!
+//! ```text
+//!   watch ─ Update ──▶ ┌──────┐ ─ Program ▶ dataplane ─ answered ─▶ plugins, then the speaker's orders
+//!   attach ─ Command ▶ │ Core │ ─ Claim ──▶ API
+//!   speaker ─ Event ─▶ │      │ ─ Write ──▶ API
+//!   outcomes, ticks ─▶ └──────┘ ─ Report ─▶ manxctl
+//! ```
+//!
+//! [`Core`] decides and never waits. This file moves what it decides outside, and the outcomes back. Restarting is
+//! the same as starting: what is in the kernel and with the speaker stays, until everything that wants it has been
+//! read again.
+
+mod blocks;
+mod cluster;
+mod core;
+mod known;
+mod mirror;
+mod pods;
+mod report;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use kube::Client;
+use manx_bgp::api::{self, Config};
+use manx_ipam::claim::{Claim, ClaimError, Taken, claim};
+use manx_ipam::store::kube::KubeStore;
+use manx_ipam::{BlockCidr, Family, Pool};
+use tokio::sync::{mpsc, oneshot, watch as cell};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use self::core::{Answer, Core, Effect, Host, Start};
+use crate::attach::files::Files;
+use crate::attach::{Command, Refusal};
+use crate::dataplane::{ApplyErrors, Dataplane, links};
+use crate::health::{Metrics, Pulse};
+use crate::speaker::{self, Speaker};
+use crate::status::NodeReport;
+use crate::watch::{Update, Watches};
+use mirror::Write;
+
+/// Between two turns of what is done from time to time.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Ticks between two questions to the speaker.
+const POLL: u32 = 2;
+
+/// What the speaker may take to say how it is.
+const POLL_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The agent, and what it acts on.
+pub struct Agent {
+    core: Core,
+    dataplane: Dataplane,
+    speaker: Speaker,
+    client: Client,
+    store: KubeStore,
+    doubt: Arc<tokio::sync::Notify>,
+    metrics: Metrics,
+    pulse: cell::Sender<Pulse>,
+    work: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Counts [`Effect::Program`]s: orders are given in the order they were decided.
+    programs: u64,
+    ordered: u64,
+    ticks: u32,
+}
+
+/// How work outside ended.
+enum Done {
+    Programmed {
+        number: u64,
+        in_sync: bool,
+        answers: Vec<Answer<()>>,
+        orders: Option<Config>,
+        outcome: Result<(), ApplyErrors>,
+    },
+    Claimed(Family, Result<Claim, ClaimError>),
+    Reclaimed(BlockCidr, Result<Claim, ClaimError>),
+    Written(Vec<Write>, Option<String>),
+    Polled(Option<api::Status>),
+    Report(oneshot::Sender<serde_json::Value>, Option<api::Status>),
+}
+
+impl Agent {
+    /// Reads back what an earlier agent left in the state directory.
+    ///
+    /// # Errors
+    /// When the state directory cannot be read.
+    pub fn new(
+        config: &crate::config::Config,
+        client: Client,
+        dataplane: Dataplane,
+        speaker: Speaker,
+        metrics: Metrics,
+    ) -> io::Result<(Self, cell::Receiver<Pulse>)> {
+        let now = Instant::now();
+        let core = Core::start(
+            Start {
+                me: config.node_name.clone(),
+                files: Files::open(config.state_dir())?,
+                socket: config.socket.clone(),
+                known: known::KnownFile::new(config.state_dir()),
+                host: Box::new(Kernel),
+                metrics: metrics.clone(),
+            },
+            now,
+        )?;
+        let (pulse, receiver) = cell::channel(Pulse { at: now, report: NodeReport::default() });
+        let store = KubeStore::new(client.clone());
+        let agent = Self {
+            core,
+            dataplane,
+            speaker,
+            client,
+            store,
+            doubt: Arc::default(),
+            metrics,
+            pulse,
+            work: FuturesUnordered::new(),
+            programs: 0,
+            ordered: 0,
+            ticks: 0,
+        };
+        Ok((agent, receiver))
+    }
+
+    /// Turns until `stop` resolves, or the plugins' commands end; then leaves everything in place.
+    pub async fn run(
+        mut self,
+        watches: Watches,
+        mut commands: mpsc::Receiver<Command>,
+        stop: impl Future<Output = ()>,
+    ) {
+        let Watches { mut updates, doubt } = watches;
+        self.doubt = doubt;
+        let mut stop = std::pin::pin!(stop);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.act();
+            tokio::select! {
+                () = &mut stop => return,
+                command = commands.recv() => match command {
+                    Some(command) => self.core.command(command, Instant::now()),
+                    None => return,
+                },
+                Some(update) = updates.recv() => self.update(update),
+                Some(event) = self.speaker.events.recv() => self.core.hear(event),
+                Some(done) = self.work.next() => self.done(done),
+                _ = tick.tick() => self.tick(),
+            }
+        }
+    }
+
+    fn update(&mut self, update: Update) {
+        self.metrics.watch_events.with_label_values(&[update.name()]).inc();
+        self.core.update(update, Instant::now());
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        self.core.tick(self.dataplane.status(), now);
+        if self.ticks.is_multiple_of(POLL) {
+            let socket = self.speaker.socket().to_owned();
+            self.work.push(Box::pin(async move { Done::Polled(poll(&socket).await) }));
+        }
+        self.ticks = self.ticks.wrapping_add(1);
+        self.pulse.send_replace(Pulse { at: now, report: self.core.report(now) });
+    }
+
+    /// Does what the core wants done now; what takes time goes on beside the loop.
+    fn act(&mut self) {
+        for effect in self.core.effects(Instant::now()) {
+            match effect {
+                Effect::Program { delta, answers, orders } => {
+                    self.programs += 1;
+                    let (number, in_sync) = (self.programs, self.core.in_sync());
+                    let answered = self.dataplane.update(delta);
+                    self.work.push(Box::pin(async move {
+                        Done::Programmed { number, in_sync, answers, orders, outcome: answered.await }
+                    }));
+                }
+                Effect::Sweep => self.dataplane.sweep(),
+                Effect::Claim { family, pools, taken } => {
+                    let (store, me) = (self.store.clone(), self.core.node().to_owned());
+                    self.work.push(Box::pin(async move {
+                        Done::Claimed(family, claim(&store, &pools, &me, taken).await)
+                    }));
+                }
+                Effect::Reclaim { cidr, pool } => {
+                    let (store, me) = (self.store.clone(), self.core.node().to_owned());
+                    self.work.push(Box::pin(async move {
+                        Done::Reclaimed(cidr, claim(&store, &[only(cidr, pool)], &me, Taken::default()).await)
+                    }));
+                }
+                Effect::Write(writes) => {
+                    let (client, store) = (self.client.clone(), self.store.clone());
+                    self.work.push(Box::pin(async move {
+                        let (done, failure) = write::write_all(client, store, writes).await;
+                        Done::Written(done, failure)
+                    }));
+                }
+                Effect::Report(answer) => {
+                    let socket = self.speaker.socket().to_owned();
+                    self.work.push(Box::pin(async move { Done::Report(answer, poll(&socket).await) }));
+                }
+            }
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        let now = Instant::now();
+        match done {
+            Done::Programmed { number, in_sync, answers, orders, outcome } => {
+                self.programmed(number, answers, orders, outcome);
+                if in_sync {
+                    self.core.programmed();
+                }
+            }
+            Done::Claimed(family, outcome) => {
+                self.doubt_if(outcome.is_err());
+                self.core.claimed(family, outcome, now);
+            }
+            Done::Reclaimed(cidr, outcome) => {
+                self.doubt_if(outcome.is_err());
+                self.core.reclaimed(cidr, outcome, now);
+            }
+            Done::Written(done, failure) => {
+                self.doubt_if(failure.is_some());
+                self.core.written(done, failure, now);
+            }
+            Done::Polled(status) => self.core.hear_status(status),
+            Done::Report(answer, status) => {
+                self.core.hear_status(status);
+                self.core.tick(self.dataplane.status(), now);
+                let report = serde_json::to_value(self.core.report(now)).unwrap_or_default();
+                let _ = answer.send(report);
+            }
+        }
+    }
+
+    /// The kernel has answered: now plugins may be told, and then the speaker.
+    fn programmed(
+        &mut self,
+        number: u64,
+        answers: Vec<Answer<()>>,
+        orders: Option<Config>,
+        outcome: Result<(), ApplyErrors>,
+    ) {
+        if let Err(errors) = &outcome {
+            tracing::warn!("{errors}; tried again");
+        }
+        for answer in answers {
+            let outcome = outcome.as_ref().map(drop).map_err(|errors| {
+                let message = format!("the pod's route is not in the kernel: {errors}");
+                Refusal::try_again(message, "the runtime tries again; manxctl status shows the node's routes")
+            });
+            let _ = answer.send(outcome);
+        }
+        if let Some(orders) = orders
+            && number > self.ordered
+        {
+            self.ordered = number;
+            self.speaker.order(orders);
+        }
+    }
+
+    fn doubt_if(&self, failed: bool) {
+        if failed {
+            self.doubt.notify_one();
+        }
+    }
+}
+
+async fn poll(socket: &Path) -> Option<api::Status> {
+    match timeout(POLL_DEADLINE, speaker::status(socket)).await {
+        Ok(Ok(status)) => Some(status),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the speaker does not say how it is");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// A pool that is nothing but one block, to claim that block and no other.
+fn only(cidr: BlockCidr, pool: String) -> Pool {
+    Pool {
+        name: pool,
+        cidr: cidr.cidr(),
+        block_length: cidr.cidr().length(),
+        node_selector: None,
+        disabled: false,
+    }
+}
+
+/// The interfaces of the kernel this agent runs on.
+struct Kernel;
+
+impl Host for Kernel {
+    fn index_of(&self, name: &str) -> io::Result<Option<u32>> {
+        links::index_of(name).map_err(io::Error::other)
+    }
+
+    fn mtu_of(&self, addresses: &[IpAddr]) -> Option<u32> {
+        match links::mtu_of_uplink(addresses) {
+            Ok(mtu) => mtu,
+            Err(error) => {
+                tracing::warn!("cannot read the MTU of this node's interface: {error}");
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Attachments: from a plugin's request to a route in the kernel, and back.
+//!
+//! ```text
+//!   Allocate ─▶ addresses taken, file written ─▶ attaching ─ Ready ─▶ attached      the route is in the kernel
+//!      │ none free yet: waits (bounded)             │ Abort             │ Release, Abort, note of a plugin
+//!      ▼                                            ▼                   ▼
+//!   try again                                    leaving: no route; freed once the interface is gone
+//! ```
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use ipnetwork::IpNetwork;
+use manx_cni::protocol::{Attach, AttachmentKey, PodRef, host_ifname};
+use manx_cni::released;
+use manx_cni::spec::code;
+use manx_ipam::{Owner, OwnerKey};
+
+use super::core::{Answer, Core, Effect};
+use crate::attach::files::{Attachment, Phase};
+use crate::attach::{Attempt, Command, Refusal};
+use crate::graph::Input;
+
+/// How long an ADD waits for what it needs before the runtime is asked to come back.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two looks for interfaces that went without a DEL.
+const COLLECTION: Duration = Duration::from_secs(60);
+
+/// An attachment in memory.
+#[derive(Debug)]
+pub struct Held {
+    /// What is, or was, in its file.
+    pub file: Attachment,
+    /// The ADD that made it; none after a restart.
+    attempt: Option<Attempt>,
+    /// No route any more; waits for its interface to go.
+    pub leaving: bool,
+    /// Its interface was not there at the last collection.
+    missed: bool,
+}
+
+/// An ADD that waits for an address.
+#[derive(Debug)]
+pub struct Waiting {
+    attempt: Attempt,
+    key: AttachmentKey,
+    pod: PodRef,
+    netns: String,
+    answer: Answer<Attach>,
+    until: Instant,
+}
+
+impl Core {
+    /// Takes what a plugin asks.
+    pub fn command(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Allocate { attempt, key, pod, netns, reply } => {
+                let until = now + PATIENCE;
+                self.waiting.push(Waiting { attempt, key, pod, netns, answer: reply, until });
+                self.retry_waiting(now);
+            }
+            Command::Ready { attempt, key, pod_mac, host_ifindex, reply } => {
+                match self.attach(attempt, &key, Phase::Attached { pod_mac, host_ifindex }) {
+                    Ok(()) => self.answers.push(reply),
+                    Err(refusal) => _ = reply.send(Err(refusal)),
+                }
+            }
+            Command::Release { key, reply } => {
+                self.waiting.retain(|waiting| waiting.key != key);
+                self.leave(&key);
+                self.metrics.attachments.with_label_values(&["del", "released"]).inc();
+                self.answers.push(reply);
+                self.retry_waiting(now);
+            }
+            Command::Abort { attempt, key } => {
+                self.waiting.retain(|waiting| waiting.attempt != attempt);
+                if self.attachments.get(&key).is_some_and(|held| held.attempt == Some(attempt)) {
+                    self.metrics.attachments.with_label_values(&["add", "undone"]).inc();
+                    self.leave(&key);
+                    self.retry_waiting(now);
+                }
+            }
+            Command::Status { reply } => self.effects.push(Effect::Report(reply)),
+        }
+    }
+
+    /// Tries again what could not be done before; gives up on what has waited long enough.
+    pub(super) fn retry_waiting(&mut self, now: Instant) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            if waiting.answer.is_closed() {
+                continue;
+            }
+            match self.allocate(&waiting) {
+                Ok(attach) => {
+                    // An answer nobody waits for is undone by the Abort that follows.
+                    let _ = waiting.answer.send(Ok(attach));
+                }
+                Err(refusal) if refusal.code == code::TRY_AGAIN && now < waiting.until => {
+                    self.waiting.push(waiting);
+                }
+                Err(refusal) => {
+                    self.metrics.attachments.with_label_values(&["add", "refused"]).inc();
+                    tracing::warn!(
+                        "pod {}/{} not attached: {refusal}",
+                        waiting.pod.namespace,
+                        waiting.pod.name
+                    );
+                    let _ = waiting.answer.send(Err(refusal));
+                }
+            }
+        }
+    }
+
+    fn allocate(&mut self, waiting: &Waiting) -> Result<Attach, Refusal> {
+        let Waiting { attempt, key, pod, netns, .. } = waiting;
+        // What an ADD that did not get to its end left, its addresses too, is taken over by this one.
+        let complete = |held: &&Held| !held.leaving && matches!(held.file.phase, Phase::Attached { .. });
+        if self.attachments.get(key).filter(complete).is_some() {
+            return Err(Refusal::already_attached(key));
+        }
+        let later = "the runtime tries again; manxctl status shows this node's pools and blocks";
+        self.may_assign().map_err(|why| Refusal::try_again(why, later))?;
+        let pools = self.pools().to_vec();
+        let owner = owner(key, pod);
+        let addresses = self.allocator.assign(&owner, &pools).map_err(|error| {
+            let failures = self.claim_failures();
+            Refusal::try_again(
+                error.to_string(),
+                if failures.is_empty() { later.to_owned() } else { failures },
+            )
+        })?;
+        let file = Attachment {
+            key: key.clone(),
+            pod: pod.clone(),
+            netns: netns.clone(),
+            addresses: addresses.clone(),
+            host_ifname: host_ifname(key),
+            phase: Phase::Allocated,
+        };
+        if let Err(error) = self.files.save(&file) {
+            self.attachments.remove(key);
+            self.allocator.release(&owner.key);
+            return Err(not_written(&error));
+        }
+        let attach = Attach {
+            host_ifname: file.host_ifname.clone(),
+            routes: addresses.iter().copied().filter_map(default_route).collect(),
+            addresses,
+            mtu: self.mtu,
+        };
+        let held = Held { file, attempt: Some(*attempt), leaving: false, missed: false };
+        self.attachments.insert(key.clone(), held);
+        Ok(attach)
+    }
+
+    /// The veth stands: the pod's addresses lead there from now on.
+    fn attach(&mut self, attempt: Attempt, key: &AttachmentKey, phase: Phase) -> Result<(), Refusal> {
+        let held = self.attachments.get_mut(key);
+        let Some(held) = held.filter(|held| held.attempt == Some(attempt) && !held.leaving) else {
+            let message = "this ADD was undone, or another of the same interface came after it";
+            return Err(Refusal::try_again(message, "the runtime tries again"));
+        };
+        let file = Attachment { phase, ..held.file.clone() };
+        self.files.save(&file).map_err(|error| not_written(&error))?;
+        held.file = file;
+        self.program(key);
+        self.metrics.attachments.with_label_values(&["add", "attached"]).inc();
+        Ok(())
+    }
+
+    /// Tells the graph where an attachment's addresses lead.
+    fn program(&mut self, key: &AttachmentKey) {
+        if let Some(held) = self.attachments.get(key) {
+            let ifindex = match held.file.phase {
+                Phase::Attached { host_ifindex, .. } if !held.leaving => Some(host_ifindex),
+                Phase::Attached { .. } | Phase::Allocated => None,
+            };
+            for address in &held.file.addresses {
+                self.graph.apply(Input::Pod(*address, ifindex));
+            }
+        }
+    }
+
+    fn leave(&mut self, key: &AttachmentKey) {
+        if let Some(held) = self.attachments.get_mut(key) {
+            held.leaving = true;
+            self.program(key);
+            self.free_if_gone(key);
+        }
+    }
+
+    /// Frees the addresses of an attachment that leaves, once nothing on this host can use them.
+    fn free_if_gone(&mut self, key: &AttachmentKey) {
+        let Some(held) = self.attachments.get(key).filter(|held| held.leaving) else { return };
+        match self.host.index_of(&held.file.host_ifname) {
+            Ok(None) => {}
+            Ok(Some(_)) => return,
+            Err(error) => {
+                tracing::warn!("cannot see whether {} is there: {error}", held.file.host_ifname);
+                return;
+            }
+        }
+        if let Err(error) = self.files.remove(key) {
+            // Without this an agent that restarts would give the addresses to a pod that is gone.
+            tracing::warn!("cannot remove the file of {}: {error}; tried again", held.file.host_ifname);
+            return;
+        }
+        self.allocator.release(&owner_key(key));
+        self.attachments.remove(key);
+    }
+
+    /// Frees what could not be freed when it left.
+    pub(super) fn free_left(&mut self) {
+        for key in self.keys(|held| held.leaving) {
+            self.free_if_gone(&key);
+        }
+    }
+
+    /// Frees what plugins deleted while no agent answered.
+    pub(super) fn honour_notes(&mut self) {
+        let keys = match released::read(&self.socket) {
+            Ok(keys) => keys,
+            Err(error) => {
+                tracing::warn!("cannot read what was deleted while no agent answered: {error}");
+                return;
+            }
+        };
+        for key in keys {
+            self.leave(&key);
+            if let Err(error) = released::clear(&self.socket, &key) {
+                tracing::warn!(
+                    "cannot remove the note of {}: {error}; it is honoured again",
+                    host_ifname(&key)
+                );
+            }
+        }
+    }
+
+    /// Once a round: what lost its interface without a DEL (its namespace was removed under it) is freed when it is
+    /// missed twice; an interface made anew has another index.
+    pub(super) fn collect(&mut self, now: Instant) {
+        if now < *self.next_collection.get_or_insert(now + COLLECTION) {
+            return;
+        }
+        self.next_collection = Some(now + COLLECTION);
+        self.read_mtu();
+        for key in self.keys(|held| !held.leaving && matches!(held.file.phase, Phase::Attached { .. })) {
+            let Some(held) = self.attachments.get_mut(&key) else { continue };
+            match self.host.index_of(&held.file.host_ifname) {
+                Ok(Some(index)) => {
+                    held.missed = false;
+                    if let Phase::Attached { host_ifindex, .. } = &mut held.file.phase
+                        && *host_ifindex != index
+                    {
+                        *host_ifindex = index;
+                        self.program(&key);
+                    }
+                }
+                Ok(None) if held.missed => {
+                    tracing::warn!(
+                        "{} is gone without a DEL: its addresses are freed",
+                        held.file.host_ifname
+                    );
+                    self.leave(&key);
+                }
+                Ok(None) => held.missed = true,
+                Err(error) => {
+                    tracing::warn!("cannot see whether {} is there: {error}", held.file.host_ifname)
+                }
+            }
+        }
+    }
+
+    fn keys(&self, which: impl Fn(&Held) -> bool) -> Vec<AttachmentKey> {
+        self.attachments.iter().filter(|(_, held)| which(held)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Takes back what an earlier agent wrote down. An ADD that was on its way has lost its agent: undone.
+    pub(super) fn restore_pods(&mut self) -> io::Result<()> {
+        let loaded = self.files.load()?;
+        for words in &loaded.set_aside {
+            tracing::warn!("{words}");
+        }
+        for mut file in loaded.attachments {
+            let owner = owner(&file.key, &file.pod);
+            for conflict in self.allocator.restore(&owner, file.addresses.iter().copied()) {
+                tracing::error!("{conflict}");
+                file.addresses.retain(|address| *address != conflict.address);
+            }
+            let key = file.key.clone();
+            let found = self.host.index_of(&file.host_ifname);
+            let leaving = match (&mut file.phase, found) {
+                (Phase::Attached { host_ifindex, .. }, Ok(Some(index))) => {
+                    *host_ifindex = index;
+                    false
+                }
+                (Phase::Attached { .. }, Err(error)) => {
+                    tracing::warn!(
+                        "cannot see whether {} is there: {error}; taken for there",
+                        file.host_ifname
+                    );
+                    false
+                }
+                (Phase::Attached { .. }, Ok(None)) | (Phase::Allocated, _) => true,
+            };
+            self.attachments.insert(key.clone(), Held { file, attempt: None, leaving, missed: false });
+            self.program(&key);
+            self.free_if_gone(&key);
+        }
+        self.honour_notes();
+        Ok(())
+    }
+}
+
+fn owner_key(key: &AttachmentKey) -> OwnerKey {
+    OwnerKey { container_id: key.container_id.clone(), ifname: key.ifname.clone() }
+}
+
+fn owner(key: &AttachmentKey, pod: &PodRef) -> Owner {
+    let PodRef { namespace, name, uid } = pod.clone();
+    Owner { key: owner_key(key), namespace, pod: name, uid }
+}
+
+fn default_route(gateway_of: IpAddr) -> Option<IpNetwork> {
+    let any = match gateway_of {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    IpNetwork::new(any, 0).ok()
+}
+
+fn not_written(error: &io::Error) -> Refusal {
+    Refusal::try_again(
+        format!("the attachment cannot be written down: {error}"),
+        "look at the agent's state directory: is its file system full or read-only?",
+    )
+}

@@ -1,0 +1,127 @@
+//! What the agent says of its node.
+
+use std::time::Instant;
+
+use manx_ipam::block::Block;
+
+use super::core::Core;
+use super::pods::Held;
+use crate::attach::files::Phase;
+use crate::status::{
+    ApiReport, BlockReport, NodeReport, PodReport, ProblemReport, RouteReport, SpeakerReport,
+};
+use crate::watch::Kind;
+
+impl Core {
+    /// All of it, as known now.
+    pub fn report(&self, now: Instant) -> NodeReport {
+        let mut pods: Vec<PodReport> = self.attachments.values().map(|held| self.pod(held)).collect();
+        pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        NodeReport {
+            node: self.me.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: now.saturating_duration_since(self.started).as_secs(),
+            ready: self.ready(),
+            api: self.api(),
+            speaker: self.speaker(),
+            blocks: self.allocator.blocks().map(|block| self.block(block)).collect(),
+            pods,
+            routes: self.routes(),
+            problems: self.problems(),
+        }
+    }
+
+    fn api(&self) -> ApiReport {
+        ApiReport {
+            reachable: matches!(self.cluster.api, Some(Ok(()))),
+            reason: self.cluster.api.as_ref().and_then(|api| api.as_ref().err().cloned()),
+            in_sync: Kind::ALL.map(|kind| (kind.to_string(), self.cluster.synced.contains(&kind))).into(),
+        }
+    }
+
+    fn speaker(&self) -> SpeakerReport {
+        let status = self.heard.status.as_ref();
+        SpeakerReport {
+            up: self.heard.up,
+            daemon: self.heard.daemon.clone(),
+            reason: self.heard.away.clone().or_else(|| self.heard.refused.clone()),
+            asn: status.and_then(|status| status.asn),
+            router_id: status.and_then(|status| status.router_id),
+            synced: self.heard.synced,
+            sessions: status.map(|status| status.sessions.clone()).unwrap_or_default(),
+            originated: status.map(|status| status.originated.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn block(&self, block: &Block) -> BlockReport {
+        let seen = self.cluster.own_blocks().any(|seen| seen.cidr == block.cidr());
+        BlockReport {
+            cidr: block.cidr().to_string(),
+            pool: block.pool().to_owned(),
+            used: block.used(),
+            size: block.cidr().size().into(),
+            acknowledged: seen || self.blocks.acknowledged(block.cidr()),
+        }
+    }
+
+    fn pod(&self, held: &Held) -> PodReport {
+        let file = &held.file;
+        let known = self.cluster.pods.get(&format!("{}/{}", file.pod.namespace, file.pod.name));
+        let state = match file.phase {
+            _ if held.leaving => "leaving",
+            Phase::Allocated => "attaching",
+            Phase::Attached { .. } => "attached",
+        };
+        PodReport {
+            namespace: file.pod.namespace.clone(),
+            name: file.pod.name.clone(),
+            container_id: file.key.container_id.clone(),
+            ifname: file.key.ifname.clone(),
+            host_ifname: file.host_ifname.clone(),
+            addresses: file.addresses.clone(),
+            state: state.to_owned(),
+            known: known.is_some_and(|pod| file.pod.uid.is_empty() || pod.uid == file.pod.uid),
+        }
+    }
+
+    fn routes(&self) -> RouteReport {
+        let counts = self.graph.counts();
+        RouteReport {
+            pods: counts.pods,
+            blocks: counts.blocks,
+            learned: counts.learned,
+            wanted: self.kernel.wanted,
+            installed: self.kernel.installed,
+            failing: self.kernel.failing,
+            failures: self.kernel.failures.iter().map(ToString::to_string).collect(),
+            swept: self.kernel.swept,
+        }
+    }
+
+    /// In order of object: what graph, watches, claims and pools complain of.
+    fn problems(&self) -> Vec<ProblemReport> {
+        let problem = |object: String, message: String| ProblemReport { object, message };
+        let graph = self.graph.spoken().problems.iter();
+        let mut problems: Vec<ProblemReport> =
+            graph.map(|said| problem(said.object.clone(), said.message.clone())).collect();
+        problems.extend(
+            self.cluster.refused.iter().map(|(kind, reason)| problem(kind.to_string(), reason.clone())),
+        );
+        let pools =
+            self.cluster.verdicts.iter().filter_map(|(name, verdict)| Some((name, verdict.as_ref().err()?)));
+        problems.extend(pools.map(|(name, bad)| problem(format!("IPPool/{name}"), bad.message.clone())));
+        let peers =
+            self.cluster.peers.iter().filter_map(|(name, peer)| Some((name, peer.spec.as_ref().err()?)));
+        problems.extend(peers.map(|(name, bad)| problem(format!("BGPPeer/{name}"), bad.message.clone())));
+        let configurations = self.cluster.configurations.iter();
+        let bad = configurations.filter_map(|(name, object)| Some((name, object.spec.as_ref().err()?)));
+        problems
+            .extend(bad.map(|(name, bad)| problem(format!("BGPConfiguration/{name}"), bad.message.clone())));
+        let failures = self.claim_failures();
+        if !failures.is_empty() {
+            problems.push(problem("IPAMBlock".to_owned(), failures));
+        }
+        problems.sort_unstable();
+        problems
+    }
+}

@@ -1,0 +1,269 @@
+//! `/healthz`, `/readyz` and `/metrics` over plain HTTP.
+//!
+//! Healthy: the agent's task turns. Ready: all watches have been read and the kernel has answered for what they
+//! said. Neither ever depends on a BGP neighbour: one that is away must not restart agents or empty nodes.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use manx_bgp::api::SessionState;
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::status::NodeReport;
+
+/// The agent's task turns once a second; silent for this long, it hangs.
+const PULSE: Duration = Duration::from_secs(30);
+
+/// What a caller may take to send its request's head.
+const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The agent's last sign of life.
+#[derive(Clone, Debug)]
+pub struct Pulse {
+    /// When.
+    pub at: Instant,
+    /// How things were.
+    pub report: NodeReport,
+}
+
+/// What is counted; cheap to clone, all clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// By kind.
+    pub watch_events: IntCounterVec,
+    /// By operation: `claim`, `write`, `watch`.
+    pub api_errors: IntCounterVec,
+    /// By verb and result.
+    pub attachments: IntCounterVec,
+    routes: IntGaugeVec,
+    pods: IntGauge,
+    blocks: IntGauge,
+    addresses: IntGaugeVec,
+    sessions: IntGaugeVec,
+    in_sync: IntGaugeVec,
+    api_reachable: IntGauge,
+    ready: IntGauge,
+}
+
+impl Metrics {
+    /// All at zero.
+    ///
+    /// # Errors
+    /// Two of one name: a mistake of this file.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok::<_, prometheus::Error>(counters)
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(gauges.clone()))?;
+            Ok::<_, prometheus::Error>(gauges)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        Ok(Self {
+            watch_events: counters("manx_watch_events_total", "Changes the API has told.", &["kind"])?,
+            api_errors: counters(
+                "manx_api_errors_total",
+                "Requests to the API that failed.",
+                &["operation"],
+            )?,
+            attachments: counters(
+                "manx_attachments_total",
+                "What plugins asked, and how it ended.",
+                &["verb", "result"],
+            )?,
+            routes: gauges("manx_routes", "Routes of ours: wanted, installed, failing.", &["state"])?,
+            pods: gauge("manx_pods", "Pods attached.")?,
+            blocks: gauge("manx_blocks", "Blocks this node owns.")?,
+            addresses: gauges("manx_addresses", "Addresses of own blocks: used, free.", &["state"])?,
+            sessions: gauges("manx_bgp_sessions", "BGP sessions by state.", &["state"])?,
+            in_sync: gauges("manx_in_sync", "Whether all of a kind has been read.", &["kind"])?,
+            api_reachable: gauge("manx_api_reachable", "Whether the Kubernetes API answers.")?,
+            ready: gauge("manx_ready", "Whether the watches are in sync and the kernel is programmed.")?,
+            registry,
+        })
+    }
+
+    /// The text format, with the report's numbers.
+    fn render(&self, report: &NodeReport) -> Result<String, prometheus::Error> {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for (state, count) in [
+            ("wanted", report.routes.wanted),
+            ("installed", report.routes.installed),
+            ("failing", report.routes.failing),
+        ] {
+            self.routes.with_label_values(&[state]).set(number(count));
+        }
+        self.pods.set(number(report.pods.len()));
+        self.blocks.set(number(report.blocks.len()));
+        let used: usize = report.blocks.iter().map(|block| block.used).sum();
+        let size: usize = report.blocks.iter().map(|block| block.size).sum();
+        self.addresses.with_label_values(&["used"]).set(number(used));
+        self.addresses.with_label_values(&["free"]).set(number(size - used.min(size)));
+        for state in [
+            SessionState::Idle,
+            SessionState::Connect,
+            SessionState::Active,
+            SessionState::OpenSent,
+            SessionState::OpenConfirm,
+            SessionState::Established,
+        ] {
+            let count = report.speaker.sessions.iter().filter(|session| session.state == state).count();
+            self.sessions.with_label_values(&[&state.to_string()]).set(number(count));
+        }
+        for (kind, in_sync) in &report.api.in_sync {
+            self.in_sync.with_label_values(&[kind]).set(i64::from(*in_sync));
+        }
+        self.api_reachable.set(i64::from(report.api.reachable));
+        self.ready.set(i64::from(report.ready));
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+/// Serves until the listener fails.
+///
+/// # Errors
+/// The listener's.
+pub async fn serve(
+    address: SocketAddr,
+    pulse: watch::Receiver<Pulse>,
+    metrics: Metrics,
+) -> std::io::Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    loop {
+        let (stream, _) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: later there may be some.
+                tracing::warn!("the health listener cannot accept: {error}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        let (pulse, metrics) = (pulse.clone(), metrics.clone());
+        tokio::spawn(async move {
+            let answer = service_fn(|request: Request<Incoming>| {
+                let response = respond(&request, &pulse.borrow(), &metrics);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let served = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_DEADLINE)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), answer);
+            if let Err(error) = served.await {
+                tracing::debug!(%error, "a health request ended early");
+            }
+        });
+    }
+}
+
+fn respond<B>(request: &Request<B>, pulse: &Pulse, metrics: &Metrics) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+    }
+    match request.uri().path() {
+        "/healthz" => {
+            let silent = pulse.at.elapsed();
+            if silent < PULSE {
+                text(StatusCode::OK, "ok\n".to_owned())
+            } else {
+                let words = format!("the agent's task has not turned for {} s\n", silent.as_secs());
+                text(StatusCode::SERVICE_UNAVAILABLE, words)
+            }
+        }
+        "/readyz" if pulse.report.ready => text(StatusCode::OK, "ok\n".to_owned()),
+        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, not_ready(&pulse.report)),
+        "/metrics" => match metrics.render(&pulse.report) {
+            Ok(body) => text(StatusCode::OK, body),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        },
+        _ => text(StatusCode::NOT_FOUND, "/healthz, /readyz or /metrics\n".to_owned()),
+    }
+}
+
+fn not_ready(report: &NodeReport) -> String {
+    let unread = report.api.in_sync.iter().filter(|(_, in_sync)| !**in_sync);
+    let unread: Vec<&str> = unread.map(|(kind, _)| kind.as_str()).collect();
+    if unread.is_empty() {
+        return "the kernel has not answered yet for what the watches said\n".to_owned();
+    }
+    let reason = report.api.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    format!("not read from the Kubernetes API yet: {}{reason}\n", unread.join(", "))
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let plain = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn get(path: &str, pulse: &Pulse) -> (StatusCode, String) {
+        let request = Request::get(path).body(()).unwrap();
+        let response = respond(&request, pulse, &Metrics::new().unwrap());
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    fn pulse(ready: bool) -> Pulse {
+        let mut report = NodeReport { ready, ..NodeReport::default() };
+        report.api.in_sync.insert("IPPool".to_owned(), ready);
+        Pulse { at: Instant::now(), report }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_not_ready_says_what_is_missing_and_is_healthy_all_the_same() {
+        let (status, body) = get("/readyz", &pulse(false)).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(body.contains("IPPool"), "{body}");
+        assert_eq!(get("/healthz", &pulse(false)).await.0, StatusCode::OK);
+        assert_eq!(get("/readyz", &pulse(true)).await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_hangs_is_not_healthy() {
+        let Some(at) = Instant::now().checked_sub(PULSE * 2) else { return };
+        let (status, body) = get("/healthz", &Pulse { at, ..pulse(true) }).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    }
+
+    #[tokio::test]
+    async fn metrics_say_what_the_report_says() {
+        let mut pulse = pulse(true);
+        pulse.report.routes.installed = 7;
+        let (_, body) = get("/metrics", &pulse).await;
+        for line in [
+            "manx_routes{state=\"installed\"} 7",
+            "manx_ready 1",
+            "manx_bgp_sessions{state=\"Established\"} 0",
+        ] {
+            assert!(body.lines().any(|said| said == line), "no {line} in\n{body}");
+        }
+    }
+}
