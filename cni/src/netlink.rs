@@ -6,8 +6,8 @@
 use std::io;
 
 use netlink_packet_core::{
-    DecodeError, ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NlaBuffer, NlasIterator,
+    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlaBuffer, NlasIterator, Parseable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -100,28 +100,26 @@ impl Netlink {
         self.port
     }
 
-    /// Sends one message and returns what the kernel says besides its acknowledgement.
+    /// Sends one message and returns what the kernel says besides its acknowledgement. `T` is what an answer
+    /// holds, `RouteMessage` for one; the caller names it, so that a program carries only the parsers it uses.
     ///
     /// # Errors
     /// [`NetlinkError::Refused`] when the kernel does not do it.
-    pub fn request(&mut self, request: Request) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    pub fn request<T: Parseable<[u8]>>(&mut self, request: Request) -> Result<Vec<T>, NetlinkError> {
         let mut frame = Vec::new();
         let sequence = self.write(&mut frame, request, NLM_F_ACK);
         self.socket.send(&frame, 0)?;
         let mut replies = Vec::new();
         let mut refusal = None;
-        self.receive(|header, payload| {
-            if header.sequence_number != sequence {
+        self.receive(|message| {
+            if message.sequence_number() != sequence {
                 return Ok(false);
             }
-            match payload {
-                NetlinkPayload::Error(error) => {
-                    refusal = refusal_of(&error);
-                    return Ok(true);
-                }
-                NetlinkPayload::InnerMessage(message) => replies.push(message),
-                _ => {}
+            if message.message_type() == NLMSG_ERROR {
+                refusal = refusal_of(message);
+                return Ok(true);
             }
+            replies.push(T::parse(message.payload())?);
             Ok(false)
         })?;
         refusal.map_or(Ok(replies), |refusal| Err(refusal.into()))
@@ -155,16 +153,14 @@ impl Netlink {
             }
             self.socket.send(&frame, 0)?;
             let last = self.sequence;
-            self.receive(|header, payload| {
+            self.receive(|message| {
                 // Place within this send; an answer to an earlier request lies far behind.
-                let place = header.sequence_number.wrapping_sub(first) as usize;
-                if let NetlinkPayload::Error(error) = payload
-                    && place < count
-                {
-                    refused.extend(refusal_of(&error).map(|refusal| (sent + place, refusal)));
-                    return Ok(header.sequence_number == last);
+                let place = message.sequence_number().wrapping_sub(first) as usize;
+                if message.message_type() != NLMSG_ERROR || place >= count {
+                    return Ok(false);
                 }
-                Ok(false)
+                refused.extend(refusal_of(message).map(|refusal| (sent + place, refusal)));
+                Ok(message.sequence_number() == last)
             })?;
             sent += count;
         }
@@ -176,11 +172,11 @@ impl Netlink {
     ///
     /// # Errors
     /// The socket's, a refusal, or [`NetlinkError::Unsteady`].
-    pub fn dump<T>(
+    pub fn dump<T: Parseable<[u8]>, K>(
         &mut self,
         message: &RouteNetlinkMessage,
-        mut keep: impl FnMut(RouteNetlinkMessage) -> Option<T>,
-    ) -> Result<Vec<T>, NetlinkError> {
+        mut keep: impl FnMut(T) -> Option<K>,
+    ) -> Result<Vec<K>, NetlinkError> {
         for _ in 0..DUMP_TRIES {
             let mut frame = Vec::new();
             let sequence = self.write(&mut frame, (message.clone(), NLM_F_DUMP), 0);
@@ -188,19 +184,18 @@ impl Netlink {
             let mut kept = Vec::new();
             let mut steady = true;
             let mut refusal = None;
-            self.receive(|header, payload| {
-                if header.sequence_number != sequence {
+            self.receive(|message| {
+                if message.sequence_number() != sequence {
                     return Ok(false);
                 }
-                steady &= header.flags & NLM_F_DUMP_INTR == 0;
-                match payload {
-                    NetlinkPayload::InnerMessage(message) => kept.extend(keep(message)),
-                    NetlinkPayload::Error(error) => {
-                        refusal = refusal_of(&error);
+                steady &= message.flags() & NLM_F_DUMP_INTR == 0;
+                match message.message_type() {
+                    // Both begin with an error number; that of a whole dump is zero.
+                    NLMSG_ERROR | NLMSG_DONE => {
+                        refusal = refusal_of(message);
                         return Ok(true);
                     }
-                    NetlinkPayload::Done(_) => return Ok(true),
-                    _ => {}
+                    _ => kept.extend(keep(T::parse(message.payload())?)),
                 }
                 Ok(false)
             })?;
@@ -231,18 +226,13 @@ impl Netlink {
     /// Hands each message received to `take`, until it says that this was the last.
     fn receive(
         &mut self,
-        mut take: impl FnMut(NetlinkHeader, NetlinkPayload<RouteNetlinkMessage>) -> Result<bool, NetlinkError>,
+        mut take: impl FnMut(&NetlinkBuffer<&[u8]>) -> Result<bool, NetlinkError>,
     ) -> Result<(), NetlinkError> {
         loop {
             self.buffer.clear();
-            let length = self.socket.recv(&mut self.buffer, 0)?;
-            if length > self.buffer.len() {
-                return Err(io::Error::from(io::ErrorKind::FileTooLarge).into());
-            }
+            self.socket.recv(&mut self.buffer, 0)?;
             for message in Datagram(&self.buffer) {
-                let (header, payload) =
-                    NetlinkMessage::<RouteNetlinkMessage>::deserialize(message)?.into_parts();
-                if take(header, payload)? {
+                if take(&NetlinkBuffer::new_checked(message)?)? {
                     return Ok(());
                 }
             }
@@ -268,14 +258,15 @@ impl<'a> Iterator for Datagram<'a> {
     }
 }
 
-/// `None` for an acknowledgement. With NETLINK_CAP_ACK the payload is the request's 16-octet header and then
-/// the attributes of `enum nlmsgerr_attrs`.
-fn refusal_of(error: &ErrorMessage) -> Option<Refusal> {
+/// `None` for an acknowledgement. The error number is negative; with NETLINK_CAP_ACK the request's 16-octet header
+/// follows, and then the attributes of `enum nlmsgerr_attrs`.
+fn refusal_of(message: &NetlinkBuffer<&[u8]>) -> Option<Refusal> {
     const NLMSGERR_ATTR_MSG: u16 = 1;
-    let code = error.code?;
-    let message = NlasIterator::new(error.header.get(16..).unwrap_or_default())
+    let code = i32::from_ne_bytes(*message.payload().first_chunk()?);
+    let words = NlasIterator::new(message.payload().get(4 + 16..).unwrap_or_default())
         .flatten()
         .find(|nla: &NlaBuffer<_>| nla.kind() == NLMSGERR_ATTR_MSG)
         .map(|nla| String::from_utf8_lossy(nla.value()).trim_end_matches('\0').to_owned());
-    Some(Refusal { errno: Errno::from_raw(-code.get()), message: message.unwrap_or_default() })
+    let refusal = Refusal { errno: Errno::from_raw(-code), message: words.unwrap_or_default() };
+    (code != 0).then_some(refusal)
 }

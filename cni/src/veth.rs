@@ -17,10 +17,12 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
 use ipnetwork::IpNetwork;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{
+    DecodeError, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator, Parseable,
+};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkHeader, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -104,7 +106,7 @@ pub fn delete(host_ifname: &str) -> Result<(), VethError> {
 fn delete_by(host: &mut Netlink, host_ifname: &str) -> Result<(), VethError> {
     let mut link = LinkMessage::default();
     link.attributes.push(LinkAttribute::IfName(host_ifname.to_owned()));
-    match host.request((RouteNetlinkMessage::DelLink(link), 0)) {
+    match host.request::<Link>((RouteNetlinkMessage::DelLink(link), 0)) {
         Err(NetlinkError::Refused(Refusal { errno: Errno::ENODEV, .. })) | Ok(_) => Ok(()),
         Err(source) => Err(VethError::Refused { step: format!("remove {host_ifname}"), source }),
     }
@@ -130,7 +132,7 @@ fn create_pair(host: &mut Netlink, attach: &Attach, netns: &Netns, ifname: &str)
         ]),
     ];
     let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO;
-    let replies = match host.request((RouteNetlinkMessage::NewLink(link), flags)) {
+    let replies: Vec<Link> = match host.request((RouteNetlinkMessage::NewLink(link), flags)) {
         Ok(replies) => replies,
         Err(NetlinkError::Refused(Refusal { errno: Errno::EEXIST, .. })) => {
             return Err(if find(host, &attach.host_ifname)?.is_some() {
@@ -143,14 +145,9 @@ fn create_pair(host: &mut Netlink, attach: &Attach, netns: &Netns, ifname: &str)
             return Err(VethError::Refused { step: format!("make {}", attach.host_ifname), source });
         }
     };
-    let index = replies.iter().find_map(|reply| match reply {
-        RouteNetlinkMessage::NewLink(link) => Some(link.header.index),
-        _ => None,
-    });
-    match index {
-        Some(index) => Ok(index),
-        None => Ok(find(host, &attach.host_ifname)?.map(|link| link.header.index).unwrap_or_default()),
-    }
+    let told = replies.first().copied();
+    let link = told.map_or_else(|| find(host, &attach.host_ifname), |link| Ok(Some(link)))?;
+    link.map(|link| link.index).ok_or_else(|| refused(&format!("find {}", attach.host_ifname), Errno::ENODEV))
 }
 
 /// All that comes after the pair exists.
@@ -173,15 +170,10 @@ fn finish(
         Netlink::open().map_err(VethError::from)
     })??;
     let link = find(&mut pod, ifname)?.ok_or_else(|| refused(&format!("find {ifname}"), Errno::ENODEV))?;
-    let pod_mac = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Address(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
-        _ => None,
-    });
-    let pod_mac = pod_mac.ok_or_else(|| refused(&format!("read the MAC of {ifname}"), Errno::EINVAL))?;
-    run(&mut pod, pod_steps(link.header.index, attach, ifname))?;
+    run(&mut pod, pod_steps(link.index, attach, ifname))?;
     host_sysctls(&attach.host_ifname, has_v6)?;
-    run(host, host_steps(host_ifindex, pod_mac, attach, has_v6))?;
-    Ok(Veth { host_ifindex, pod_mac })
+    run(host, host_steps(host_ifindex, link.mac, attach, has_v6))?;
+    Ok(Veth { host_ifindex, pod_mac: link.mac })
 }
 
 /// What the node's side must and must not take from a pod.
@@ -326,18 +318,34 @@ fn family_of(address: IpAddr) -> AddressFamily {
     }
 }
 
+/// What the kernel says of an interface, as far as it matters here.
+#[derive(Clone, Copy)]
+struct Link {
+    index: u32,
+    mac: [u8; 6],
+}
+
+impl Parseable<[u8]> for Link {
+    fn parse(body: &[u8]) -> Result<Self, DecodeError> {
+        const IFLA_ADDRESS: u16 = 1;
+        const HEADER: usize = 16;
+        let mut mac = None;
+        for attribute in NlasIterator::new(body.get(HEADER..).unwrap_or_default()) {
+            let attribute = attribute?;
+            if attribute.kind() == IFLA_ADDRESS {
+                mac = attribute.value().try_into().ok();
+            }
+        }
+        Ok(Self { index: LinkHeader::parse(body)?.index, mac: mac.ok_or("a link without a MAC")? })
+    }
+}
+
 /// The interface called `ifname` where `socket` was opened; `None` when there is none.
-///
-/// # Errors
-/// The socket's.
-pub fn find(socket: &mut Netlink, ifname: &str) -> Result<Option<LinkMessage>, VethError> {
+fn find(socket: &mut Netlink, ifname: &str) -> Result<Option<Link>, VethError> {
     let mut link = LinkMessage::default();
     link.attributes.push(LinkAttribute::IfName(ifname.to_owned()));
     match socket.request((RouteNetlinkMessage::GetLink(link), 0)) {
-        Ok(replies) => Ok(replies.into_iter().find_map(|reply| match reply {
-            RouteNetlinkMessage::NewLink(link) => Some(link),
-            _ => None,
-        })),
+        Ok(replies) => Ok(replies.first().copied()),
         Err(NetlinkError::Refused(Refusal { errno: Errno::ENODEV, .. })) => Ok(None),
         Err(source) => Err(VethError::Refused { step: format!("look for {ifname}"), source }),
     }

@@ -26,16 +26,13 @@ pub fn index_of(name: &str) -> Result<Option<u32>, NetlinkError> {
 pub fn mtu_of_uplink(node_ips: &[IpAddr]) -> Result<Option<u32>, NetlinkError> {
     let mut netlink = Netlink::open()?;
     let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-    let indexes = netlink.dump(&all, |message| match message {
-        RouteNetlinkMessage::NewAddress(address) => {
-            let holds = address.attributes.iter().any(|attribute| match attribute {
-                // With a peer, IFA_ADDRESS is the peer's; IFA_LOCAL is always ours, but IPv6 has it only then.
-                AddressAttribute::Local(ip) | AddressAttribute::Address(ip) => node_ips.contains(ip),
-                _ => false,
-            });
-            holds.then_some(address.header.index)
-        }
-        _ => None,
+    let indexes = netlink.dump(&all, |address: AddressMessage| {
+        let holds = address.attributes.iter().any(|attribute| match attribute {
+            // With a peer, IFA_ADDRESS is the peer's; IFA_LOCAL is always ours, but IPv6 has it only then.
+            AddressAttribute::Local(ip) | AddressAttribute::Address(ip) => node_ips.contains(ip),
+            _ => false,
+        });
+        holds.then_some(address.header.index)
     })?;
     let mut smallest = None;
     for index in indexes {
@@ -60,22 +57,16 @@ pub(super) fn is_on_link(netlink: &mut Netlink, address: IpAddr) -> bool {
         IpAddr::V6(_) => (AddressFamily::Inet6, 128),
     };
     message.attributes.push(RouteAttribute::Destination(address.into()));
-    let replies = netlink.request((RouteNetlinkMessage::GetRoute(message), 0)).unwrap_or_default();
-    replies.iter().any(|reply| match reply {
-        RouteNetlinkMessage::NewRoute(route) => !route
-            .attributes
-            .iter()
-            .any(|attribute| matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_))),
-        _ => false,
-    })
+    // No answer at all is an unreachable address.
+    let replies: Vec<RouteMessage> =
+        netlink.request((RouteNetlinkMessage::GetRoute(message), 0)).unwrap_or_default();
+    let is_gateway = |attribute: &_| matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));
+    replies.first().is_some_and(|route| !route.attributes.iter().any(is_gateway))
 }
 
 fn get(netlink: &mut Netlink, link: LinkMessage) -> Result<Option<LinkMessage>, NetlinkError> {
     match netlink.request((RouteNetlinkMessage::GetLink(link), 0)) {
-        Ok(replies) => Ok(replies.into_iter().find_map(|reply| match reply {
-            RouteNetlinkMessage::NewLink(link) => Some(link),
-            _ => None,
-        })),
+        Ok(replies) => Ok(replies.into_iter().next()),
         Err(NetlinkError::Refused(Refusal { errno: Errno::ENODEV, .. })) => Ok(None),
         Err(error) => Err(error),
     }

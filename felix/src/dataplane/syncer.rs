@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 use manx_cni::netlink::{Errno, Netlink, NetlinkError, Refusal};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::RouteMessage;
 use tokio::sync::oneshot;
 
 use super::links::is_on_link;
@@ -181,10 +182,8 @@ impl Syncer {
                 }
             }
             Event::Reachable => {
-                if !self.failures.is_empty() {
-                    self.retry_after = RETRY_FIRST;
-                    self.retry_at = Some(Instant::now());
-                }
+                self.retry_after = RETRY_FIRST;
+                self.retry_at = self.retry_at.map(|at| at.min(Instant::now() + RETRY_FIRST));
             }
         }
     }
@@ -245,6 +244,8 @@ impl Syncer {
         }
         let outcome = if job.refused.is_empty() { Ok(()) } else { Err(ApplyErrors::Refused(job.refused)) };
         if let Some(done) = job.done {
+            // Who waits may look at the status next.
+            self.publish();
             // Nobody waits for an update that was dropped.
             let _ = done.send(outcome);
         }
@@ -384,10 +385,12 @@ impl Syncer {
 fn read(netlink: &mut Netlink) -> Result<Fib, NetlinkError> {
     let mut fib = Fib::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        fib.extend(netlink.dump(&routes::dump_request(family), |message| match message {
-            RouteNetlinkMessage::NewRoute(route) => routes::parse(&route),
-            _ => None,
-        })?);
+        match netlink.dump(&routes::dump_request(family), |route: RouteMessage| routes::parse(&route)) {
+            Ok(routes) => fib.extend(routes),
+            // The main table comes into being with its first route.
+            Err(NetlinkError::Refused(Refusal { errno: Errno::ENOENT, .. })) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(fib)
 }

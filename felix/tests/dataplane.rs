@@ -1,0 +1,336 @@
+//! The route syncer against a real kernel, in network namespaces of its own.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::process::Command;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ipnetwork::IpNetwork;
+use manx_felix::dataplane::{ApplyErrors, Dataplane, Fib, FibDelta, Route, links, sysctl};
+use nix::sched::{CloneFlags, unshare};
+
+/// Runs `test` in a new network namespace, which ends with its thread. One link, `uplink`, holds 192.0.2.1/24 and
+/// 2001:db8::1/64.
+fn on_a_node(test: impl FnOnce() + Send) {
+    thread::scope(|scope| {
+        let node = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            ip("link set lo up");
+            ip("link add uplink type veth peer name wire");
+            ip("link set wire up");
+            ip("link set uplink up");
+            ip("address add 192.0.2.1/24 dev uplink");
+            ip("address add 2001:db8::1/64 dev uplink nodad");
+            test();
+        });
+        if let Err(panic) = node.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// What `ip` prints; panics when it fails.
+fn ip(words: &str) -> String {
+    let output = Command::new("ip").args(words.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "ip {words}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Our routes of both families as `ip` sees them, sorted.
+fn ours() -> Vec<String> {
+    let mut lines = Vec::new();
+    for family in ["-4", "-6"] {
+        let text = ip(&format!("-o {family} route show proto 77"));
+        lines.extend(text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")));
+    }
+    lines.sort();
+    lines
+}
+
+/// Waits until `condition` holds, at most ten seconds.
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < end, "not within ten seconds: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits for a future in the calling thread, for a runtime's threads would be in another namespace.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+fn net(text: &str) -> IpNetwork {
+    text.parse().unwrap()
+}
+
+fn via(next_hops: &[&str]) -> Route {
+    let mut next_hops: Vec<IpAddr> = next_hops.iter().map(|hop| hop.parse().unwrap()).collect();
+    next_hops.sort();
+    Route::Via(next_hops)
+}
+
+fn set(routes: impl IntoIterator<Item = (IpNetwork, Route)>) -> FibDelta {
+    FibDelta { set: routes.into_iter().collect(), remove: Vec::new() }
+}
+
+fn remove(destinations: impl IntoIterator<Item = IpNetwork>) -> FibDelta {
+    FibDelta { set: Fib::new(), remove: destinations.into_iter().collect() }
+}
+
+/// `count` /32s by two next hops.
+fn table(count: u32) -> Fib {
+    let route = via(&["192.0.2.2", "192.0.2.3"]);
+    let host = |i: u32| IpNetwork::from(IpAddr::from((0x0a00_0000 + i).to_be_bytes()));
+    (0..count).map(|i| (host(i), route.clone())).collect()
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn every_kind_of_route_is_written_changed_into_every_other_and_removed() {
+    on_a_node(|| {
+        let dataplane = Dataplane::start().unwrap();
+        let up = links::index_of("uplink").unwrap().unwrap();
+        let v6 = ["2001:db8::2", "2001:db8::3", "2001:db8::4"];
+        for (destination, hops) in [
+            ("10.0.0.0/26", ["192.0.2.2", "192.0.2.3", "192.0.2.4"]),
+            ("fd00::/122", v6),
+            ("10.0.1.0/26", v6),
+        ] {
+            let destination = net(destination);
+            let kinds = [
+                Route::Pod { ifindex: up },
+                Route::Blackhole,
+                via(&hops[..1]),
+                via(&hops[..2]),
+                via(&hops[1..]),
+            ];
+            for route in kinds.iter().flat_map(|from| kinds.iter().flat_map(move |to| [from, to])) {
+                wait(dataplane.update(set([(destination, route.clone())]))).unwrap();
+                // A second syncer reads what a restart would.
+                let seen = Dataplane::start().unwrap();
+                assert_eq!(seen.status().installed, 1);
+                wait(seen.update(set([(destination, route.clone())]))).unwrap();
+                assert_eq!(seen.status().written, 0, "{destination} {route:?} is read back differently");
+            }
+            wait(dataplane.update(remove([destination]))).unwrap();
+            assert_eq!(ours(), [""; 0]);
+        }
+        assert_eq!(dataplane.status().failing, 0);
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_namespace_without_any_route_is_started_in() {
+    on_a_node(|| {
+        // Not even a main table.
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        assert_eq!(Dataplane::start().unwrap().status().installed, 0);
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_restart_over_ten_thousand_routes_writes_nothing() {
+    on_a_node(|| {
+        let fib = table(10_000);
+        let dataplane = Dataplane::start().unwrap();
+        wait(dataplane.update(set(fib.clone()))).unwrap();
+        drop(dataplane);
+        assert_eq!(ours().len(), 10_000);
+
+        let dataplane = Dataplane::start().unwrap();
+        assert_eq!(dataplane.status().installed, 10_000);
+        wait(dataplane.update(set(fib))).unwrap();
+        dataplane.sweep();
+        wait(dataplane.update(set([(net("10.1.0.0/26"), Route::Blackhole)]))).unwrap();
+        eventually("the one new route is counted", || dataplane.status().written > 0);
+        let status = dataplane.status();
+        assert_eq!((status.written, status.removed, status.swept), (1, 0, true));
+        assert_eq!(ours().len(), 10_001);
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn what_a_former_run_left_stays_until_the_sweep_and_foreign_routes_for_ever() {
+    on_a_node(|| {
+        let former = Dataplane::start().unwrap();
+        let routes = ["10.0.0.0/26", "10.0.1.0/26", "10.0.2.0/26", "fd00::/122"];
+        wait(former.update(set(routes.map(|route| (net(route), Route::Blackhole))))).unwrap();
+        drop(former);
+        ip("route add blackhole 10.9.0.0/24 proto static metric 13");
+        ip("route add blackhole 10.0.1.0/26 proto bird metric 32");
+        ip("-6 route add blackhole fd00:9::/64 proto static metric 13");
+
+        let dataplane = Dataplane::start().unwrap();
+        wait(dataplane.update(set([(net("10.0.0.0/26"), Route::Blackhole)]))).unwrap();
+        assert_eq!(ours().len(), 4);
+        wait(dataplane.update(remove([net("10.0.1.0/26")]))).unwrap();
+        assert_eq!(ours().len(), 3);
+        dataplane.sweep();
+        eventually("only what is wanted is left", || ours() == ["blackhole 10.0.0.0/26 metric 13"]);
+        // A destination someone else holds at our metric is not taken from him.
+        let error = wait(dataplane.update(set([(net("10.9.0.0/24"), via(&["192.0.2.2"]))]))).unwrap_err();
+        assert!(error.to_string().contains("that is not ours"), "{error}");
+        for foreign in ["10.9.0.0/24", "10.0.1.0/26", "fd00:9::/64"] {
+            let family = if foreign.contains(':') { "-6" } else { "-4" };
+            assert!(ip(&format!("{family} route show {foreign}")).starts_with("blackhole"), "{foreign}");
+        }
+        // Once it is gone, ours is put there.
+        ip("route delete blackhole 10.9.0.0/24 metric 13");
+        eventually("the refused route is tried again", || ours().len() == 2);
+        eventually("and no longer told as failing", || dataplane.status().failing == 0);
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn what_someone_else_does_to_our_routes_is_put_right() {
+    on_a_node(|| {
+        let dataplane = Dataplane::start().unwrap();
+        let routes = [
+            (net("10.0.0.0/26"), Route::Blackhole),
+            (net("10.0.1.0/26"), via(&["192.0.2.2", "192.0.2.3"])),
+            (net("fd00::/122"), Route::Blackhole),
+            (net("fd00:1::/122"), via(&["2001:db8::2", "2001:db8::3"])),
+        ];
+        wait(dataplane.update(set(routes))).unwrap();
+        let before = ours();
+        assert_eq!(before.len(), 4);
+        for harm in [
+            "route delete blackhole 10.0.0.0/26 metric 13",
+            "route delete 10.0.1.0/26 metric 13",
+            "route replace 10.0.1.0/26 via 192.0.2.9 proto 77 metric 13",
+            "-6 route delete blackhole fd00::/122 metric 13",
+            "-6 route delete fd00:1::/122 via 2001:db8::2 metric 13",
+            "-6 route flush proto 77",
+            // The kernel drops every route by the link, the IPv4 ones without a word.
+            "link set uplink down",
+        ] {
+            let start = Instant::now();
+            ip(harm);
+            if harm == "link set uplink down" {
+                ip("link set uplink up");
+                // It also forgets the IPv6 address.
+                ip("address replace 2001:db8::1/64 dev uplink nodad");
+            }
+            eventually(harm, || ours() == before);
+            println!("{:?} after {harm}", start.elapsed());
+        }
+        eventually("all that was done is counted", || dataplane.status().repaired >= 7);
+        eventually("nothing fails any more", || dataplane.status().failing == 0);
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_pods_route_follows_its_veth() {
+    on_a_node(|| {
+        ip("link add manxtest type veth peer name pod");
+        ip("link set manxtest up");
+        let ifindex = links::index_of("manxtest").unwrap().unwrap();
+        let dataplane = Dataplane::start().unwrap();
+        let pods = ["10.0.0.5/32", "fd00::5/128"].map(net);
+        wait(dataplane.update(set(pods.map(|pod| (pod, Route::Pod { ifindex }))))).unwrap();
+        assert_eq!(ours().len(), 2);
+        ip("link set manxtest down");
+        eventually("the kernel drops both", || dataplane.status().installed == 0);
+        ip("link set manxtest up");
+        eventually("both are back", || ours().len() == 2);
+        ip("link delete manxtest");
+        eventually("both are gone", || dataplane.status().installed == 0);
+        wait(dataplane.update(remove(pods))).unwrap();
+        eventually("nothing is wanted", || dataplane.status().wanted == 0);
+        assert_eq!(dataplane.status().failing, 0);
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_next_hop_out_of_reach_is_named_and_the_rest_is_programmed() {
+    on_a_node(|| {
+        let dataplane = Dataplane::start().unwrap();
+        let routes = [
+            (net("10.0.0.0/26"), via(&["192.0.2.2", "198.51.100.7"])),
+            (net("10.0.1.0/26"), via(&["192.0.2.2"])),
+            (net("10.0.2.5/32"), Route::Pod { ifindex: 4_000_000 }),
+            (net("fd00::/122"), via(&["2001:db8:7::1"])),
+        ];
+        let outcome = wait(dataplane.update(set(routes)));
+        let Err(ApplyErrors::Refused(refused)) = outcome else { panic!("not refused: {outcome:?}") };
+        let words: Vec<_> = refused.iter().map(ToString::to_string).collect();
+        assert_eq!(words.len(), 3, "{words:?}");
+        assert!(
+            words[0].starts_with("10.0.0.0/26: next hop 198.51.100.7 is on no connected network"),
+            "{words:?}"
+        );
+        assert!(words[1].starts_with("10.0.2.5/32: there is no interface 4000000"), "{words:?}");
+        assert!(words[2].starts_with("fd00::/122: next hop 2001:db8:7::1 is on no connected"), "{words:?}");
+        assert_eq!(ours(), ["10.0.1.0/26 via 192.0.2.2 dev uplink metric 13"]);
+        eventually("all three are told as failing", || dataplane.status().failing == 3);
+        ip("address add 198.51.100.1/24 dev uplink");
+        eventually("it is written once its network is there", || ours().len() == 2);
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_pod_does_not_wait_for_a_hundred_thousand_routes() {
+    on_a_node(|| {
+        let dataplane = Dataplane::start().unwrap();
+        let (bulk, block) = (set(table(100_000)), net("172.16.0.0/26"));
+        let start = Instant::now();
+        let bulk = dataplane.update(bulk);
+        wait(dataplane.update(set([(block, Route::Blackhole)]))).unwrap();
+        let (urgent, written) = (start.elapsed(), dataplane.status().installed);
+        wait(bulk).unwrap();
+        println!("100,000 two-way ECMP routes: {:?}; a pod's route meanwhile: {urgent:?}", start.elapsed());
+        assert!(written < 50_000, "the pod came after {written} routes");
+        let start = Instant::now();
+        assert_eq!(Dataplane::start().unwrap().status().installed, 100_001);
+        println!("read back: {:?}", start.elapsed());
+        let destinations = table(100_000).into_keys();
+        let start = Instant::now();
+        wait(dataplane.update(remove(destinations))).unwrap();
+        println!("removed: {:?}", start.elapsed());
+        assert_eq!(ours(), ["blackhole 172.16.0.0/26 metric 13"]);
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_node_is_prepared_and_its_uplinks_mtu_found() {
+    on_a_node(|| {
+        ip("link set uplink mtu 1400");
+        let addresses = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        assert_eq!(links::mtu_of_uplink(&addresses).unwrap(), Some(1400));
+        assert_eq!(links::mtu_of_uplink(&["192.0.2.77".parse().unwrap()]).unwrap(), None);
+        assert_eq!(links::index_of("none").unwrap(), None);
+
+        let report = sysctl::prepare_node();
+        assert!(report.failed.is_empty(), "{report:?}");
+        let changed: Vec<_> = report.changed.iter().map(|change| change.name.as_str()).collect();
+        assert!(changed.contains(&"net/ipv6/conf/all/forwarding"), "{changed:?}");
+        assert!(sysctl::prepare_node().changed.is_empty());
+    });
+}
