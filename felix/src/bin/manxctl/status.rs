@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::cluster::{self, ClusterReport};
 use crate::table::{age, list, or_dash, table};
-use crate::{agent, bgp};
+use crate::{agent, bgp, words};
 
 /// Both halves, or why not.
 #[derive(Serialize)]
@@ -35,7 +35,7 @@ pub async fn gather(agent_socket: &Path, kubeconfig: Option<&Path>) -> Report {
 fn halves<T>(result: anyhow::Result<T>) -> (Option<T>, Option<String>) {
     match result {
         Ok(value) => (Some(value), None),
-        Err(error) => (None, Some(format!("{error:#}"))),
+        Err(error) => (None, Some(words(&error))),
     }
 }
 
