@@ -79,7 +79,7 @@ mod tests {
         leave(&socket, &key).unwrap();
         leave(&socket, &key).unwrap();
         fs::write(folder(&socket).join("torn.json"), "{").unwrap();
-        assert_eq!(read(&socket).unwrap(), [key.clone()]);
+        assert_eq!(read(&socket).unwrap(), std::slice::from_ref(&key));
         clear(&socket, &key).unwrap();
         clear(&socket, &key).unwrap();
         assert_eq!(read(&socket).unwrap(), []);

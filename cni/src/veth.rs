@@ -225,7 +225,7 @@ fn pod_steps(index: u32, attach: &Attach, ifname: &str) -> Vec<Step> {
         steps.push(address_step(index, IpNetwork::from(address), ifname));
         steps.push(neighbour_step(index, gateway_of(address), HOST_MAC, ifname));
         // An IPv6 gateway is link-local and so on-link as it is; the IPv4 one is made so.
-        if let IpAddr::V4(_) = address {
+        if address.is_ipv4() {
             steps.push(route_step(index, IpNetwork::from(IpAddr::V4(GATEWAY_V4)), None, ifname));
         }
     }

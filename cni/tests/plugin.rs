@@ -1,5 +1,7 @@
 //! The plugin as a runtime calls it, with real namespaces and an agent that speaks the protocol.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails by panicking")]
+
 mod rig;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! The route syncer against a real kernel, in network namespaces of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails by panicking")]
+
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::pin;
