@@ -22,8 +22,6 @@ use std::process::Command;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
 use thiserror::Error;
 
 use crate::netns;
@@ -111,14 +109,11 @@ impl View {
     }
 
     fn enter_network(&self) -> Result<(), EnterError> {
-        // Whoever starts us may be killed before we can be found by our namespace.
-        system("ask to die with the parent", set_pdeathsig(Signal::SIGKILL))?;
         let gone = || EnterError::NoNamespace { name: self.netns.clone() };
         let lock = File::open(&self.lock).map_err(|_| gone())?;
         system("lock", lock.lock_shared())?;
         let namespace = File::open(netns::path(&self.netns)).map_err(|_| gone())?;
-        system(format!("enter {}", self.netns), setns(&namespace, CloneFlags::CLONE_NEWNET))?;
-        system("ask to outlive the parent", set_pdeathsig(None))
+        system(format!("enter {}", self.netns), setns(&namespace, CloneFlags::CLONE_NEWNET))
     }
 
     fn mount_sysfs(&self) -> Result<(), EnterError> {

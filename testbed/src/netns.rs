@@ -25,6 +25,9 @@ pub const DIR: &str = "/run/netns";
 
 const PREFIX: &str = "mx-";
 
+/// Set to the lab's name in the environment of every process a lab starts.
+pub(crate) const MARK: &str = "MANX_LAB_PROCESS";
+
 /// Name of a node's namespace.
 pub fn of_node(lab: &str, node: &str) -> String {
     format!("{PREFIX}{lab}.{node}")
@@ -59,14 +62,27 @@ fn all() -> Vec<String> {
 }
 
 /// The processes that live in any of these namespaces.
-pub fn processes(names: &BTreeSet<String>) -> Vec<Pid> {
-    let inodes: BTreeSet<u64> =
-        names.iter().filter_map(|name| fs::metadata(path(name)).ok()).map(|m| m.ino()).collect();
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| namespace_of(*pid).is_some_and(|inode| inodes.contains(&inode)))
-        .map(Pid::from_raw)
+fn inhabitants(names: &BTreeSet<String>) -> Vec<Pid> {
+    let inodes = names.iter().filter_map(|name| fs::metadata(path(name)).ok()).map(|metadata| metadata.ino());
+    let inodes: BTreeSet<u64> = inodes.collect();
+    all_processes()
+        .filter(|pid| namespace_of(pid.as_raw()).is_some_and(|inode| inodes.contains(&inode)))
         .collect()
+}
+
+/// The processes that a lab started, wherever they live: those that build it are still outside.
+fn started_by(lab: &str) -> Vec<Pid> {
+    let mark = format!("{MARK}={lab}");
+    let marked = |pid: &Pid| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
+    };
+    all_processes().filter(marked).collect()
+}
+
+fn all_processes() -> impl Iterator<Item = Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw)
 }
 
 /// Whether a process lives in a namespace; a zombie no longer does.
@@ -79,16 +95,34 @@ fn namespace_of(pid: i32) -> Option<u64> {
     fs::metadata(format!("/proc/{pid}/ns/net")).ok().map(|metadata| metadata.ino())
 }
 
-/// Kills everything that lives in these namespaces and removes them. Their links go with them.
+/// Kills everything a lab started or that lives in its namespaces, and removes these. Their links go
+/// with them.
 ///
 /// # Errors
 /// A process that does not die within 5 s, or a namespace that cannot be removed.
-pub fn destroy(names: &BTreeSet<String>) -> io::Result<()> {
+pub fn destroy_lab(lab: &str) -> io::Result<()> {
+    kill_all(|| [started_by(lab), inhabitants(&of_lab(lab))].concat())?;
+    of_lab(lab).iter().try_for_each(|name| remove(name))
+}
+
+/// Kills everything that lives in a namespace, and removes it.
+///
+/// # Errors
+/// As [`destroy_lab`].
+pub fn destroy(name: &str) -> io::Result<()> {
+    let only = [name.to_owned()].into();
+    kill_all(|| inhabitants(&only))?;
+    remove(name)
+}
+
+/// Looks again until nothing is found: what is about to die may have had a child meanwhile.
+fn kill_all(find: impl Fn() -> Vec<Pid>) -> io::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
-        let living = processes(names);
+        let mut living = find();
+        living.retain(|pid| *pid != Pid::this());
         if living.is_empty() {
-            break;
+            return Ok(());
         }
         if Instant::now() > deadline {
             let pids: Vec<_> = living.iter().map(ToString::to_string).collect();
@@ -100,9 +134,8 @@ pub fn destroy(names: &BTreeSet<String>) -> io::Result<()> {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(2));
     }
-    names.iter().try_for_each(|name| remove(name))
 }
 
 fn remove(name: &str) -> io::Result<()> {

@@ -13,7 +13,7 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::lab::{Lab, LabError, succeeded};
 use crate::netns;
@@ -104,7 +104,7 @@ impl Lab {
     async fn attach(&self, pod: &PodInfo) -> Result<PodInfo, LabError> {
         self.write_pod(pod)?;
         let argv = ["ip", "netns", "add", &pod.netns];
-        let output = Command::new("ip").args(&argv[1..]).output().await;
+        let output = self.child("ip").args(&argv[1..]).output().await;
         succeeded("this machine", &argv, output.map_err(|source| LabError::start(&argv, source))?)?;
         let said = self.cni("ADD", pod).await?;
         let result: AddResult = serde_json::from_str(&said)
@@ -126,7 +126,7 @@ impl Lab {
     }
 
     async fn pod_remove(&self, pod: &PodInfo) -> Result<(), LabError> {
-        netns::destroy(&[pod.netns.clone()].into()).map_err(LabError::file(netns::path(&pod.netns)))?;
+        netns::destroy(&pod.netns).map_err(LabError::file(netns::path(&pod.netns)))?;
         let api: Api<Pod> = Api::namespaced(self.client().await?, &pod.namespace);
         match api.delete(&pod.name, &DeleteParams::default().grace_period(0)).await {
             Ok(_) => {}

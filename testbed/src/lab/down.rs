@@ -38,7 +38,7 @@ pub(super) fn remove(name: &str) -> io::Result<()> {
     let folder = folder(name);
     // Nobody is on the way in while this is held; those who come later find no namespace.
     let _entering = lock(&folder.join("enter.lock"))?;
-    netns::destroy(&netns::of_lab(name))?;
+    netns::destroy_lab(name)?;
     match fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -223,13 +223,20 @@ impl Lab {
         life: crate::enter::Life,
         argv: &[S],
     ) -> Result<Command, LabError> {
-        let mut command = Command::new(self.program("manx-lab")?);
+        let mut command = self.child(self.program("manx-lab")?);
         command.arg("enter");
         if life == crate::enter::Life::Daemon {
             command.arg("--daemon");
         }
-        command.args(["--lab", self.name(), place, "--"]).args(argv).kill_on_drop(true);
+        command.args(["--lab", self.name(), place, "--"]).args(argv);
         Ok(command)
+    }
+
+    /// A process of this lab, which `down` finds wherever it is; it dies with its handle.
+    pub(crate) fn child(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env(netns::MARK, self.name()).kill_on_drop(true);
+        command
     }
 
     /// Runs a command in a node and waits for it.
@@ -305,7 +312,7 @@ impl Lab {
         self.node(node)?;
         let netns = netns::of_node(self.name(), node);
         let argv = ["ip", "-n", &netns, "-j", "address", "show", "scope", "global"];
-        let output = Command::new("ip").args(&argv[1..]).output().await;
+        let output = self.child("ip").args(&argv[1..]).output().await;
         let text = succeeded(node, &argv, output.map_err(|source| LabError::start(&argv, source))?)?;
         let interfaces: Vec<Interface> = serde_json::from_str(&text)
             .map_err(|error| LabError::Answer { of: "ip -j address".into(), why: error.to_string() })?;

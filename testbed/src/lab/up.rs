@@ -15,7 +15,6 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use nix::unistd::{User, geteuid};
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 
 use super::{Lab, LabError, State, exists, own_folder, succeeded};
 use crate::daemon;
@@ -92,8 +91,8 @@ impl Lab {
         let topology = &self.topology;
         self.write_files()?;
         say(&format!("{} nodes, {} cables", topology.nodes.len(), topology.links.len()));
-        batch(&link::namespaces(self.name(), topology)).await?;
-        batch(&link::cables(self.name(), topology)).await?;
+        self.batch(&link::namespaces(self.name(), topology)).await?;
+        self.batch(&link::cables(self.name(), topology)).await?;
         try_join_all(topology.nodes.keys().map(|node| self.set_up(node))).await?;
         let routers = async {
             let routers = topology
@@ -134,10 +133,22 @@ impl Lab {
             self.name().into(),
             node.into(),
         ];
-        let mut command = Command::new(&argv[0]);
-        let output = command.args(&argv[1..]).stdin(Stdio::null()).kill_on_drop(true).output().await;
+        let output = self.child(&program).args(&argv[1..]).stdin(Stdio::null()).output().await;
         let output = output.map_err(|source| LabError::start(&argv, source))?;
         succeeded(node, &argv, output).map(drop)
+    }
+
+    /// Gives text to `ip -batch`.
+    async fn batch(&self, text: &str) -> Result<(), LabError> {
+        let argv = ["ip", "-batch", "-"];
+        let start = |source| LabError::start(&argv, source);
+        let mut command = self.child(argv[0]);
+        command.args(&argv[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(start)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(text.as_bytes()).await.map_err(start)?;
+        }
+        succeeded("this machine", &argv, child.wait_with_output().await.map_err(start)?).map(drop)
     }
 
     fn write_files(&self) -> Result<(), LabError> {
@@ -210,22 +221,4 @@ impl Drop for Undo {
 /// Namespaces, mounts and veths all need root.
 pub(super) fn root() -> Result<(), LabError> {
     if geteuid().is_root() { Ok(()) } else { Err(LabError::NotRoot) }
-}
-
-async fn batch(text: &str) -> Result<(), LabError> {
-    let argv = ["ip", "-batch", "-"];
-    let start = |source| LabError::start(&argv, source);
-    let mut child = Command::new(argv[0])
-        .args(&argv[1..])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(start)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(text.as_bytes()).await.map_err(start)?;
-    }
-    let output = child.wait_with_output().await.map_err(start)?;
-    succeeded("this machine", &argv, output).map(drop)
 }

@@ -180,7 +180,7 @@ impl Topology {
     ///
     /// # Errors
     /// The first thing wrong in it, with its place.
-    pub fn load(file: &Path) -> Result<Self, TopologyError> {
+    pub fn read(file: &Path) -> Result<Self, TopologyError> {
         let read = |source| TopologyError::Read { file: file.to_owned(), source };
         let text = std::fs::read_to_string(file).map_err(read)?;
         let file = std::path::absolute(file).map_err(read)?;
@@ -190,7 +190,7 @@ impl Topology {
     /// Checks the text of a topology file; `file` is where it is said to come from.
     ///
     /// # Errors
-    /// As [`Topology::load`].
+    /// As [`Topology::read`].
     pub fn parse(text: &str, file: &Path) -> Result<Self, TopologyError> {
         check::topology(file::parse(text, file)?, file)
     }

@@ -40,7 +40,7 @@ pub trait Router {
 
 pub async fn up<R: Router>(name: &str) -> TemporaryLab {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("labs").join(R::TOPOLOGY);
-    let topology = Topology::load(&file).unwrap();
+    let topology = Topology::read(&file).unwrap();
     let options = Options { name: Some(name.to_owned()), ..Options::default() };
     Lab::up(&topology, options).await.unwrap().temporary()
 }

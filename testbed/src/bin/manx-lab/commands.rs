@@ -88,7 +88,7 @@ fn become_command(which: &Which, place: &str, argv: &[OsString], life: Life) -> 
 }
 
 async fn up(file: &Path, name: Option<String>) -> anyhow::Result<()> {
-    let topology = Topology::load(file)?;
+    let topology = Topology::read(file)?;
     let begin = Instant::now();
     let progress = Arc::new(move |what: &str| println!("{:6.2} s  {what}", begin.elapsed().as_secs_f32()));
     let lab = tokio::select! {
@@ -181,7 +181,7 @@ async fn graph(
     output: Option<PathBuf>,
 ) -> anyhow::Result<()> {
     let picture = match file {
-        Some(file) => Picture::of_topology(&Topology::load(&file)?),
+        Some(file) => Picture::of_topology(&Topology::read(&file)?),
         None => Picture::of_lab(&which.lab()?).await?,
     };
     let drawn = if text { graph::text(&picture) } else { graph::svg(&picture) };
