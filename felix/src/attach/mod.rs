@@ -30,8 +30,8 @@ pub struct Attempt(pub u64);
 pub enum Command {
     /// Begin an ADD: take addresses, write the attachment's file.
     ///
-    /// A complete attachment of the same key is refused with [`Refusal::already_attached`]; the half-done one of
-    /// a plugin that died is undone first.
+    /// A complete attachment of the same key is refused with [`Refusal::already_attached`]; what the half-done one
+    /// of a plugin that died left is taken over.
     Allocate {
         /// Which ADD.
         attempt: Attempt,

@@ -42,7 +42,7 @@ enum Command {
         #[command(flatten)]
         cluster: ClusterArgs,
         /// The agent's socket.
-        #[arg(long, env = "MANX_AGENT_SOCKET", default_value = manx_cni::protocol::DEFAULT_SOCKET)]
+        #[arg(long, default_value = manx_cni::protocol::DEFAULT_SOCKET)]
         agent_socket: PathBuf,
         #[command(flatten)]
         output: OutputArgs,
@@ -83,8 +83,8 @@ struct ClusterArgs {
 #[derive(Args)]
 struct SpeakerArgs {
     /// The speaker's socket.
-    #[arg(long, env = "MANX_BGPD_SOCKET", default_value = manx_bgp::api::DEFAULT_SOCKET)]
-    bgpd_socket: PathBuf,
+    #[arg(long, default_value = manx_bgp::api::DEFAULT_SOCKET)]
+    speaker_socket: PathBuf,
 }
 
 #[derive(Args)]
@@ -108,11 +108,11 @@ async fn main() -> ExitCode {
             let printed = print(output.output, &report, || status::render(&report));
             printed.and_then(|()| report.verdict())
         }
-        Command::Bgp(BgpCommand::Peers { speaker, output }) => bgp::peers(&speaker.bgpd_socket)
+        Command::Bgp(BgpCommand::Peers { speaker, output }) => bgp::peers(&speaker.speaker_socket)
             .await
             .and_then(|status| print(output.output, &status, || bgp::render_peers(&status))),
         Command::Bgp(BgpCommand::Routes { prefix, speaker, output }) => {
-            bgp::routes(&speaker.bgpd_socket, prefix)
+            bgp::routes(&speaker.speaker_socket, prefix)
                 .await
                 .and_then(|table| print(output.output, &table, || bgp::render_routes(&table)))
         }

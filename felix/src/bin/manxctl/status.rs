@@ -123,7 +123,8 @@ fn render_node(text: &mut String, node: &NodeReport) {
 
 fn away_or(there: bool, reason: &Option<String>, words: impl FnOnce() -> String) -> String {
     match (there, reason) {
-        (false, reason) => format!("away: {}", or_dash(reason.clone())),
+        (false, None) => "no answer yet".to_owned(),
+        (false, Some(reason)) => format!("away: {reason}"),
         (true, None) => words(),
         (true, Some(reason)) => format!("{}; {reason}", words()),
     }
