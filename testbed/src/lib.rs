@@ -7,10 +7,12 @@
 //!                                  ├─ kube, apiserver  Kubernetes
 //!                                  ├─ pod              pods, by the real CNI plugin
 //!                                  └─ graph            pictures of it all
+//!   demo              the whole way, once, with every claim checked
 //! ```
 
 pub mod bgpd;
 pub mod daemon;
+pub mod demo;
 pub mod echo;
 pub mod enter;
 pub mod eventually;

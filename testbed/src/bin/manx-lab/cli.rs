@@ -45,6 +45,18 @@ pub enum Command {
         #[arg(long, conflicts_with = "name")]
         all: bool,
     },
+    /// Show Manx working: a rack with two real routers, three nodes and six pods, every claim tried
+    ///
+    /// Brings a lab up, tries everything, prints a picture and a table of the checks, and takes the lab
+    /// down again. The exit code is not zero if a check failed.
+    Demo {
+        /// Name of the lab, instead of "demo"
+        #[arg(long)]
+        name: Option<String>,
+        /// Leave the lab running, and say what to type next
+        #[arg(long)]
+        keep: bool,
+    },
     /// List the labs
     List,
     /// Show a lab's nodes: what they run, whether it is alive, their addresses

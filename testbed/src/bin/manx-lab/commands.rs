@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use comfy_table::{Table, presets};
+use manx_testbed::demo::{self, Show};
 use manx_testbed::enter::{self, Life};
 use manx_testbed::graph::{self, Picture};
 use manx_testbed::lab::{self, destroy};
@@ -45,6 +46,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 async fn run_async(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up { file, name } => up(&file, name).await?,
+        Command::Demo { name, keep } => return show(&Show { name, keep }).await,
         Command::Inspect { which } => inspect(&which.lab()?).await?,
         Command::Pod(pod) => run_pod(pod).await?,
         Command::Graph { which, file, text, output } => graph(&which, file, text, output).await?,
@@ -97,6 +99,19 @@ async fn up(file: &Path, name: Option<String>) -> anyhow::Result<()> {
     };
     println!("{:6.2} s  lab \"{}\" is up", begin.elapsed().as_secs_f32(), lab.name());
     Ok(())
+}
+
+async fn show(show: &Show) -> anyhow::Result<ExitCode> {
+    let passed = tokio::select! {
+        passed = demo::run(show) => passed?,
+        _ = tokio::signal::ctrl_c() => {
+            if !show.keep {
+                destroy(show.name.as_deref().unwrap_or(demo::NAME))?;
+            }
+            anyhow::bail!("interrupted");
+        }
+    };
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn down(name: Option<String>, all: bool) -> anyhow::Result<()> {
