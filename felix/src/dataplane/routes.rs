@@ -14,7 +14,7 @@ use super::Route;
 use super::tracker::Change;
 
 /// Our routing protocol number: the letter M. It alone says which routes are ours, also after a restart. Not in
-/// rt_protos of iproute2 6.17, nor one of those daemons use unregistered (Calico 80, Open/R 99, FRR 186–198).
+/// rt_protos of iproute2 6.1, nor one of those daemons use unregistered (Calico 80, Open/R 99, FRR 186–198).
 pub const RTPROT_MANX: u8 = b'M';
 
 /// The metric of our routes. A route is replaced by its destination and metric, whosever it is, so ours is one that

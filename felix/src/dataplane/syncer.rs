@@ -28,7 +28,7 @@ use super::routes::{self, PRIORITY};
 use super::tracker::{Change, Tracker};
 use super::{ApplyErrors, Fib, FibDelta, Route, RouteError, Status};
 
-/// Most messages in a batch: some 5 ms, which is how long an urgent change waits behind bulk ones.
+/// Most messages in a batch: some 7 ms, which is how long an urgent change waits behind bulk ones.
 const BATCH: usize = 1000;
 
 /// Most destinations of an urgent change.
@@ -37,7 +37,7 @@ const URGENT: usize = 64;
 /// All of our routes are read and compared this often, whatever the kernel told us.
 const COMPARE_EVERY: Duration = Duration::from_secs(60);
 
-/// And at most this often, whatever the kernel tells us: reading 100,000 routes takes a third of a second.
+/// And at most this often, whatever the kernel tells us: reading 100,000 routes takes a tenth of a second.
 const COMPARE_APART: Duration = Duration::from_secs(1);
 
 /// Refused routes are tried again after the first of these, doubling up to the second.
