@@ -73,7 +73,7 @@ pub enum Event {
     Connected,
     /// Event 18 in Connect: that call failed, in words: `connection refused`.
     ConnectFailed(String),
-    /// Event 18: the connection ended, in words: `closed by the neighbour`.
+    /// Event 18: the connection ended, in words: `connection closed by the neighbour`.
     Lost(Role, String),
     /// Events 19, 24–27.
     Received(Role, Message),
@@ -114,7 +114,7 @@ pub enum Cause {
     #[error("{0}")]
     Connect(String),
     /// The transport ended it.
-    #[error("connection lost: {0}")]
+    #[error("{0}")]
     Lost(String),
     /// The neighbour ended it.
     #[error("they sent {0}")]
@@ -168,9 +168,14 @@ impl Cause {
         }
     }
 
-    /// Whether it says nothing that the cause before it did not say better: the neighbour is still cross.
-    fn is_echo(&self) -> bool {
-        matches!(self, Self::Received(notification) if *notification == Notification::connection_rejected())
+    /// Whether `self` says no more than that the neighbour is still cross about `before`: one that waits
+    /// after an error refuses our calls or hangs up on them.
+    fn is_echo_of(&self, before: &Self) -> bool {
+        let rejected =
+            |cause: &Self| matches!(cause, Self::Received(n) if *n == Notification::connection_rejected());
+        (matches!(self, Self::Lost(_)) || rejected(self))
+            && !matches!(before, Self::Connect(_) | Self::Lost(_))
+            && !rejected(before)
     }
 }
 

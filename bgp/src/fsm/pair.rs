@@ -198,7 +198,7 @@ impl Pair {
             Delivery::End(conn) => {
                 if let Some(role) = self.role(side, conn) {
                     self.links[side].remove(&role);
-                    self.event(side, Event::Lost(role, "closed by the neighbour".to_owned()));
+                    self.event(side, Event::Lost(role, "connection closed by the neighbour".to_owned()));
                 }
             }
         }

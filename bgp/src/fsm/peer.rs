@@ -342,7 +342,7 @@ impl Peer {
     }
 
     fn note(&mut self, cause: Cause) {
-        if self.trouble.is_none() || !cause.is_echo() {
+        if !self.trouble.as_ref().is_some_and(|before| cause.is_echo_of(before)) {
             self.trouble = Some(cause);
         }
     }

@@ -43,6 +43,9 @@ const SEND_HOLD: Duration = Duration::from_secs(480);
 /// How long the last words may take once a connection is given up.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// How long a neighbour that has been told may take to hang up.
+const LINGER: Duration = Duration::from_millis(500);
+
 /// A connection, by the order of their making.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct LinkId(pub u64);
@@ -163,7 +166,7 @@ async fn run(stream: TcpStream, reader: Reader, writer: Writer, closed: oneshot:
         None => {
             // Closing with octets unread would reset the connection under our last words.
             let _ = write.shutdown().await;
-            let _ = timeout(FAREWELL, drain(&mut read)).await;
+            let _ = timeout(LINGER, drain(&mut read)).await;
         }
     }
 }
@@ -185,7 +188,7 @@ impl Reader {
         loop {
             buffer.reserve(READ);
             let end = match read.read_buf(&mut buffer).await {
-                Ok(0) => Some(Heard::Lost("closed by the neighbour".to_owned())),
+                Ok(0) => Some(Heard::Lost("connection closed by the neighbour".to_owned())),
                 Ok(_) => None,
                 Err(error) => Some(Heard::Lost(words(error))),
             };
@@ -269,7 +272,7 @@ async fn flush(write: &mut OwnedWriteHalf, buffer: &mut Vec<u8>) -> Result<(), S
     let mut rest = buffer.as_slice();
     while !rest.is_empty() {
         match timeout(SEND_HOLD, write.write(rest)).await {
-            Ok(Ok(0)) => return Err("closed by the neighbour".to_owned()),
+            Ok(Ok(0)) => return Err("connection closed by the neighbour".to_owned()),
             Ok(Ok(written)) => rest = &rest[written..],
             Ok(Err(error)) => return Err(words(error)),
             Err(_) => {

@@ -30,7 +30,7 @@ pub async fn serve(socket: &Path, file: Option<&Path>) -> anyhow::Result<()> {
                 None => tracing::warn!("SIGHUP, but there is no --config to read again"),
                 Some(file) => {
                     if let Err(error) = apply(&speaker, file).await {
-                        tracing::error!("{error:#}; what was in force stays");
+                        tracing::error!("what was in force stays: {error:#}");
                     }
                 }
             },

@@ -3,6 +3,7 @@
 mod config;
 mod control;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -83,7 +84,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
     let filter =
         EnvFilter::try_new(&cli.log).with_context(|| format!("--log \"{}\" is no filter", cli.log))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     let runtime = tokio::runtime::Runtime::new().context("cannot start")?;
     runtime.block_on(control::serve(&cli.socket, cli.config.as_deref()))
 }
