@@ -1,7 +1,7 @@
 //! AS4_PATH (17): RFC 6793, sections 4.2.2, 4.2.3 and 6: the AS path as it is, beside an AS_PATH a
 //! two-octet speaker can read.
 
-use super::as_path::{segments, write_segments};
+use super::as_path::{MAX_SEGMENT, segments, write_segments};
 use super::{AsPath, Draft, Malformed, Segment, put};
 use crate::iana::{attribute, attribute_flag::OPTIONAL, attribute_flag::TRANSITIVE};
 use crate::types::Asn;
@@ -43,14 +43,15 @@ pub(super) fn merge(path: AsPath, as4_path: AsPath) -> AsPath {
             _ => {}
         }
     }
-    for segment in as4_path.0 {
-        match (merged.last_mut(), segment) {
-            (Some(Segment::Sequence(front)), Segment::Sequence(asns)) if front.len() + asns.len() <= 255 => {
-                front.extend(asns);
-            }
-            (_, segment) => merged.push(segment),
+    let mut behind = as4_path.0.into_iter();
+    match (merged.last_mut(), behind.next()) {
+        // One sequence, of which AS4_PATH lacked the front.
+        (Some(Segment::Sequence(front)), Some(Segment::Sequence(asns))) if front.len() + asns.len() <= MAX_SEGMENT => {
+            front.extend(asns);
         }
+        (_, first) => merged.extend(first),
     }
+    merged.extend(behind);
     AsPath(merged)
 }
 

@@ -31,7 +31,7 @@ pub enum Segment {
 }
 
 /// A segment's count is one octet (RFC 4271, section 4.3).
-const MAX_SEGMENT: usize = 255;
+pub(super) const MAX_SEGMENT: usize = 255;
 
 impl AsPath {
     /// What the decision process compares: RFC 4271, section 9.1.2.2 a; RFC 5065, section 5.3.
