@@ -399,7 +399,7 @@ async fn bytes_that_are_no_bgp_are_answered_and_the_reason_is_kept() {
 
 #[tokio::test]
 async fn a_neighbour_that_does_not_read_delays_nobody_and_is_told_all_when_it_reads_again() {
-    const PREFIXES: usize = 20_000;
+    const PREFIXES: usize = 40_000;
     let lab = Lab(13);
     let (handle, _) = speaker::start(Options::default());
     // Each with communities of its own, so that it takes a message of its own: more than sockets hold.
