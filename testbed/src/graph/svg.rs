@@ -21,7 +21,7 @@ text{font-family:ui-sans-serif,system-ui,'Segoe UI',Roboto,Helvetica,Arial,sans-
 .bg{fill:#fbfcfd}.box{fill:#fff;stroke:#93a1b3;stroke-width:1.2}.manx{stroke:#7a4fc4;stroke-width:1.8}\
 .router{stroke:#1d6fa5;stroke-width:1.8}.bar{fill:#dfe5ec;stroke:#93a1b3}.name{font-weight:600;font-size:15px}\
 .kind{fill:#64748b;font-size:12px}.address,.block,.port{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:12px}\
-.block{fill:#7a4fc4}.dead{fill:#c0392b}.port{fill:#94a3b8;font-size:10px}.cable{stroke:#b4bfcc;stroke-width:3;fill:none}\
+.block{fill:#7a4fc4}.dead{fill:#c0392b}.port{fill:#64748b;font-size:10px;paint-order:stroke;stroke:#fbfcfd;stroke-width:4px}.cable{stroke:#b4bfcc;stroke-width:3;fill:none}\
 .up{stroke:#2e9e5b;stroke-width:1.6;fill:none}.not-up{stroke:#d64545;stroke-width:1.8;stroke-dasharray:6 4;fill:none}\
 .title{font-size:18px;font-weight:600}";
 
@@ -36,10 +36,10 @@ pub fn svg(picture: &Picture) -> String {
     );
     let _ = write!(out, "<text class=\"title\" x=\"{MARGIN}\" y=\"30\">{}</text>", escape(&title(picture)));
     draw_cables(&mut out, picture, &places);
-    draw_sessions(&mut out, picture, &places);
     for name in &rows.switches {
         draw_switch(&mut out, name, places.all[name]);
     }
+    draw_sessions(&mut out, picture, &places);
     for name in rows.boxes().into_iter().flatten() {
         draw_box(&mut out, picture, name, places.all[name]);
     }
@@ -148,21 +148,18 @@ fn draw_cables(out: &mut String, picture: &Picture, places: &Places) {
     }
 }
 
-/// Sessions leave a box at its edge in the order of the boxes they go to, so that they cross little.
+/// Sessions leave a box at its upper or lower edge, in the order of the boxes they go to, so that they
+/// cross little. Sessions within a row run below it.
 fn draw_sessions(out: &mut String, picture: &Picture, places: &Places) {
     let foot = |name: &str, other: &str| -> f32 {
-        let mut others: Vec<&str> = picture
-            .sessions
-            .keys()
-            .filter_map(|(a, b)| match name {
-                _ if a == name => Some(b.as_str()),
-                _ if b == name => Some(a.as_str()),
-                _ => None,
-            })
-            .collect();
+        let place = places.all[name];
+        let upwards = |other: &str| places.all[other].y < place.y;
+        let ends = picture.sessions.keys().flat_map(|(a, b)| [(a, b), (b, a)]);
+        let mut others: Vec<&str> =
+            ends.filter(|(own, _)| *own == name).map(|(_, other)| other.as_str()).collect();
+        others.retain(|candidate| upwards(candidate) == upwards(other));
         others.sort_by(|a, b| places.all[a].x.total_cmp(&places.all[b].x));
         let index = others.iter().position(|candidate| *candidate == other).unwrap_or_default();
-        let place = places.all[name];
         place.x + place.width * (index as f32 + 1.0) / (others.len() as f32 + 1.0)
     };
     for ((a, b), session) in &picture.sessions {

@@ -168,6 +168,7 @@ impl Lab {
         let log = log.and_then(|log| Ok((log.try_clone()?, log))).map_err(LabError::file(&path))?;
         let mut command = self.command(node, Life::Daemon, argv)?;
         let child = command
+            .env("NO_COLOR", "1")
             .stdin(stdin)
             .stdout(log.0)
             .stderr(log.1)

@@ -150,6 +150,16 @@ pub enum Command {
         #[arg(long, default_value_t = 2000)]
         timeout: u64,
     },
+    /// Run an API server (the program of a kube-apiserver node)
+    #[command(hide = true)]
+    Apiserver {
+        /// ADDRESS:PORT or [ADDRESS]:PORT
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Standard input is a listening socket whose callers are let through as well
+        #[arg(long)]
+        host: bool,
+    },
     /// Enter a node and become a command (what the library starts processes with)
     #[command(hide = true)]
     Enter {

@@ -14,7 +14,7 @@ use manx_testbed::demo::{self, Show};
 use manx_testbed::enter::{self, Life};
 use manx_testbed::graph::{self, Picture};
 use manx_testbed::lab::{self, destroy};
-use manx_testbed::{Lab, Options, Topology, echo};
+use manx_testbed::{Lab, Options, Topology, echo, kube};
 
 use crate::cli::{Cli, Command, Pod, Which};
 
@@ -55,6 +55,7 @@ async fn run_async(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Start { which, node, daemon: None } => which.lab()?.start_node(&node).await?,
         Command::Stop { which, node } => which.lab()?.stop_node(&node).await?,
+        Command::Apiserver { listen, host } => kube::serve(listen, host).await?,
         Command::Echo { port } => {
             echo::serve(port).await.map_err(|error| anyhow!("port {port}: {error}"))?;
         }

@@ -1,6 +1,8 @@
 //! The Kubernetes side of a lab: its API server, the custom resources and manifests it starts with,
 //! and what kubelets would say: the Node objects.
 
+mod server;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -22,6 +24,8 @@ use serde_json::json;
 use crate::eventually::eventually;
 use crate::lab::{Lab, LabError, NODE_KUBECONFIG, own_folder};
 use crate::topology::{MANIFESTS_LABEL, RUNS_LABEL, Runs};
+
+pub use server::{ServeError, serve};
 
 /// Name of the API server among its node's programs.
 pub const DAEMON: &str = "kube-apiserver";
@@ -62,30 +66,46 @@ pub(crate) async fn start(lab: &Lab, node: &str) -> Result<(), LabError> {
     let (loopback, host) = loopback
         .and_then(|listener| Ok((listener.local_addr()?, listener)))
         .map_err(|source| LabError::start(&["listen on 127.0.0.1"], source))?;
-    write_kubeconfigs(lab, node, host_url(loopback), host_url(rack))?;
-
+    let written = lab.node_folder(node).join(server::KUBECONFIG.trim_start_matches('/'));
+    let _ = fs::remove_file(&written);
     let program = lab.program("manx-lab")?.to_string_lossy().into_owned();
-    let argv = [program, "apiserver".into(), "--listen".into(), rack.to_string()];
+    let argv = [program, "apiserver".into(), "--host".into(), "--listen".into(), rack.to_string()];
     let mut child = lab.launch(node, DAEMON, &argv, Stdio::from(OwnedFd::from(host)))?;
+    let ready = || async { if written.exists() { Ok(()) } else { Err(format!("no {}", written.display())) } };
+    lab.until_ready(node, DAEMON, &mut child, ready).await?;
+    write_kubeconfigs(lab, node, &written, loopback)?;
     let client = lab.client().await?;
-    let ready = || async { client.apiserver_version().await.map(drop).map_err(|error| error.to_string()) };
-    lab.until_ready(node, DAEMON, &mut child, ready).await
+    let answers = || async { client.apiserver_version().await.map(drop).map_err(|error| error.to_string()) };
+    lab.until_ready(node, DAEMON, &mut child, answers).await
 }
 
-fn host_url(address: SocketAddr) -> String {
-    format!("http://{address}")
-}
-
-fn write_kubeconfigs(lab: &Lab, api: &str, host: String, rack: String) -> Result<(), LabError> {
-    let name = Path::new(NODE_KUBECONFIG).file_name().unwrap_or_default();
-    let folder = Path::new(NODE_KUBECONFIG).parent().unwrap_or(Path::new("/"));
-    let inside = |node: &str| own_folder(&lab.node_folder(node), &folder.to_string_lossy()).join(name);
-    let nodes = lab.topology().running(Runs::Manx).map(|node| inside(&node.name));
-    let files = nodes.chain([inside(api)]).map(|file| (file, &rack)).chain([(lab.kubeconfig(), &host)]);
-    for (file, url) in files {
-        fs::write(&file, kubeconfig(url)).map_err(LabError::file(&file))?;
+/// Copies the kubeconfig of a server that answers to where it is looked for: in the nodes as it is, on
+/// the host with the address that is reached from there.
+fn write_kubeconfigs(lab: &Lab, api: &str, written: &Path, loopback: SocketAddr) -> Result<(), LabError> {
+    let bad = |why: String| LabError::Kubeconfig { file: written.to_owned(), why };
+    let mut config = Kubeconfig::read_from(written).map_err(|error| bad(error.to_string()))?;
+    let text =
+        |config: &Kubeconfig| serde_json::to_vec_pretty(config).map_err(|error| bad(error.to_string()));
+    let inside = text(&config)?;
+    for cluster in config.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+        let server = cluster.server.clone().unwrap_or_default();
+        let (scheme, address) = server.split_once("://").unwrap_or(("http", &server));
+        if scheme == "https" {
+            // The certificate is that of the address in the rack.
+            cluster.tls_server_name =
+                address.rsplit_once(':').map(|(host, _)| host.trim_matches(['[', ']']).to_owned());
+        }
+        cluster.server = Some(format!("{scheme}://{loopback}"));
     }
-    Ok(())
+    let folder = Path::new(NODE_KUBECONFIG).parent().unwrap_or(Path::new("/"));
+    let name = Path::new(NODE_KUBECONFIG).file_name().unwrap_or_default();
+    let nodes = lab.topology().running(Runs::Manx).map(|node| node.name.as_str()).chain([api]);
+    for node in nodes {
+        let file = own_folder(&lab.node_folder(node), &folder.to_string_lossy()).join(name);
+        fs::write(&file, &inside).map_err(LabError::file(&file))?;
+    }
+    let file = lab.kubeconfig();
+    fs::write(&file, text(&config)?).map_err(LabError::file(&file))
 }
 
 /// Gives a new API server what a lab begins with: the custom resources, the topology's manifests, and
@@ -211,17 +231,4 @@ async fn create_node(lab: &Lab, client: &Client, name: &str) -> Result<(), LabEr
     let patch = Patch::Merge(json!({ "status": status }));
     let patched = api.patch_status(name, &PatchParams::default(), &patch).await;
     patched.map(drop).map_err(LabError::kube(format!("status of Node {name}")))
-}
-
-/// A kubeconfig for an API server without authentication.
-fn kubeconfig(url: &str) -> String {
-    let config = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{ "name": "lab", "cluster": { "server": url } }],
-        "users": [{ "name": "lab", "user": {} }],
-        "contexts": [{ "name": "lab", "context": { "cluster": "lab", "user": "lab" } }],
-        "current-context": "lab",
-    });
-    config.to_string()
 }

@@ -1,0 +1,77 @@
+//! The API server's process: it lives in its node's namespaces and answers there, and carries what
+//! comes in by a socket it was given at birth, which belongs to the host's network.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use thiserror::Error;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::apiserver::{ApiServer, StartError};
+
+/// Where the kubeconfig is put once the server answers, as the node sees it.
+pub(super) const KUBECONFIG: &str = "/run/kubeconfig";
+
+/// Why there is no API server.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// It did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Standard input is not a listening socket, or the kubeconfig could not be written.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was attempted.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Runs an API server on `listen`, the small one or that of `KUBEBUILDER_ASSETS`, until the process is
+/// ended; callers of the listening socket that is this process's standard input, if `host`, are let
+/// through to it.
+///
+/// # Errors
+/// When it cannot be started.
+pub async fn serve(listen: SocketAddr, host: bool) -> Result<(), ServeError> {
+    let io = |what| move |source| ServeError::Io { what, source };
+    let running = ApiServer::start(listen).await?;
+    let text = fs::read(&running.kubeconfig_path).map_err(io("read the server's kubeconfig"))?;
+    // Whoever sees the file sees all of it.
+    let half = Path::new(KUBECONFIG).with_extension("half");
+    fs::write(&half, text)
+        .and_then(|()| fs::rename(&half, KUBECONFIG))
+        .map_err(io("write /run/kubeconfig"))?;
+    if !host {
+        std::future::pending::<()>().await;
+    }
+    let inherited = stdin_listener().map_err(io("standard input as a listening socket"))?;
+    loop {
+        // Only a shortage of this machine fails here; the callers in the lab are not to suffer for it.
+        let Ok((caller, _)) = inherited.accept().await else { continue };
+        tokio::spawn(forward(caller, listen));
+    }
+}
+
+fn stdin_listener() -> io::Result<TcpListener> {
+    let listener = std::net::TcpListener::from(io::stdin().as_fd().try_clone_to_owned()?);
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+async fn forward(mut caller: TcpStream, server: SocketAddr) {
+    let carried = async {
+        let mut stream = TcpStream::connect(server).await?;
+        caller.set_nodelay(true)?;
+        stream.set_nodelay(true)?;
+        copy_bidirectional(&mut caller, &mut stream).await
+    };
+    if let Err(error) = carried.await {
+        tracing::debug!(%error, "a connection from the host ended");
+    }
+}
