@@ -1,0 +1,69 @@
+//! The server on a TCP socket.
+
+use std::{future::Future, io};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, task::JoinSet};
+
+use super::ApiServer;
+
+/// Serves HTTP/1.1 on a listener the caller has bound, in whatever network namespace, until the future is dropped;
+/// its connections end with it.
+///
+/// # Errors
+/// When the listener itself fails. What a connection does wrong ends that connection.
+pub fn serve(listener: TcpListener, server: ApiServer) -> impl Future<Output = io::Result<()>> + Send {
+    async move {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    // A server that is out answers nobody.
+                    Ok(_) if server.faults().is_out() => {}
+                    Ok((stream, _)) => {
+                        // A watch is many small writes, each of them waited for.
+                        stream.set_nodelay(true)?;
+                        connections.spawn(connection(TokioIo::new(stream), server.clone()));
+                    }
+                    // The peer was gone before it was accepted.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                    Err(error) => return Err(error),
+                },
+                Some(_) = connections.join_next() => {}
+            }
+        }
+    }
+}
+
+async fn connection(stream: TokioIo<tokio::net::TcpStream>, server: ApiServer) {
+    let service = service_fn(move |request| {
+        let server = server.clone();
+        async move { server.answer(request).await }
+    });
+    let served = http1::Builder::new().timer(TokioTimer::new()).serve_connection(stream, service).await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+/// A kubeconfig for a server without authentication, as YAML.
+pub fn kubeconfig(url: &str) -> String {
+    format!(
+        "apiVersion: v1\n\
+         kind: Config\n\
+         clusters:\n\
+         - name: manx-testbed\n\
+         \x20 cluster:\n\
+         \x20   server: {url:?}\n\
+         users:\n\
+         - name: manx-testbed\n\
+         \x20 user: {{}}\n\
+         contexts:\n\
+         - name: manx-testbed\n\
+         \x20 context:\n\
+         \x20   cluster: manx-testbed\n\
+         \x20   user: manx-testbed\n\
+         current-context: manx-testbed\n"
+    )
+}
