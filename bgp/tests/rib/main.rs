@@ -1,0 +1,162 @@
+//! The RIB as its owner sees it: told what happened, asked what follows.
+
+mod behaviour;
+mod decision;
+mod export;
+mod properties;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use manx_bgp::api::{Export, Import, Network, RouteChange};
+use manx_bgp::rib::{PeerFacts, PeerId, Rib};
+use manx_bgp::types::{Asn, Family, Prefix, RouterId};
+use manx_bgp::wire::{
+    Announcement, AsPath, Attributes, Community, NextHop, Origin, Segment, Session, Update,
+};
+
+const OUR_AS: Asn = Asn(64512);
+
+fn rib() -> Rib {
+    Rib::new(OUR_AS, RouterId(Ipv4Addr::new(10, 0, 0, 100)))
+}
+
+fn prefix(text: &str) -> Prefix {
+    text.parse().unwrap()
+}
+
+fn prefixes(texts: &[&str]) -> Vec<Prefix> {
+    texts.iter().map(|text| prefix(text)).collect()
+}
+
+/// The peer numbered `n`: 10.0.0.n and fd00::n, we are .100.
+fn facts(n: u8, asn: u32) -> PeerFacts {
+    PeerFacts {
+        address: Ipv4Addr::new(10, 0, 0, n).into(),
+        name: format!("peer{n}"),
+        asn: Asn(asn),
+        router_id: RouterId(Ipv4Addr::new(10, 0, 0, n)),
+        session: Session {
+            asn4: true,
+            families: Family::ALL.to_vec(),
+            ebgp: Asn(asn) != OUR_AS,
+            extended: false,
+        },
+        next_hops: vec!["10.0.0.100".parse().unwrap(), "fd00::100".parse().unwrap()],
+        import: Import::Accept { except: Vec::new() },
+        export: Export::All,
+    }
+}
+
+/// Brings up the peer numbered `n` and takes its first, empty exchange away.
+fn up(rib: &mut Rib, n: u8, asn: u32) -> PeerId {
+    up_with(rib, n, facts(n, asn))
+}
+
+fn up_with(rib: &mut Rib, n: u8, facts: PeerFacts) -> PeerId {
+    let peer = PeerId::new(n.into());
+    rib.peer_up(peer, facts);
+    peer
+}
+
+fn sequence(asns: &[u32]) -> AsPath {
+    let segment = Segment::Sequence(asns.iter().copied().map(Asn).collect());
+    AsPath(if asns.is_empty() { Vec::new() } else { vec![segment] })
+}
+
+fn attributes(as_path: &[u32]) -> Attributes {
+    Attributes {
+        origin: Origin::Igp,
+        as_path: sequence(as_path),
+        med: None,
+        local_pref: None,
+        atomic_aggregate: false,
+        aggregator: None,
+        communities: Vec::new(),
+        originator_id: None,
+        cluster_list: Vec::new(),
+        large_communities: Vec::new(),
+        unknown: Vec::new(),
+    }
+}
+
+fn with_community(as_path: &[u32], community: Community) -> Attributes {
+    Attributes { communities: vec![community], ..attributes(as_path) }
+}
+
+/// All of one family.
+fn announce(next_hop: &str, attributes: Attributes, texts: &[&str]) -> Update {
+    let next_hop = NextHop::from(next_hop.parse::<IpAddr>().unwrap());
+    Update {
+        announced: vec![Announcement { next_hop, prefixes: prefixes(texts) }],
+        attributes: Some(Arc::new(attributes)),
+        ..Update::default()
+    }
+}
+
+fn withdraw(texts: &[&str]) -> Update {
+    Update { withdrawn: prefixes(texts), ..Update::default() }
+}
+
+fn network(text: &str) -> Network {
+    Network { prefix: prefix(text), communities: Vec::new() }
+}
+
+fn change(text: &str, next_hops: &[&str]) -> RouteChange {
+    let next_hops = next_hops.iter().map(|hop| hop.parse().unwrap()).collect();
+    RouteChange { prefix: prefix(text), next_hops }
+}
+
+/// What a peer holds after all it was told.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Heard {
+    routes: BTreeMap<Prefix, (NextHop, Arc<Attributes>)>,
+    ends: Vec<Family>,
+}
+
+impl Heard {
+    fn hear(&mut self, update: Update) {
+        for prefix in update.withdrawn {
+            assert!(self.routes.remove(&prefix).is_some(), "{prefix} is withdrawn but was never told");
+        }
+        for Announcement { next_hop, prefixes } in update.announced {
+            let attributes = update.attributes.as_ref().expect("announcements have attributes");
+            self.routes.extend(prefixes.into_iter().map(|prefix| (prefix, (next_hop, attributes.clone()))));
+        }
+        self.ends.extend(update.end_of_rib);
+    }
+
+    /// Takes all there is.
+    fn drain(&mut self, rib: &mut Rib, peer: PeerId) {
+        while rib.has_pending(peer) {
+            rib.take_updates(peer, 64).into_iter().for_each(|update| self.hear(update));
+        }
+    }
+
+    fn prefixes(&self) -> Vec<String> {
+        self.routes.keys().map(ToString::to_string).collect()
+    }
+
+    fn attributes(&self, text: &str) -> &Attributes {
+        &self.routes[&prefix(text)].1
+    }
+
+    fn next_hop(&self, text: &str) -> String {
+        self.routes[&prefix(text)].0.addr().to_string()
+    }
+}
+
+/// Everything a peer is to hear, taken at once.
+fn heard(rib: &mut Rib, peer: PeerId) -> Heard {
+    let mut heard = Heard::default();
+    heard.drain(rib, peer);
+    heard
+}
+
+/// Peer address and verdict of each path of one prefix, best first.
+fn verdicts(rib: &Rib, text: &str) -> Vec<String> {
+    let destinations = rib.destinations(Some(prefix(text)));
+    let paths = destinations.iter().flat_map(|destination| &destination.paths);
+    paths.map(|path| format!("{}: {}", path.peer_name, path.verdict)).collect()
+}

@@ -1,0 +1,327 @@
+//! Whatever happens in whatever order, and whenever things are taken: the outcome is that of the last
+//! word of each side.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use manx_bgp::api::{Export, Import, Network};
+use manx_bgp::rib::{PeerId, Rib};
+use manx_bgp::types::{Family, Prefix};
+use manx_bgp::wire::{Attributes, Community, Origin};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use crate::{Heard, OUR_AS, announce, attributes, facts, network, prefix, rib, withdraw};
+
+/// AS of each peer; the last only listens.
+const PEERS: [u32; 5] = [65001, 65002, 64512, 64512, 65003];
+
+const POOL: [&str; 8] = [
+    "0.0.0.0/0",
+    "10.1.0.0/26",
+    "10.1.0.64/26",
+    "192.0.2.0/24",
+    "192.0.2.0/25",
+    "::/0",
+    "fd01::/64",
+    "2001:db8::/32",
+];
+
+/// What one side does.
+#[derive(Clone, Debug)]
+enum Op {
+    Up,
+    Down,
+    Announce { prefixes: Vec<usize>, attributes: Attributes, own_next_hop: bool },
+    Withdraw(Vec<usize>),
+    Policy(Import, Export),
+    Refresh(Family),
+    Networks(Vec<usize>, bool),
+}
+
+/// One thing after another, of all sides; between them, what is taken.
+#[derive(Clone, Debug)]
+struct Take {
+    peer: Index,
+    limit: usize,
+    changes: bool,
+}
+
+fn some_attributes(ibgp: bool) -> impl Strategy<Value = Attributes> {
+    let paths: Vec<&[u32]> = vec![&[65001], &[65002], &[65001, 65010], &[65001, 64512], &[65002, 65010]];
+    let community = prop_oneof![
+        8 => Just(None),
+        1 => Just(Some(Community::NO_EXPORT)),
+        1 => Just(Some(Community::NO_ADVERTISE)),
+        1 => Just(Some(Community(7))),
+    ];
+    (
+        prop::sample::select(paths),
+        prop::option::of(0..2_u32),
+        prop::option::of(100..102_u32),
+        prop_oneof![Just(Origin::Igp), Just(Origin::Incomplete)],
+        community,
+    )
+        .prop_map(move |(path, med, local_pref, origin, community)| Attributes {
+            med,
+            origin,
+            local_pref: local_pref.filter(|_| ibgp),
+            communities: community.into_iter().collect(),
+            ..attributes(path)
+        })
+}
+
+fn op(ibgp: bool) -> impl Strategy<Value = Op> {
+    let some = || vec(0..POOL.len(), 1..4);
+    let import = prop_oneof![
+        Just(Import::Default),
+        Just(Import::Accept { except: Vec::new() }),
+        Just(Import::Accept { except: vec![prefix("192.0.2.0/24")] }),
+        Just(Import::Reject),
+    ];
+    let export =
+        prop_oneof![Just(Export::Default), Just(Export::Originated), Just(Export::All), Just(Export::Reject)];
+    prop_oneof![
+        2 => Just(Op::Up),
+        1 => Just(Op::Down),
+        8 => (some(), some_attributes(ibgp), prop::bool::weighted(0.1))
+            .prop_map(|(prefixes, attributes, own_next_hop)| Op::Announce { prefixes, attributes, own_next_hop }),
+        4 => some().prop_map(Op::Withdraw),
+        1 => (import, export).prop_map(|(import, export)| Op::Policy(import, export)),
+        1 => prop_oneof![Just(Family::Ipv4), Just(Family::Ipv6)].prop_map(Op::Refresh),
+    ]
+}
+
+/// What each peer does, begun by coming up, and at last what is originated.
+fn sides() -> impl Strategy<Value = Vec<Vec<Op>>> {
+    let side = |asn: u32| {
+        vec(op(asn == OUR_AS.0), 0..12).prop_map(|mut ops| {
+            ops.insert(0, Op::Up);
+            ops
+        })
+    };
+    let listener = prop_oneof![Just(Op::Refresh(Family::Ipv4)), Just(Op::Up)];
+    let networks =
+        (vec(0..POOL.len(), 0..4), any::<bool>()).prop_map(|(some, tagged)| Op::Networks(some, tagged));
+    (
+        side(PEERS[0]),
+        side(PEERS[1]),
+        side(PEERS[2]),
+        side(PEERS[3]),
+        vec(listener, 0..3).prop_map(|mut ops| {
+            ops.insert(0, Op::Up);
+            ops
+        }),
+        vec(networks, 0..3),
+    )
+        .prop_map(|(a, b, c, d, e, f)| vec![a, b, c, d, e, f])
+}
+
+fn takes() -> impl Strategy<Value = Vec<Option<Take>>> {
+    let take = (any::<Index>(), 1..4_usize, any::<bool>()).prop_map(|(peer, limit, changes)| Take {
+        peer,
+        limit,
+        changes,
+    });
+    vec(prop::option::of(take), 80)
+}
+
+/// A RIB and all who listen to it.
+struct World {
+    rib: Rib,
+    heard: Vec<Option<Heard>>,
+    watched: BTreeMap<Prefix, Vec<IpAddr>>,
+    policies: Vec<(Import, Export)>,
+}
+
+impl World {
+    fn new() -> Self {
+        let policies = vec![(Import::Accept { except: Vec::new() }, Export::All); PEERS.len()];
+        Self { rib: rib(), heard: vec![None; PEERS.len()], watched: BTreeMap::new(), policies }
+    }
+
+    /// The side behind the peers is our own.
+    fn apply(&mut self, side: usize, op: Op) {
+        let peer = PeerId::new(side as u32);
+        let n = side as u8 + 1;
+        match op {
+            Op::Up => {
+                self.rib.peer_up(peer, facts(n, PEERS[side]));
+                self.heard[side] = Some(Heard::default());
+                self.policies[side] = (Import::Accept { except: Vec::new() }, Export::All);
+            }
+            Op::Down => {
+                self.rib.peer_down(peer);
+                self.heard[side] = None;
+            }
+            Op::Announce { prefixes, attributes, own_next_hop } => {
+                for family in Family::ALL {
+                    let host = if own_next_hop { 100 } else { n };
+                    let next_hop = match family {
+                        Family::Ipv4 => format!("10.0.0.{host}"),
+                        Family::Ipv6 => format!("fd00::{host}"),
+                    };
+                    let of = |i: &&usize| prefix(POOL[**i]).family() == family;
+                    let texts: Vec<_> = prefixes.iter().filter(of).map(|i| POOL[*i]).collect();
+                    self.rib.update(peer, announce(&next_hop, attributes.clone(), &texts));
+                }
+            }
+            Op::Withdraw(prefixes) => {
+                let texts: Vec<_> = prefixes.iter().map(|i| POOL[*i]).collect();
+                self.rib.update(peer, withdraw(&texts));
+            }
+            Op::Policy(import, export) => {
+                if self.heard[side].is_some() {
+                    self.policies[side] = (import.clone(), export.clone());
+                }
+                self.rib.set_policy(peer, import, export);
+            }
+            Op::Refresh(family) => self.rib.refresh(peer, family),
+            Op::Networks(prefixes, tagged) => {
+                let communities = if tagged { vec!["no-export".to_owned()] } else { Vec::new() };
+                let networks: Vec<_> = prefixes
+                    .iter()
+                    .map(|i| Network { communities: communities.clone(), ..network(POOL[*i]) })
+                    .collect();
+                self.rib.set_networks(&networks).unwrap();
+            }
+        }
+    }
+
+    fn take(&mut self, take: &Take) {
+        let side = take.peer.index(PEERS.len());
+        let updates = self.rib.take_updates(PeerId::new(side as u32), take.limit);
+        assert!(updates.len() <= take.limit);
+        if let Some(heard) = &mut self.heard[side] {
+            updates.into_iter().for_each(|update| heard.hear(update));
+        } else {
+            assert_eq!(updates, []);
+        }
+        if take.changes {
+            self.watch();
+        }
+    }
+
+    fn watch(&mut self) {
+        for change in self.rib.take_changes() {
+            if change.next_hops.is_empty() {
+                self.watched.remove(&change.prefix);
+            } else {
+                self.watched.insert(change.prefix, change.next_hops);
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        self.watch();
+        for (side, heard) in self.heard.iter_mut().enumerate() {
+            if let Some(heard) = heard {
+                heard.drain(&mut self.rib, PeerId::new(side as u32));
+            }
+        }
+    }
+
+    /// What BGP's rules say the peer should hold, worked out from what people see of the table.
+    fn expected(&self, side: usize) -> BTreeMap<Prefix, (String, String, Option<u32>)> {
+        let ebgp = PEERS[side] != OUR_AS.0;
+        let address: IpAddr = format!("10.0.0.{}", side + 1).parse().unwrap();
+        let mut expected = BTreeMap::new();
+        for destination in self.rib.destinations(None) {
+            let best = &destination.paths[0];
+            let has = |community: &str| best.communities.iter().any(|other| other == community);
+            let from_ibgp = best.peer_name == "peer3" || best.peer_name == "peer4";
+            let learned = best.peer.is_some();
+            let policy = match &self.policies[side].1 {
+                Export::Default => !ebgp,
+                Export::Originated => !learned,
+                Export::All => true,
+                Export::Reject => false,
+            };
+            let barred = best.peer == Some(address)
+                || (from_ibgp && !ebgp)
+                || (learned && has("no-advertise"))
+                || (learned && ebgp && has("no-export"));
+            if best.verdict != "best" || !policy || barred {
+                continue;
+            }
+            let own = match destination.prefix.family() {
+                Family::Ipv4 => "10.0.0.100".to_owned(),
+                Family::Ipv6 => "fd00::100".to_owned(),
+            };
+            let told = if ebgp {
+                (own, format!("64512 {}", best.as_path).trim().to_owned(), None)
+            } else {
+                let next_hop = best.next_hop.map_or(own, |addr| addr.to_string());
+                (next_hop, best.as_path.clone(), Some(best.local_pref))
+            };
+            expected.insert(destination.prefix, told);
+        }
+        expected
+    }
+}
+
+/// All sides' ops in an order the picks choose; each side's own order is kept.
+fn interleave(sides: &[Vec<Op>], picks: &[Index]) -> Vec<(usize, Op)> {
+    let mut left: Vec<_> =
+        sides.iter().map(|ops| ops.iter().cloned().collect::<std::collections::VecDeque<_>>()).collect();
+    let mut picks = picks.iter().cycle();
+    let mut order = Vec::new();
+    loop {
+        let open: Vec<_> = (0..left.len()).filter(|side| !left[*side].is_empty()).collect();
+        let (Some(pick), false) = (picks.next(), open.is_empty()) else { return order };
+        let side = *pick.get(&open);
+        order.extend(left[side].pop_front().map(|op| (side, op)));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_of_events_and_takings_ends_in_the_same_tables_and_the_same_told(
+        sides in sides(),
+        picks in vec(any::<Index>(), 80),
+        takes in takes(),
+    ) {
+        let mut one = World::new();
+        for ((side, op), take) in interleave(&sides, &picks).into_iter().zip(takes.iter().cycle()) {
+            one.apply(side, op);
+            if let Some(take) = take {
+                one.take(take);
+            }
+        }
+        one.settle();
+
+        // Another order: side by side, nothing taken before the end.
+        let mut other = World::new();
+        for (side, ops) in sides.iter().enumerate() {
+            ops.iter().for_each(|op| other.apply(side, op.clone()));
+        }
+        other.settle();
+
+        prop_assert_eq!(one.rib.destinations(None), other.rib.destinations(None));
+        prop_assert_eq!(one.rib.len(), other.rib.len());
+        let snapshot: BTreeMap<_, _> =
+            one.rib.snapshot().into_iter().map(|route| (route.prefix, route.next_hops)).collect();
+        prop_assert_eq!(&one.watched, &snapshot);
+        prop_assert_eq!(&one.watched, &other.watched);
+        for side in 0..PEERS.len() {
+            let peer = PeerId::new(side as u32);
+            prop_assert_eq!(one.rib.counts(peer), other.rib.counts(peer));
+            let Some(heard) = &one.heard[side] else { continue };
+            prop_assert_eq!(&heard.routes, &other.heard[side].as_ref().unwrap().routes);
+            let told: BTreeMap<_, _> = heard
+                .routes
+                .iter()
+                .map(|(prefix, (next_hop, attributes))| {
+                    let path = attributes.as_path.to_string();
+                    (*prefix, (next_hop.addr().to_string(), path, attributes.local_pref))
+                })
+                .collect();
+            prop_assert_eq!(told, one.expected(side));
+            prop_assert_eq!(one.rib.counts(peer).advertised, heard.routes.len());
+            prop_assert_eq!(&heard.ends.len(), &2);
+        }
+    }
+}
