@@ -38,7 +38,7 @@ pub struct Config {
     pub health_addr: SocketAddr,
 
     /// What to log: error, warn, info, debug, trace, or per module as in `info,manx_felix::agent=debug`.
-    #[arg(long, env = "MANX_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
 }
 

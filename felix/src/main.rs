@@ -1,5 +1,6 @@
 //! `manx-felix`: the node agent.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,11 +19,16 @@ use tracing_subscriber::EnvFilter;
 /// Commands of plugins on their way to the agent; more wait in their connections.
 const COMMANDS: usize = 256;
 
+/// They log every try of a request; the agent says once that the API is away.
+const QUIET: &str = "kube_client=off,kube_runtime=off";
+
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
     let config = Config::parse();
-    let filter = EnvFilter::try_new(&config.log).with_context(|| format!("--log \"{}\"", config.log))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", config.log))
+        .with_context(|| format!("--log \"{}\"", config.log))?;
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     run(config).await
 }
 

@@ -314,3 +314,154 @@ impl Line {
         Ok(serde_json::from_slice(&frame)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// A daemon that says what the test tells it to.
+    struct Daemon(UnixListener);
+
+    /// With a request that was heard, and is still to be answered.
+    struct Connection(Framed<UnixStream, LengthDelimitedCodec>, Option<Request>);
+
+    impl Daemon {
+        /// The next connection, greeted.
+        async fn greet(&self, version: u32) -> Connection {
+            let (stream, _) = self.0.accept().await.unwrap();
+            let frames = LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME).new_framed(stream);
+            let mut connection = Connection(frames, None);
+            assert!(matches!(connection.hear().await, Some(Request::Hello { version: VERSION, .. })));
+            connection.say(Reply::Hello { version, daemon: "manx-bgpd test".to_owned() }).await;
+            connection
+        }
+
+        /// The two connections of a client: orders and routes, in whichever order they come.
+        async fn both(&self) -> (Connection, Connection) {
+            let mut first = self.greet(VERSION).await;
+            let mut second = self.greet(VERSION).await;
+            match first.hear().await {
+                Some(Request::Watch) => (second, first),
+                heard => {
+                    first.1 = heard;
+                    assert_eq!(second.hear().await, Some(Request::Watch));
+                    (first, second)
+                }
+            }
+        }
+    }
+
+    impl Connection {
+        async fn hear(&mut self) -> Option<Request> {
+            if let Some(heard) = self.1.take() {
+                return Some(heard);
+            }
+            let frame = self.0.next().await?.unwrap();
+            Some(serde_json::from_slice(&frame).unwrap())
+        }
+
+        async fn say(&mut self, reply: Reply) {
+            self.0.send(Bytes::from(serde_json::to_vec(&reply).unwrap())).await.unwrap();
+        }
+
+        async fn apply(&mut self) -> Config {
+            let Some(Request::Apply { config }) = self.hear().await else { panic!("no orders") };
+            self.say(Reply::Applied { changes: Vec::new() }).await;
+            config
+        }
+    }
+
+    fn config(asn: u32) -> Config {
+        serde_json::from_value(serde_json::json!({"asn": asn, "routerId": "192.0.2.11"})).unwrap()
+    }
+
+    async fn event(speaker: &mut Speaker) -> Event {
+        timeout(Duration::from_secs(20), speaker.events.recv()).await.unwrap().unwrap()
+    }
+
+    fn listen(directory: &tempfile::TempDir) -> (Daemon, PathBuf) {
+        let path = directory.path().join("bgpd.sock");
+        (Daemon(UnixListener::bind(&path).unwrap()), path)
+    }
+
+    #[tokio::test]
+    async fn the_newest_orders_are_applied_and_only_those() {
+        let directory = tempfile::tempdir().unwrap();
+        let (daemon, path) = listen(&directory);
+        let mut speaker = Speaker::start(&path);
+        speaker.order(config(64512));
+        let (mut orders, _routes) = daemon.both().await;
+        assert_eq!(orders.apply().await, config(64512));
+        assert_eq!(event(&mut speaker).await, Event::Up { daemon: "manx-bgpd test".to_owned() });
+        assert_eq!(event(&mut speaker).await, Event::Applied { changes: Vec::new() });
+        for asn in [64513, 64514, 64514] {
+            speaker.order(config(asn));
+        }
+        assert_eq!(orders.apply().await, config(64514));
+        assert_eq!(event(&mut speaker).await, Event::Applied { changes: Vec::new() });
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_comes_back_is_given_its_orders_again_and_tells_its_table_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (daemon, path) = listen(&directory);
+        let mut speaker = Speaker::start(&path);
+        speaker.order(config(64512));
+        let (mut orders, mut routes) = daemon.both().await;
+        orders.apply().await;
+        routes.say(Reply::Synced).await;
+        drop((orders, routes, daemon));
+        std::fs::remove_file(&path).unwrap();
+        let (daemon, _) = listen(&directory);
+        let (mut orders, mut routes) = daemon.both().await;
+        assert_eq!(orders.apply().await, config(64512));
+        let change = RouteChange {
+            prefix: "10.0.0.0/8".parse().unwrap(),
+            next_hops: vec!["192.0.2.1".parse().unwrap()],
+        };
+        routes.say(Reply::Routes { changes: vec![change.clone()] }).await;
+        routes.say(Reply::Synced).await;
+        let mut heard = Vec::new();
+        while heard.iter().filter(|event| **event == Event::Synced).count() < 2 {
+            let event = event(&mut speaker).await;
+            if !matches!(event, Event::Applied { .. }) {
+                heard.push(event);
+            }
+        }
+        assert!(matches!(heard[2], Event::Down { .. }), "{heard:?}");
+        assert!(matches!(heard[3], Event::Up { .. }), "{heard:?}");
+        assert_eq!(heard[4..], [Event::Routes(vec![change]), Event::Synced]);
+    }
+
+    #[tokio::test]
+    async fn orders_refused_are_told_in_the_daemons_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let (daemon, path) = listen(&directory);
+        let mut speaker = Speaker::start(&path);
+        speaker.order(config(64512));
+        let (mut orders, _routes) = daemon.both().await;
+        orders.hear().await;
+        orders.say(Reply::Error { message: "two peers with one address".to_owned() }).await;
+        while !matches!(event(&mut speaker).await, Event::Refused { reason } if reason.contains("one address"))
+        {
+        }
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_is_not_there_or_of_another_version_is_told_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bgpd.sock");
+        let error = status(&path).await.unwrap_err();
+        assert!(error.to_string().contains("bgpd.sock"), "{error}");
+        let (daemon, path) = listen(&directory);
+        let mut speaker = Speaker::start(&path);
+        for _ in 0..4 {
+            daemon.greet(VERSION + 1).await;
+        }
+        let Event::Down { reason } = event(&mut speaker).await else { panic!("not told") };
+        assert!(reason.contains("run both from one release"), "{reason}");
+        assert!(speaker.events.try_recv().is_err(), "it is said once");
+    }
+}

@@ -80,7 +80,7 @@ impl Cluster {
                     }
                 }
             }
-            Update::Pool(change) => self.pools(change, &mut told),
+            Update::Pool(change) => self.pools(*change, &mut told),
             Update::Block(change) => self.blocks(change, &mut told),
             Update::Bgp(change) => self.configurations(change, &mut told),
             Update::Peer(change) => self.peers(change, &mut told),
@@ -286,7 +286,7 @@ fn selected(pool: Pool) -> Result<(Pool, Selector), Bad> {
 /// Says once what is wrong with an object.
 fn complain(kind: &str, name: &str, bad: &Bad, before: Option<&Bad>) {
     if before != Some(bad) {
-        tracing::warn!("{kind} \"{name}\" cannot be used: {bad}; what it last said well stays in force");
+        tracing::warn!("{kind} \"{name}\" cannot be used: {bad}");
     }
 }
 
@@ -304,7 +304,7 @@ mod tests {
     fn pool(cidr: &str) -> Update {
         let spec =
             IPPoolSpec { cidr: cidr.to_owned(), block_size: None, node_selector: None, disabled: false };
-        Update::Pool(Change::Apply(object("pods", Ok(IPPool::new("pods", spec)))))
+        Update::Pool(Box::new(Change::Apply(object("pods", Ok(IPPool::new("pods", spec))))))
     }
 
     fn object<T>(name: &str, spec: Result<T, Bad>) -> Object<T> {
@@ -326,7 +326,7 @@ mod tests {
         let bad = cluster.verdicts["pods"].clone().unwrap_err();
         assert_eq!(bad.reason, "InvalidCIDR");
         assert!(bad.message.contains("did you mean 10.244.0.0/16"), "{bad}");
-        cluster.update(Update::Pool(Change::Delete("pods".to_owned())));
+        cluster.update(Update::Pool(Box::new(Change::Delete("pods".to_owned()))));
         assert_eq!(cluster.usable_pools(), []);
     }
 

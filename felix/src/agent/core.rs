@@ -96,7 +96,8 @@ pub struct Heard {
     pub away: Option<String>,
     /// Why it did not take its last orders.
     pub refused: Option<String>,
-    /// Whether it has answered the newest orders since it came up.
+    /// Whether it has answered any orders of this agent. Orders and routes come over two connections, so this says
+    /// nothing of which of its lives it was in.
     pub ordered: bool,
     /// Whether it has told its whole table since it came up.
     pub synced: bool,
@@ -117,7 +118,7 @@ pub struct Core {
     pub(super) next_collection: Option<Instant>,
     pub(super) heard: Heard,
     pub(super) mirror: Mirror,
-    /// The dataplane as of the last tick.
+    /// The dataplane as last seen.
     pub(super) kernel: dataplane::Status,
     pub(super) host: Box<dyn Host>,
     pub(super) files: Files,
@@ -191,8 +192,9 @@ impl Core {
 
     /// Takes what a watcher says.
     pub fn update(&mut self, update: Update, now: Instant) {
-        let mut read = None;
+        let (mut read, mut addresses) = (None, false);
         for told in self.cluster.update(update) {
+            addresses |= !matches!(told, Told::Input(_) | Told::Me);
             match told {
                 Told::Input(input) => self.graph.apply(input),
                 Told::Pools => self.blocks.usable = self.cluster.usable_pools(),
@@ -205,7 +207,9 @@ impl Core {
         if read == Some(Kind::IPAMBlock) {
             self.lose_unlisted_blocks(now);
         }
-        self.remember();
+        if addresses {
+            self.remember();
+        }
         self.retry_waiting(now);
     }
 
@@ -215,13 +219,13 @@ impl Core {
             speaker::Event::Up { daemon } => {
                 tracing::info!("{daemon} is there");
                 self.graph.apply(Input::Relearn);
-                let status = self.heard.status.take();
-                self.heard = Heard { up: true, daemon, status, ..Heard::default() };
+                let (status, ordered) = (self.heard.status.take(), self.heard.ordered);
+                self.heard = Heard { up: true, daemon, status, ordered, ..Heard::default() };
             }
             speaker::Event::Down { reason } => {
                 tracing::warn!("the speaker is away: {reason}; learned routes stay");
-                let daemon = std::mem::take(&mut self.heard.daemon);
-                self.heard = Heard { daemon, away: Some(reason), ..Heard::default() };
+                let (daemon, ordered) = (std::mem::take(&mut self.heard.daemon), self.heard.ordered);
+                self.heard = Heard { daemon, ordered, away: Some(reason), ..Heard::default() };
             }
             speaker::Event::Routes(changes) => {
                 for change in changes {
@@ -233,8 +237,11 @@ impl Core {
                 self.graph.apply(Input::LearnedAll);
             }
             speaker::Event::Applied { changes } => {
+                if !changes.is_empty() {
+                    tracing::info!("the speaker follows its orders: {} changes", changes.len());
+                }
                 for change in changes {
-                    tracing::info!("speaker: {change}");
+                    tracing::debug!("speaker: {change}");
                 }
                 self.heard.ordered = true;
                 self.heard.refused = None;
@@ -273,9 +280,13 @@ impl Core {
         self.in_sync() && self.programmed
     }
 
-    /// Once a second, with what the dataplane says of itself.
-    pub fn tick(&mut self, kernel: dataplane::Status, now: Instant) {
+    /// Takes what the dataplane says of itself.
+    pub fn see_kernel(&mut self, kernel: dataplane::Status) {
         self.kernel = kernel;
+    }
+
+    /// Once a second.
+    pub fn tick(&mut self, now: Instant) {
         self.honour_notes();
         self.free_left();
         self.collect(now);

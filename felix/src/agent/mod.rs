@@ -170,7 +170,8 @@ impl Agent {
 
     fn tick(&mut self) {
         let now = Instant::now();
-        self.core.tick(self.dataplane.status(), now);
+        self.core.see_kernel(self.dataplane.status());
+        self.core.tick(now);
         if self.ticks.is_multiple_of(POLL) {
             let socket = self.speaker.socket().to_owned();
             self.work.push(Box::pin(async move { Done::Polled(poll(&socket).await) }));
@@ -243,7 +244,7 @@ impl Agent {
             Done::Polled(status) => self.core.hear_status(status),
             Done::Report(answer, status) => {
                 self.core.hear_status(status);
-                self.core.tick(self.dataplane.status(), now);
+                self.core.see_kernel(self.dataplane.status());
                 let report = serde_json::to_value(self.core.report(now)).unwrap_or_default();
                 let _ = answer.send(report);
             }

@@ -195,7 +195,7 @@ pub(super) fn refusal(error: &watcher::Error) -> Option<String> {
 
 /// An error with its causes, each said once.
 pub fn words(error: &dyn Error) -> String {
-    let mut words = error.to_string();
+    let mut words = error.to_string().trim_start_matches("ServiceError: ").to_owned();
     let mut cause = error.source();
     while let Some(error) = cause {
         let text = error.to_string();

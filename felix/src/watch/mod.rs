@@ -78,7 +78,7 @@ pub enum Update {
     /// A pod of this node.
     Pod(Change<Pod>),
     /// A pool, as it is: which of two that overlap is good can only be said of all together.
-    Pool(Change<IPPool>),
+    Pool(Box<Change<IPPool>>),
     /// A block.
     Block(Change<Block>),
     /// A BGPConfiguration of any name.
@@ -122,11 +122,12 @@ pub fn start(client: &Client, me: &str) -> Watches {
     let doubt = Arc::new(Notify::new());
     let all = watcher::Config::default();
     let mine = all.clone().fields(&format!("spec.nodeName={me}"));
-    let follow = Follow { client: client.clone(), tx: tx.clone(), doubt: doubt.clone() };
+    let pipe = Pipe { tx: tx.clone(), doubt: doubt.clone() };
+    let follow = Follow { client: client.clone(), pipe };
     let node = me.to_owned();
     follow.core::<v1::Node, _>(Kind::Node, all.clone(), convert::node, Update::Node);
     follow.core::<v1::Pod, _>(Kind::Pod, mine, convert::pod, Update::Pod);
-    follow.custom::<IPPool, _>(Kind::IPPool, convert::pool, Update::Pool);
+    follow.custom::<IPPool, _>(Kind::IPPool, convert::pool, |change| Update::Pool(Box::new(change)));
     follow.custom::<IPAMBlock, _>(Kind::IPAMBlock, move |block| convert::block(block, &node), Update::Block);
     follow.custom::<BGPConfiguration, _>(Kind::BGPConfiguration, convert::bgp_configuration, Update::Bgp);
     follow.custom::<BGPPeer, _>(Kind::BGPPeer, convert::bgp_peer, Update::Peer);
@@ -134,9 +135,14 @@ pub fn start(client: &Client, me: &str) -> Watches {
     Watches { updates, doubt }
 }
 
-#[derive(Clone)]
 struct Follow {
     client: Client,
+    pipe: Pipe,
+}
+
+/// From one watcher to the agent.
+#[derive(Clone)]
+struct Pipe {
     tx: mpsc::Sender<Update>,
     doubt: Arc<Notify>,
 }
@@ -159,7 +165,7 @@ impl Follow {
     {
         let stream =
             watcher(Api::<K>::all(self.client.clone()), config).map_ok(move |event| map(event, convert));
-        tokio::spawn(self.clone().run(kind, stream.default_backoff(), wrap));
+        tokio::spawn(self.pipe.clone().run(kind, stream.default_backoff(), wrap));
     }
 
     /// Objects are read without their type and parsed one by one: one that does not fit its schema (older than a
@@ -175,9 +181,11 @@ impl Follow {
     {
         let api = Api::<DynamicObject>::all_with(self.client.clone(), &ApiResource::erase::<K>(&()));
         let stream = watcher(api, watcher::Config::default()).map_ok(move |event| map(event, &convert));
-        tokio::spawn(self.clone().run(kind, stream.default_backoff(), wrap));
+        tokio::spawn(self.pipe.clone().run(kind, stream.default_backoff(), wrap));
     }
+}
 
+impl Pipe {
     async fn run<T>(
         self,
         kind: Kind,
@@ -247,5 +255,76 @@ fn full_name(object: &impl ResourceExt) -> String {
     match object.namespace() {
         Some(namespace) => format!("{namespace}/{}", object.name_any()),
         None => object.name_any(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+    use crate::model::Pod;
+
+    fn pod(name: &str) -> Object<Pod> {
+        let spec = Ok(Pod { uid: String::new() });
+        Object { name: name.to_owned(), generation: 0, conditions: Vec::new(), spec }
+    }
+
+    fn forbidden() -> watcher::Error {
+        let status = kube::core::Status::failure("pods is forbidden", "Forbidden").with_code(403);
+        watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)))
+    }
+
+    /// What the agent hears of these events.
+    async fn told(events: Vec<watcher::Result<Event<Object<Pod>>>>) -> (Vec<String>, Arc<Notify>) {
+        let (tx, mut updates) = mpsc::channel(64);
+        let doubt = Arc::new(Notify::new());
+        Pipe { tx, doubt: doubt.clone() }.run(Kind::Pod, stream::iter(events), Update::Pod).await;
+        let mut told = Vec::new();
+        while let Some(update) = updates.recv().await {
+            told.push(match update {
+                Update::Pod(Change::Replace(pods)) => {
+                    let names: Vec<String> = pods.into_iter().map(|pod| pod.name).collect();
+                    format!("all: {}", names.join(" "))
+                }
+                Update::Pod(Change::Apply(pod)) => format!("apply {}", pod.name),
+                Update::Pod(Change::Delete(name)) => format!("delete {name}"),
+                other => format!("{other:?}"),
+            });
+        }
+        (told, doubt)
+    }
+
+    #[tokio::test]
+    async fn a_list_is_told_whole_and_one_that_broke_off_not_at_all() {
+        let (told, _) = told(vec![
+            Ok(Event::Init),
+            Ok(Event::InitApply(pod("lost"))),
+            Ok(Event::Init),
+            Ok(Event::InitApply(pod("a"))),
+            Ok(Event::InitApply(pod("b"))),
+            Ok(Event::InitDone),
+            Ok(Event::Apply(pod("c"))),
+            Ok(Event::Delete(pod("a"))),
+        ])
+        .await;
+        assert_eq!(told, ["all: a b", "apply c", "delete a"]);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_once_and_its_end_too() {
+        let (told, _) =
+            told(vec![Err(forbidden()), Err(forbidden()), Ok(Event::Init), Ok(Event::InitDone)]).await;
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told[0].contains("ClusterRole"), "{told:?}");
+        assert_eq!(told[1..], ["Refused(Pod, None)", "all: "]);
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_raises_doubt_and_says_nothing_by_itself() {
+        let lost = watcher::Error::WatchFailed(kube::Error::LinesCodecMaxLineLengthExceeded);
+        let (told, doubt) = told(vec![Err(lost)]).await;
+        assert_eq!(told, Vec::<String>::new());
+        doubt.notified().await;
     }
 }

@@ -1,0 +1,298 @@
+//! One machine: an agent's core, and what outlives it: a kernel that is a map, a directory, a store in memory.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::executor::block_on;
+use manx_bgp::api::Config;
+use manx_cni::protocol::{Attach, AttachmentKey, PodRef, host_ifname};
+use manx_ipam::claim::{Claim, Taken, claim};
+use manx_ipam::crd::{IPAMBlock, IPPool, IPPoolSpec};
+use manx_ipam::store::memory::MemoryStore;
+use tokio::sync::oneshot;
+
+use super::super::core::{Core, Effect, Host, Start};
+use super::super::known::KnownFile;
+use super::super::mirror::Write;
+use crate::attach::files::Files;
+use crate::attach::{Attempt, Command, Refusal};
+use crate::dataplane::{Fib, Route};
+use crate::health::Metrics;
+use crate::model::{Bad, Block, Node, Object};
+use crate::speaker::Event;
+use crate::watch::{Change, Update};
+
+pub type Reply<T> = oneshot::Receiver<Result<T, Refusal>>;
+
+/// Interfaces by name; a clone is the same kernel.
+#[derive(Clone, Default)]
+pub struct Links(Arc<Mutex<BTreeMap<String, u32>>>);
+
+impl Host for Links {
+    fn index_of(&self, name: &str) -> io::Result<Option<u32>> {
+        Ok(self.0.lock().unwrap().get(name).copied())
+    }
+
+    fn mtu_of(&self, addresses: &[IpAddr]) -> Option<u32> {
+        (!addresses.is_empty()).then_some(9000)
+    }
+}
+
+/// One machine: what outlives an agent is beside it.
+pub struct Machine {
+    pub core: Core,
+    pub directory: tempfile::TempDir,
+    pub links: Links,
+    pub fib: Fib,
+    pub swept: bool,
+    pub store: Arc<MemoryStore>,
+    pub now: Instant,
+    pub orders: Vec<Config>,
+    pub writes: Vec<Write>,
+    pub attempts: u64,
+}
+
+impl Machine {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (links, now) = (Links::default(), Instant::now());
+        let core = core(directory.path().to_owned(), links.clone(), now);
+        Self {
+            core,
+            directory,
+            links,
+            fib: Fib::new(),
+            swept: false,
+            store: Arc::default(),
+            now,
+            orders: Vec::new(),
+            writes: Vec::new(),
+            attempts: 0,
+        }
+    }
+
+    /// A machine whose agent has read all there is, and whose speaker has told its table.
+    pub fn in_sync() -> Self {
+        let mut machine = Self::new();
+        machine.sync();
+        machine
+    }
+
+    pub fn sync(&mut self) {
+        self.read_all();
+        self.hear(Event::Up { daemon: "manx-bgpd test".to_owned() });
+        self.hear(Event::Synced);
+        self.hear(Event::Applied { changes: Vec::new() });
+    }
+
+    pub fn read_all(&mut self) {
+        self.update(Update::Api(Ok(())));
+        self.update(Update::Node(Change::Replace(vec![node("node1"), node("node2")])));
+        self.update(Update::Pod(Change::Replace(Vec::new())));
+        self.update(Update::Pool(Box::new(Change::Replace(vec![
+            pool("v4", "10.244.0.0/24", 30),
+            pool("v6", "fd00:244::/64", 126),
+        ]))));
+        self.list_blocks();
+        self.update(Update::Bgp(Change::Replace(Vec::new())));
+        self.update(Update::Peer(Change::Replace(Vec::new())));
+    }
+
+    pub fn list_blocks(&mut self) {
+        let blocks = self.store.blocks().iter().map(block).collect();
+        self.update(Update::Block(Change::Replace(blocks)));
+    }
+
+    /// SIGKILL and start: only what is in memory is lost.
+    pub fn kill(&mut self) {
+        self.now += Duration::from_secs(1);
+        self.core = core(self.directory.path().to_owned(), self.links.clone(), self.now);
+        self.swept = false;
+        self.act();
+    }
+
+    pub fn update(&mut self, update: Update) {
+        self.core.update(update, self.now);
+        self.act();
+    }
+
+    pub fn hear(&mut self, event: Event) {
+        self.core.hear(event);
+        self.act();
+    }
+
+    pub fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.now += Duration::from_secs(1);
+            self.core.tick(self.now);
+            self.act();
+        }
+    }
+
+    /// Does what the core wants until it wants nothing.
+    pub fn act(&mut self) {
+        loop {
+            let effects = self.core.effects(self.now);
+            if effects.is_empty() {
+                return;
+            }
+            effects.into_iter().for_each(|effect| self.perform(effect));
+        }
+    }
+
+    pub fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Program { delta, answers, orders } => {
+                for prefix in &delta.remove {
+                    assert!(!delta.set.contains_key(prefix), "{prefix} is both set and removed");
+                    self.fib.remove(prefix);
+                }
+                self.fib.extend(delta.set);
+                if self.core.in_sync() {
+                    self.core.programmed();
+                }
+                answers.into_iter().for_each(|answer| drop(answer.send(Ok(()))));
+                self.orders.extend(orders);
+            }
+            Effect::Sweep => {
+                self.swept = true;
+                self.fib = self.core.graph.desired().fib;
+            }
+            Effect::Claim { family, pools, taken } => {
+                let outcome = block_on(claim(self.store.as_ref(), &pools, "node1", taken));
+                self.core.claimed(family, outcome, self.now);
+            }
+            Effect::Reclaim { cidr, pool } => {
+                let outcome = block_on(claim(
+                    self.store.as_ref(),
+                    &[super::super::only(cidr, pool)],
+                    "node1",
+                    Taken::default(),
+                ));
+                self.core.reclaimed(cidr, outcome, self.now);
+            }
+            Effect::Write(writes) => {
+                self.core.written(writes.clone(), None, self.now);
+                self.writes.extend(writes);
+            }
+            Effect::Report(answer) => {
+                let report = self.core.report(self.now);
+                let _ = answer.send(serde_json::to_value(report).unwrap());
+            }
+        }
+    }
+
+    pub fn allocate(&mut self, container: &str) -> (Attempt, Reply<Attach>) {
+        self.attempts += 1;
+        let attempt = Attempt(self.attempts);
+        let (reply, answer) = oneshot::channel();
+        let pod = PodRef { namespace: "default".into(), name: container.into(), uid: String::new() };
+        let command = Command::Allocate {
+            attempt,
+            key: key(container),
+            pod,
+            netns: format!("/run/netns/{container}"),
+            reply,
+        };
+        self.core.command(command, self.now);
+        self.act();
+        (attempt, answer)
+    }
+
+    /// The plugin's work between "attach" and "ready".
+    pub fn make_veth(&mut self, container: &str) -> u32 {
+        let mut links = self.links.0.lock().unwrap();
+        let index = 100 + u32::try_from(links.len()).unwrap() + u32::try_from(self.attempts).unwrap() * 100;
+        links.insert(host_ifname(&key(container)), index);
+        index
+    }
+
+    pub fn remove_veth(&mut self, container: &str) {
+        self.links.0.lock().unwrap().remove(&host_ifname(&key(container)));
+    }
+
+    pub fn ready(&mut self, attempt: Attempt, container: &str, host_ifindex: u32) -> Result<(), Refusal> {
+        let (reply, mut answer) = oneshot::channel();
+        let command =
+            Command::Ready { attempt, key: key(container), pod_mac: [2, 0, 0, 0, 0, 1], host_ifindex, reply };
+        self.core.command(command, self.now);
+        self.act();
+        answer.try_recv().unwrap()
+    }
+
+    pub fn abort(&mut self, attempt: Attempt, container: &str) {
+        self.core.command(Command::Abort { attempt, key: key(container) }, self.now);
+        self.act();
+    }
+
+    pub fn add(&mut self, container: &str) -> Vec<IpAddr> {
+        let (attempt, mut answer) = self.allocate(container);
+        let attach = answer.try_recv().unwrap().unwrap();
+        let index = self.make_veth(container);
+        self.ready(attempt, container, index).unwrap();
+        attach.addresses
+    }
+
+    pub fn del(&mut self, container: &str) {
+        self.remove_veth(container);
+        let (reply, mut answer) = oneshot::channel();
+        self.core.command(Command::Release { key: key(container), reply }, self.now);
+        self.act();
+        answer.try_recv().unwrap().unwrap();
+    }
+
+    pub fn route_to(&self, address: IpAddr) -> Option<&Route> {
+        self.fib.get(&address.into())
+    }
+
+    pub fn used(&self) -> usize {
+        self.core.allocator.blocks().map(manx_ipam::block::Block::used).sum()
+    }
+}
+
+pub fn core(directory: PathBuf, links: Links, now: Instant) -> Core {
+    let start = Start {
+        me: "node1".to_owned(),
+        files: Files::open(&directory).unwrap(),
+        socket: directory.join("agent.sock"),
+        known: KnownFile::new(&directory),
+        host: Box::new(links),
+        metrics: Metrics::new().unwrap(),
+    };
+    Core::start(start, now).unwrap()
+}
+
+pub fn key(container: &str) -> AttachmentKey {
+    AttachmentKey { container_id: container.to_owned(), ifname: "eth0".to_owned() }
+}
+
+pub fn object<T>(name: &str, spec: Result<T, Bad>) -> Object<T> {
+    Object { name: name.to_owned(), generation: 1, conditions: Vec::new(), spec }
+}
+
+pub fn node(name: &str) -> Object<Node> {
+    let last = name.bytes().last().unwrap() - b'0';
+    let node = Node { ipv4: Some([192, 0, 2, last].into()), ipv6: None, ..Node::default() };
+    object(name, Ok(node))
+}
+
+pub fn pool(name: &str, cidr: &str, block_size: u8) -> Object<IPPool> {
+    let spec = IPPoolSpec {
+        cidr: cidr.to_owned(),
+        block_size: Some(block_size),
+        node_selector: None,
+        disabled: false,
+    };
+    object(name, Ok(IPPool::new(name, spec)))
+}
+
+pub fn block(seen: &IPAMBlock) -> Object<Block> {
+    let Claim { cidr, pool, node } = Claim::try_from(seen).unwrap();
+    let status = seen.status.clone().unwrap_or_default();
+    let block = Block { cidr, pool, node, used: status.used, allocations: status.allocations };
+    object(&cidr.object_name(), Ok(block))
+}
