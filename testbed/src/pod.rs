@@ -23,6 +23,10 @@ const IFNAME: &str = "eth0";
 /// The network configuration given to the plugin: what `/etc/cni/net.d` would hold.
 const NETWORK: &str = r#"{"cniVersion":"1.1.0","name":"manx","type":"manx"}"#;
 
+/// What a pod's object says it runs.
+const CONTAINER: &str = "netns";
+const IMAGE: &str = "manx-lab";
+
 /// A pod of a lab.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -216,9 +220,14 @@ impl Lab {
             .iter()
             .map(|condition| json!({ "type": condition, "status": "True" }))
             .collect();
+        let container = json!({
+            "name": CONTAINER, "image": IMAGE, "imageID": IMAGE, "ready": true, "started": true, "restartCount": 0,
+            "containerID": format!("manx-lab://{}", pod.container_id), "state": { "running": {} },
+        });
         let host = self.rack_addresses(&pod.node).await?.into_iter().min();
         let status = json!({ "status": {
             "phase": "Running", "podIP": pod.addresses.first(), "podIPs": ips, "hostIP": host, "conditions": conditions,
+            "containerStatuses": [container],
         }});
         let patched = api.patch_status(&pod.name, &PatchParams::default(), &Patch::Merge(status)).await;
         patched.map(drop).map_err(LabError::kube(format!("status of Pod {}", pod.name)))
@@ -239,8 +248,8 @@ fn object(node: &str, name: &str) -> Pod {
     pod.metadata.name = Some(name.to_owned());
     pod.metadata.labels = Some([("app".to_owned(), name.to_owned())].into());
     let container = k8s_openapi::api::core::v1::Container {
-        name: "netns".into(),
-        image: Some("manx-lab".into()),
+        name: CONTAINER.into(),
+        image: Some(IMAGE.into()),
         ..Default::default()
     };
     pod.spec = Some(k8s_openapi::api::core::v1::PodSpec {

@@ -93,13 +93,27 @@ fn address_in(argv: &[String]) -> Option<IpAddr> {
 fn card(name: &str, node: &NodePicture) -> (String, Vec<(Style, String)>) {
     let mut lines = vec![(Style::Kind, described(node.runs).to_owned())];
     lines.extend(node.addresses.iter().map(|address| (Style::Address, address.to_string())));
-    lines.extend(node.blocks.iter().map(|block| (Style::Block, format!("▣ {block}"))));
+    let blocks = node.blocks.iter().flat_map(|block| folded(block));
+    lines.extend(blocks.map(|line| (Style::Block, line)));
     if node.pods > 0 {
         let pods = if node.pods == 1 { "pod" } else { "pods" };
         lines.push((Style::Block, format!("{} {pods}", node.pods)));
     }
     lines.extend(node.dead.iter().map(|daemon| (Style::Dead, format!("✗ {daemon}"))));
     (name.to_owned(), lines)
+}
+
+/// A block on as many lines as it needs in a box; an IPv6 block is broken between its groups.
+fn folded(block: &str) -> Vec<String> {
+    const WIDTH: usize = 20;
+    let mut lines = vec!["▣ ".to_owned()];
+    for group in block.split_inclusive(':') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + group.len() <= WIDTH => line.push_str(group),
+            _ => lines.push(format!("  {group}")),
+        }
+    }
+    lines
 }
 
 /// How a line of a box is shown.
@@ -158,6 +172,13 @@ topology:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_blocks_are_broken_between_their_groups() {
+        assert_eq!(folded("10.244.104.128/26"), ["▣ 10.244.104.128/26"]);
+        let long = ["▣ fd00:10:244:53ef:", "  7ea3:d58f:2e24:", "  1cc0/122"];
+        assert_eq!(folded("fd00:10:244:53ef:7ea3:d58f:2e24:1cc0/122"), long);
+    }
 
     #[test]
     fn a_topology_that_does_not_run_shows_the_addresses_its_file_sets() {

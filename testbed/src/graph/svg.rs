@@ -218,7 +218,12 @@ fn draw_box(out: &mut String, picture: &Picture, name: &str, place: Place) {
             Style::Dead => "dead",
         };
         let y = y + 41.0 + index as f32 * LINE;
-        let _ = write!(out, "<text class=\"{class}\" x=\"{}\" y=\"{y}\">{}</text>", x + 12.0, escape(line));
+        let _ = write!(
+            out,
+            "<text class=\"{class}\" xml:space=\"preserve\" x=\"{}\" y=\"{y}\">{}</text>",
+            x + 12.0,
+            escape(line)
+        );
     }
 }
 

@@ -31,6 +31,8 @@ pub use server::{ServeError, serve};
 pub const DAEMON: &str = "kube-apiserver";
 
 const PORT: u16 = 6443;
+/// How long the API server may take to answer; a real one brings its etcd.
+const READY: Duration = Duration::from_secs(90);
 /// How long the API server may take to serve a resource it has just been told of.
 const ESTABLISHED: Duration = Duration::from_secs(10);
 
@@ -72,11 +74,11 @@ pub(crate) async fn start(lab: &Lab, node: &str) -> Result<(), LabError> {
     let argv = [program, "apiserver".into(), "--host".into(), "--listen".into(), rack.to_string()];
     let mut child = lab.launch(node, DAEMON, &argv, Stdio::from(OwnedFd::from(host)))?;
     let ready = || async { if written.exists() { Ok(()) } else { Err(format!("no {}", written.display())) } };
-    lab.until_ready(node, DAEMON, &mut child, ready).await?;
+    lab.until_ready(node, DAEMON, &mut child, READY, ready).await?;
     write_kubeconfigs(lab, node, &written, loopback)?;
     let client = lab.client().await?;
     let answers = || async { client.apiserver_version().await.map(drop).map_err(|error| error.to_string()) };
-    lab.until_ready(node, DAEMON, &mut child, answers).await
+    lab.until_ready(node, DAEMON, &mut child, READY, answers).await
 }
 
 /// Copies the kubeconfig of a server that answers to where it is looked for: in the nodes as it is, on

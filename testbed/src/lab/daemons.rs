@@ -68,7 +68,8 @@ impl Lab {
         kill(pid, signal).map_err(|_| not_running())
     }
 
-    /// Starts a program of a node that is not running, and waits until it is ready.
+    /// Starts a program of a node that is not running, and waits until it is ready. The last of several
+    /// that share a configuration (FRR's) is given it.
     ///
     /// # Errors
     /// When it runs already, cannot be started, ends at once or does not become ready.
@@ -77,11 +78,21 @@ impl Lab {
         if name == crate::kube::DAEMON {
             return crate::kube::start(self, node).await;
         }
-        let daemons = daemon::of(self.node(node)?);
-        let Some(daemon) = daemons.into_iter().find(|daemon| daemon.name == name) else {
-            return self.known(node, name);
-        };
-        self.start(node, &daemon).await
+        let node = self.node(node)?;
+        if let Some(daemon) = daemon::of(node).iter().find(|daemon| daemon.name == name) {
+            self.start(&node.name, daemon).await?;
+        }
+        match daemon::configure(node.runs) {
+            Some(argv) if self.is_complete(&node.name)? => self.run(&node.name, argv).await.map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether all programs of a node run.
+    fn is_complete(&self, node: &str) -> Result<bool, LabError> {
+        let pids = self.daemons(node)?.into_iter().map(|name| self.pid(node, name));
+        let pids = pids.collect::<Result<Vec<_>, _>>()?;
+        Ok(pids.iter().all(Option::is_some))
     }
 
     /// Stops a node as a power switch with manners would: SIGTERM to its programs, last started first,
@@ -127,16 +138,14 @@ impl Lab {
         Ok(())
     }
 
-    /// Starts all programs of a node, one after the other, and hands them their configuration.
+    /// Starts those programs of a node that do not run, one after the other.
     pub(super) async fn start_daemons(&self, node: &str) -> Result<(), LabError> {
-        let node = self.node(node)?;
-        for name in self.daemons(&node.name)? {
-            self.start_daemon(&node.name, name).await?;
+        for name in self.daemons(node)? {
+            if self.pid(node, name)?.is_none() {
+                self.start_daemon(node, name).await?;
+            }
         }
-        match daemon::configure(node.runs) {
-            Some(argv) => self.run(&node.name, argv).await.map(drop),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     async fn start(&self, node: &str, daemon: &Daemon) -> Result<(), LabError> {
@@ -149,7 +158,7 @@ impl Lab {
         let socket = self.node_folder(node).join("run").join(socket);
         let ready =
             || async { UnixStream::connect(&socket).await.map(drop).map_err(|error| error.to_string()) };
-        self.until_ready(node, daemon.name, &mut child, ready).await
+        self.until_ready(node, daemon.name, &mut child, READY, ready).await
     }
 
     /// Starts a program with its log and pid file, in a session of its own.
@@ -187,13 +196,14 @@ impl Lab {
         node: &str,
         name: &str,
         child: &mut Child,
+        patience: Duration,
         mut ready: impl FnMut() -> F,
     ) -> Result<(), LabError> {
         let waited = tokio::select! {
             ended = child.wait() => {
                 Err(ended.map_or_else(|error| error.to_string(), |status| format!("ended ({status})")))
             }
-            late = eventually(READY, &mut ready) => {
+            late = eventually(patience, &mut ready) => {
                 late.map_err(|late| format!("is not ready: {late}"))
             }
         };

@@ -209,6 +209,10 @@ impl Lab {
         if matches!(node.runs, Runs::Manx | Runs::KubeApiserver) {
             env.push(("KUBECONFIG".into(), NODE_KUBECONFIG.into()));
         }
+        if node.runs == Runs::KubeApiserver {
+            // It is ended by SIGKILL; what it leaves goes with the node's folder.
+            env.push(("TMPDIR".into(), "/run".into()));
+        }
         if node.runs == Runs::Manx {
             env.push(("NODE_NAME".into(), node.name.clone().into()));
         }

@@ -9,6 +9,14 @@ use super::{Lab, LabError, succeeded};
 use crate::link;
 use crate::topology::Runs;
 
+/// Settings of the interfaces that cables are plugged into; those that Manx makes keep the kernel's.
+const SYSCTLS: [(&str, &str); 2] = [
+    // An address is of use at once instead of after a second of duplicate address detection.
+    ("accept_dad", "0"),
+    // A cable that is cut and mended takes no address with it, as with IPv4.
+    ("keep_addr_on_down", "1"),
+];
+
 /// Sets up the node this process has entered.
 ///
 /// # Errors
@@ -17,10 +25,10 @@ pub fn setup(lab: &Lab, node: &str) -> Result<(), LabError> {
     let node = lab.node(node)?;
     let interfaces: Vec<&str> = lab.topology().interfaces(&node.name).collect();
     for interface in &interfaces {
-        // An address is of use at once instead of after a second of duplicate address detection; the
-        // interfaces that Manx makes keep the kernel's default.
-        let path = format!("/proc/sys/net/ipv6/conf/{interface}/accept_dad");
-        fs::write(&path, "0").map_err(LabError::file(&path))?;
+        for (name, value) in SYSCTLS {
+            let path = format!("/proc/sys/net/ipv6/conf/{interface}/{name}");
+            fs::write(&path, value).map_err(LabError::file(&path))?;
+        }
     }
     let mut text: String =
         ["lo"].iter().chain(&interfaces).map(|name| format!("link set {name} up\n")).collect();

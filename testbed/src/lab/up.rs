@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -77,7 +77,8 @@ impl Lab {
             return Err(taken());
         }
         fs::create_dir_all(super::ROOT).map_err(LabError::file(super::ROOT))?;
-        fs::create_dir(&folder).map_err(|_| taken())?;
+        // Kubeconfigs in it may hold an administrator's key.
+        fs::DirBuilder::new().mode(0o700).create(&folder).map_err(|_| taken())?;
         let path = folder.join("up.lock");
         let lock = File::create(&path).and_then(|file| file.lock().map(|()| file));
         let lock = lock.map_err(LabError::file(&path))?;
