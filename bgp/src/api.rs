@@ -2,7 +2,10 @@
 //!
 //! Frames are a big-endian `u32` length and that many bytes of JSON. A connection opens with
 //! [`Request::Hello`] and [`Reply::Hello`]; a request is answered by one reply, in order;
-//! [`Request::Watch`] turns the connection into a stream of [`Reply::Routes`] and [`Reply::Synced`].
+//! [`Request::Watch`] turns the connection into a stream of [`Reply::Routes`] and [`Reply::Synced`], on
+//! which nothing more may be asked. A request that cannot be read, or is asked out of turn, is answered by
+//! [`Reply::Error`] and the end of the connection; one that cannot be done leaves it open. A client that
+//! reads nothing for 30 s is parted from and starts anew.
 //!
 //! [`Config`] is the whole wanted state and can be handed over at any time: the daemon does the
 //! difference and keeps the last one while its client is away.
@@ -78,7 +81,8 @@ pub enum Reply {
         changes: Vec<RouteChange>,
     },
     /// On a watching connection, once: the table is complete. Every configured peer has sent its
-    /// End-of-RIB or the start-up wait has passed, and all that is known has been said. Only now may
+    /// End-of-RIB or the start-up wait (30 s from the first [`Request::Apply`]) has passed, and all that
+    /// is known has been said. Before the first [`Request::Apply`] it is never said. Only now may
     /// a client remove a route it has not been told of.
     Synced,
     /// The request could not be done; nothing changed.

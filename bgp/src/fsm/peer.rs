@@ -236,7 +236,6 @@ impl Peer {
             Next::Opened(opened) => self.resolve(role, opened, now, out),
             Next::Up(connection) => {
                 self.slots[role as usize] = Some(connection);
-                self.give_up_call(now, out);
                 self.trouble = None;
                 out.push(Action::Up(role));
             }
@@ -249,34 +248,36 @@ impl Peer {
 
     /// RFC 4271, section 6.8, at the arrival of an OPEN: of two connections that opened by the speaker
     /// with the larger BGP Identifier stays; with equal ones, by that with the larger AS (RFC 6286).
+    ///
+    /// The RFC lets a rival whose OPEN has not come be, so that one side can be Established on a
+    /// connection which the other then closes. That cannot happen between speakers that, once they know
+    /// the neighbour's identifier, say no KEEPALIVE on the connection that is going to lose to their own
+    /// call, and give up a call still going out once they have said it.
     fn resolve(&mut self, role: Role, opened: Opened, now: Instant, out: &mut Vec<Action>) {
         let other = match role {
             Role::Active => Role::Passive,
             Role::Passive => Role::Active,
         };
+        let ours = (self.local.router_id, self.local.asn);
+        let theirs = (opened.negotiated.router_id, self.local.peer_asn);
+        let winner = if ours > theirs { Role::Active } else { Role::Passive };
         let loses = match &self.slots[other as usize] {
-            // Not yet a rival: the neighbour's OPEN has not come on it.
             None => false,
-            Some(rival) if rival.negotiated().is_none() => false,
             Some(rival) if rival.is_established() => {
                 rival.probe(out);
                 true
             }
-            Some(_) => {
-                let ours = (self.local.router_id, self.local.asn);
-                let theirs = (opened.negotiated.router_id, self.local.peer_asn);
-                let winner = if ours > theirs { Role::Active } else { Role::Passive };
-                if winner == role {
-                    self.drop_slot(other, &Cause::Collision, now, out);
-                }
-                winner != role
-            }
+            Some(rival) if rival.negotiated().is_none() => (other, winner) == (Role::Active, Role::Active),
+            Some(_) => winner != role,
         };
         if loses {
-            self.end(role, &Cause::Collision, None, now, out);
-        } else {
-            self.slots[role as usize] = Some(opened.confirm(&mut self.jitter, now, out));
+            return self.end(role, &Cause::Collision, None, now, out);
         }
+        if self.slots[other as usize].as_ref().is_some_and(|rival| rival.negotiated().is_some()) {
+            self.drop_slot(other, &Cause::Collision, now, out);
+        }
+        self.give_up_call(now, out);
+        self.slots[role as usize] = Some(opened.confirm(&mut self.jitter, now, out));
     }
 
     fn drop_slot(&mut self, role: Role, cause: &Cause, now: Instant, out: &mut Vec<Action>) {

@@ -26,7 +26,7 @@ impl Stats {
         (self.messages_in, self.messages_out) = (0, 0);
     }
 
-    /// Logs what was wrong with an update: the first of a session in full, then each power of two.
+    /// Counts what was wrong with an update, and logs it at every power of two: the first, the second, the fourth.
     pub fn forgive(&mut self, peer: &str, update: &Update) {
         for fault in &update.faults {
             self.faults += 1;

@@ -23,7 +23,7 @@ use crate::types::Prefix;
 use crate::wire::Notification;
 
 /// Inputs waiting for the speaker; one of a link is what one read gave.
-const INPUTS: usize = 256;
+const INPUTS: usize = 64;
 
 /// Inputs taken before timers and writers get their turn.
 const TURN: usize = 16;
