@@ -69,6 +69,17 @@ fn attributes_alone_are_no_change_to_watchers() {
 }
 
 #[test]
+fn a_flapping_route_is_told_once_a_taking() {
+    let mut rib = rib();
+    let peer = up(&mut rib, 1, 65001);
+    for _ in 0..10 {
+        rib.update(peer, withdraw(&["192.0.2.0/24"]));
+        rib.update(peer, announce("10.0.0.1", attributes(&[65001]), &["192.0.2.0/24"]));
+    }
+    assert_eq!(rib.take_changes(), [change("192.0.2.0/24", &["10.0.0.1"])]);
+}
+
+#[test]
 fn originated_prefixes_win_and_are_never_told_to_watchers() {
     let mut rib = rib();
     let peer = up(&mut rib, 1, 65001);

@@ -216,6 +216,24 @@ fn many_prefixes_of_one_route_take_few_messages_and_the_limit_is_kept() {
 }
 
 #[test]
+fn a_slow_peer_is_not_told_what_is_no_longer_true() {
+    let mut rib = rib();
+    let (from, to) = (up(&mut rib, 1, 65001), up(&mut rib, 2, 64512));
+    heard(&mut rib, to);
+    let texts: Vec<_> = (0..3000_u32).map(|n| format!("10.{}.{}.0/24", n >> 8, n & 255)).collect();
+    let texts: Vec<_> = texts.iter().map(String::as_str).collect();
+    rib.update(from, announce("10.0.0.1", attributes(&[65001]), &texts));
+    let mut told = Heard::default();
+    rib.take_updates(to, 1).into_iter().for_each(|update| told.hear(update));
+    let first = told.routes.len();
+    assert!((1..3000).contains(&first));
+    rib.update(from, withdraw(&texts));
+    let rest = rib.take_updates(to, 100);
+    assert!(rest.iter().all(|update| update.announced.is_empty()));
+    assert_eq!(rest.iter().map(|update| update.withdrawn.len()).sum::<usize>(), first);
+}
+
+#[test]
 fn withdrawals_go_before_announcements() {
     let mut rib = rib();
     rib.set_networks(&[network("10.1.0.0/26")]).unwrap();
