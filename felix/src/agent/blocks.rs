@@ -240,6 +240,7 @@ impl Core {
     pub fn reclaimed(&mut self, cidr: BlockCidr, outcome: Result<Claim, ClaimError>, now: Instant) {
         match outcome {
             Ok(_) => {
+                tracing::info!("the IPAMBlock of {cidr} is put back");
                 if self.blocks.reclaims.remove(&cidr).is_some() {
                     self.blocks.unseen.insert(cidr);
                 }

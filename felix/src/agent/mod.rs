@@ -165,6 +165,9 @@ impl Agent {
 
     fn update(&mut self, update: Update) {
         self.metrics.watch_events.with_label_values(&[update.name()]).inc();
+        if matches!(update, Update::Refused(_, Some(_)) | Update::Api(Err(_))) {
+            self.metrics.api_errors.with_label_values(&["watch"]).inc();
+        }
         self.core.update(update, Instant::now());
     }
 
