@@ -7,7 +7,7 @@
 //!   outcomes, ticks ─▶ └──────┘ ─ Report ─▶ manxctl
 //! ```
 //!
-//! [`Core`] decides and never waits. This file moves what it decides outside, and the outcomes back. Restarting is
+//! `Core` decides and never waits. This file moves what it decides outside, and the outcomes back. Restarting is
 //! the same as starting: what is in the kernel and with the speaker stays, until everything that wants it has been
 //! read again.
 
