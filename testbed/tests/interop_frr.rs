@@ -1,5 +1,7 @@
 //! manx-bgpd and FRR: asserted on FRR's table.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where its helpers fail")]
+
 mod interop;
 
 use interop::{Router, Seen, up};

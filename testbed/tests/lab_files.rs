@@ -1,5 +1,7 @@
 //! Bad topology files and bad calls: what `manx-lab` says.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where its helpers fail")]
+
 use std::process::Command;
 
 fn manx_lab(args: &[&str]) -> (bool, String) {

@@ -1,5 +1,7 @@
 //! The life of a lab: brought up, shared with others, killed at any moment, and gone without a trace.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where its helpers fail")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -1,5 +1,7 @@
 //! Pods of a lab, by the real programs: what is told when something is wrong, and what stays.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where its helpers fail")]
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -52,7 +54,8 @@ async fn a_pod_is_what_kubernetes_and_the_kernel_say_it_is() {
 async fn a_pod_whose_node_has_no_agent_is_refused_in_the_plugins_words_and_leaves_nothing() {
     let lab = up("pods-no-agent").await;
     lab.kill("node1", "manx-felix", Signal::SIGKILL).unwrap();
-    let dead = || async { lab.pid("node1", "manx-felix").unwrap().map_or(Ok(()), |pid| Err(pid.to_string())) };
+    let dead =
+        || async { lab.pid("node1", "manx-felix").unwrap().map_or(Ok(()), |pid| Err(pid.to_string())) };
     eventually(SOON, dead).await.unwrap();
     let error = lab.pod_add("node1", "default", "web").await.unwrap_err();
     assert!(matches!(error, LabError::Cni { code: 11, .. }), "{error}");

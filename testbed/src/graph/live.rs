@@ -146,7 +146,7 @@ mod tests {
             "ipv4Unicast": { "as": 65001, "peers": { "10.0.0.1": { "state": "Established" } } },
             "ipv6Unicast": { "as": 65001, "peers": { "10.0.0.1": { "state": "Established" } } },
         });
-        assert_eq!(frr(&summary), [up.clone()]);
+        assert_eq!(frr(&summary), std::slice::from_ref(&up));
         let text = "BIRD 2.0.12 ready.\nName       Proto      Table      State  Since         Info\n\
                     device1    Device     ---        up     09:47:15.324\n\n\
                     a          BGP        ---        up     09:47:15.324  Established\n  \

@@ -13,29 +13,29 @@
 //!
 //! A lab needs no process of its own: every command finds it in these files and does its work.
 
+mod addresses;
 mod daemons;
 mod down;
 mod error;
+mod exec;
 mod setup;
 mod up;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
 
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, Command};
 
 use crate::daemon;
 use crate::enter::View;
 use crate::netns;
 use crate::topology::{Bind, Node, Runs, Topology};
 
+pub use addresses::Address;
 pub use down::{TemporaryLab, destroy};
 pub use error::LabError;
+pub(crate) use exec::succeeded;
 pub use setup::setup;
 pub use up::Options;
 
@@ -61,17 +61,6 @@ struct State {
     topology_file: PathBuf,
     /// The folder of the project's programs that built it.
     programs: PathBuf,
-}
-
-/// An address of a node's interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address {
-    /// The interface.
-    pub interface: String,
-    /// The address.
-    pub ip: IpAddr,
-    /// Length of its prefix in bits.
-    pub length: u8,
 }
 
 impl Lab {
@@ -219,152 +208,6 @@ impl Lab {
         env.extend(node.env.iter().map(|(key, value)| (key.clone(), value.into())));
         Ok(env)
     }
-
-    /// A command that will run inside a node, or with `place` as `node/namespace/pod` in a pod.
-    pub(crate) fn command<S: AsRef<OsStr>>(
-        &self,
-        place: &str,
-        life: crate::enter::Life,
-        argv: &[S],
-    ) -> Result<Command, LabError> {
-        let mut command = self.child(self.program("manx-lab")?);
-        command.arg("enter");
-        if life == crate::enter::Life::Daemon {
-            command.arg("--daemon");
-        }
-        command.args(["--lab", self.name(), place, "--"]).args(argv);
-        Ok(command)
-    }
-
-    /// A process of this lab, which `down` finds wherever it is; it dies with its handle.
-    pub(crate) fn child(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new(program);
-        command.env(netns::MARK, self.name()).kill_on_drop(true);
-        command
-    }
-
-    /// Runs a command in a node and waits for it.
-    ///
-    /// # Errors
-    /// When it could not be started; that it failed is said by [`Output::status`].
-    pub async fn exec<S: AsRef<OsStr>>(&self, node: &str, argv: &[S]) -> Result<Output, LabError> {
-        self.node(node)?;
-        let mut command = self.command(node, crate::enter::Life::Attached, argv)?;
-        command.stdin(Stdio::null()).output().await.map_err(|source| LabError::start(argv, source))
-    }
-
-    /// Runs a command in a node and gives what it printed.
-    ///
-    /// # Errors
-    /// When it could not be started, or failed: with what it said.
-    pub async fn run<S: AsRef<OsStr>>(&self, node: &str, argv: &[S]) -> Result<String, LabError> {
-        succeeded(node, argv, self.exec(node, argv).await?)
-    }
-
-    /// Starts a command in a node; its standard output and error are piped, and it dies with the handle.
-    ///
-    /// # Errors
-    /// When it could not be started.
-    pub fn spawn<S: AsRef<OsStr>>(&self, node: &str, argv: &[S]) -> Result<Child, LabError> {
-        self.node(node)?;
-        self.spawn_at(node, argv)
-    }
-
-    pub(crate) fn spawn_at<S: AsRef<OsStr>>(&self, place: &str, argv: &[S]) -> Result<Child, LabError> {
-        let mut command = self.command(place, crate::enter::Life::Attached, argv)?;
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().map_err(|source| LabError::start(argv, source))
-    }
-
-    /// Runs a command in a node with an environment and an input of its own.
-    pub(crate) async fn exec_with<S: AsRef<OsStr>>(
-        &self,
-        node: &str,
-        argv: &[S],
-        env: &[(&str, String)],
-        input: &[u8],
-    ) -> Result<Output, LabError> {
-        let start = |source| LabError::start(argv, source);
-        let mut command = self.command(node, crate::enter::Life::Attached, argv)?;
-        command.envs(env.iter().map(|(key, value)| (key, value)));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(start)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A command that does not read its input has not failed by that.
-            let _ = stdin.write_all(input).await;
-        }
-        child.wait_with_output().await.map_err(start)
-    }
-
-    /// The global addresses of a node's interfaces, as the kernel has them.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    pub async fn addresses(&self, node: &str) -> Result<Vec<Address>, LabError> {
-        #[derive(Deserialize)]
-        struct Interface {
-            ifname: String,
-            addr_info: Vec<Info>,
-        }
-        // Empty for what the filter left out.
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Info {
-            local: Option<IpAddr>,
-            prefixlen: u8,
-        }
-        self.node(node)?;
-        let netns = netns::of_node(self.name(), node);
-        let argv = ["ip", "-n", &netns, "-j", "address", "show", "scope", "global"];
-        let output = self.child("ip").args(&argv[1..]).output().await;
-        let text = succeeded(node, &argv, output.map_err(|source| LabError::start(&argv, source))?)?;
-        let interfaces: Vec<Interface> = serde_json::from_str(&text)
-            .map_err(|error| LabError::Answer { of: "ip -j address".into(), why: error.to_string() })?;
-        let all = interfaces.into_iter().flat_map(|interface| {
-            let named = move |info: Info| {
-                Some(Address { interface: interface.ifname.clone(), ip: info.local?, length: info.prefixlen })
-            };
-            interface.addr_info.into_iter().filter_map(named)
-        });
-        Ok(all.collect())
-    }
-
-    /// A node's addresses on the switches that the Kubernetes API is plugged into as well, or, where
-    /// there is no such switch, on all its cables.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    pub async fn rack_addresses(&self, node: &str) -> Result<Vec<IpAddr>, LabError> {
-        let switches = |of: &str| -> Vec<String> {
-            let others = self.topology.cables(of).map(|(_, other)| other.node.clone());
-            others.filter(|other| self.topology.nodes[other].runs == Runs::Bridge).collect()
-        };
-        let api = self.topology.running(Runs::KubeApiserver).next();
-        let rack = api.map(|api| switches(&api.name)).unwrap_or_default();
-        let on_rack = |interface: &str| {
-            let mut cables = self.topology.cables(node).filter(|(own, _)| own.interface == interface);
-            cables.any(|(_, other)| rack.is_empty() || rack.contains(&other.node))
-        };
-        let all = self.addresses(node).await?;
-        Ok(all.into_iter().filter(|address| on_rack(&address.interface)).map(|address| address.ip).collect())
-    }
-}
-
-/// What a command printed, if it succeeded.
-pub(crate) fn succeeded<S: AsRef<OsStr>>(
-    place: &str,
-    argv: &[S],
-    output: Output,
-) -> Result<String, LabError> {
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(LabError::Command {
-        place: place.to_owned(),
-        command: error::line(argv),
-        status: output.status.to_string(),
-        said: String::from_utf8_lossy(&[output.stderr, output.stdout].concat()).trim().to_owned(),
-    })
 }
 
 /// Where a lab of this name keeps, or would keep, its files.

@@ -172,6 +172,11 @@ impl Lab {
         for path in own.chain(run_folders.clone()).chain([run.join("netns"), folder.join("pods")]) {
             fs::create_dir_all(&path).map_err(LabError::file(&path))?;
         }
+        if node.runs == Runs::Frr {
+            // Without one vtysh complains at every call; a bind of the topology covers it.
+            let path = own_folder(&folder, "/etc/frr").join("vtysh.conf");
+            fs::write(&path, "service integrated-vtysh-config\n").map_err(LabError::file(&path))?;
+        }
         // A program that drops root's rights makes its sockets afterwards.
         let user = daemon::of(node).iter().find_map(|daemon| daemon.user);
         let Some(user) = user.and_then(|name| User::from_name(name).ok().flatten()) else { return Ok(()) };
