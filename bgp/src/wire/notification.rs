@@ -323,12 +323,13 @@ pub(super) fn write(notification: &Notification, room: usize, out: &mut Vec<u8>)
 
 /// RFC 9003, section 2: a length octet and that much UTF-8, cut between characters.
 fn communication(text: &str) -> Vec<u8> {
-    let text = &text[..text.floor_char_boundary(MAX_COMMUNICATION)];
-    if text.is_empty() {
+    let fits = |cut: &usize| text.is_char_boundary(*cut);
+    let cut = (0..=text.len().min(MAX_COMMUNICATION)).rev().find(fits).unwrap_or(0);
+    if cut == 0 {
         return Vec::new();
     }
-    let mut data = vec![text.len() as u8];
-    data.extend(text.as_bytes());
+    let mut data = vec![cut as u8];
+    data.extend(&text.as_bytes()[..cut]);
     data
 }
 

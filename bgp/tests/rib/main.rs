@@ -1,5 +1,7 @@
 //! The RIB as its owner sees it: told what happened, asked what follows.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod behaviour;
 mod decision;
 mod export;

@@ -1,5 +1,7 @@
 //! The wire module as its users see it: captured vectors, properties, and RFC 7606 attribute by attribute.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod properties;
 mod rfc7606;
 mod vectors;

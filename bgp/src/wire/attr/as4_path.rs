@@ -46,7 +46,9 @@ pub(super) fn merge(path: AsPath, as4_path: AsPath) -> AsPath {
     let mut behind = as4_path.0.into_iter();
     match (merged.last_mut(), behind.next()) {
         // One sequence, of which AS4_PATH lacked the front.
-        (Some(Segment::Sequence(front)), Some(Segment::Sequence(asns))) if front.len() + asns.len() <= MAX_SEGMENT => {
+        (Some(Segment::Sequence(front)), Some(Segment::Sequence(asns)))
+            if front.len() + asns.len() <= MAX_SEGMENT =>
+        {
             front.extend(asns);
         }
         (_, first) => merged.extend(first),

@@ -13,7 +13,7 @@ use nom::number::complete::be_u16;
 pub use pack::Packer;
 
 use super::attr::{self, AttrFault, Attributes, FaultAction, NextHop};
-use super::parse::{WireError, all};
+use super::parse::Parsed;
 use super::{Notification, Session, WriteError, nlri};
 use crate::iana::attribute as code;
 use crate::types::{Family, Prefix};
@@ -61,7 +61,7 @@ impl Announcement {
 /// (3/10, or 3/9 inside an attribute), an unknown well-known attribute (3/2), and an error that asks for
 /// treat-as-withdraw where there is nothing to withdraw (3/1; RFC 7606, section 5.2).
 pub(super) fn parse(body: &[u8], session: &Session) -> Result<Update, Notification> {
-    let (withdrawn_field, attributes_field, nlri_field) =
+    let (_, (withdrawn_field, attributes_field, nlri_field)) =
         fields(body).map_err(|_| Notification::malformed_attribute_list())?;
     let mut withdrawn = Vec::new();
     nlri::parse(withdrawn_field, Family::Ipv4, &mut withdrawn)
@@ -92,8 +92,8 @@ pub(super) fn parse(body: &[u8], session: &Session) -> Result<Update, Notificati
 }
 
 /// Withdrawn routes, path attributes, NLRI.
-fn fields(body: &[u8]) -> Result<(&[u8], &[u8], &[u8]), WireError<'_>> {
-    all(body, (length_data(be_u16), length_data(be_u16), rest).map(|fields: (&[u8], &[u8], &[u8])| fields))
+fn fields(body: &[u8]) -> Parsed<'_, (&[u8], &[u8], &[u8])> {
+    (length_data(be_u16), length_data(be_u16), rest).parse(body)
 }
 
 /// RFC 4724, section 2: nothing at all, or an empty MP_UNREACH_NLRI alone.
