@@ -10,6 +10,7 @@
 //!   demo              the whole way, once, with every claim checked
 //! ```
 
+pub mod apiserver;
 pub mod bgpd;
 pub mod daemon;
 pub mod demo;

@@ -6,7 +6,8 @@ use std::process::Command;
 #[ignore = "needs root: make test"]
 fn every_check_of_the_demo_passes_and_nothing_is_left() {
     let name = format!("demo-test-{}", std::process::id());
-    let shown = Command::new(env!("CARGO_BIN_EXE_manx-lab")).args(["demo", "--name", &name]).output().unwrap();
+    let shown =
+        Command::new(env!("CARGO_BIN_EXE_manx-lab")).args(["demo", "--name", &name]).output().unwrap();
     let said = String::from_utf8_lossy(&shown.stdout);
     let complained = String::from_utf8_lossy(&shown.stderr);
     assert!(shown.status.success(), "{said}\n{complained}");
