@@ -17,7 +17,7 @@
 //!                              export ─ adj_out, one a peer ─▶ updates, packed
 //! ```
 //!
-//! A [`table::Table`] holds one family and is written once for both. A path is an interned route (attributes
+//! A `table::Table` holds one family and is written once for both. A path is an interned route (attributes
 //! and next hop) and its source, 16 octets; the Adj-RIBs-In have no tables of their own: a destination
 //! keeps the refused paths beside the usable ones, so that a new policy is applied without asking anyone.
 

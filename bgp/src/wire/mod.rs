@@ -1,6 +1,6 @@
 //! Messages, from bytes and to bytes.
 //!
-//! [`frame::frame`] cuts one complete message off a stream and checks its header; [`parse`] below it
+//! [`frame::frame`] cuts one complete message off a stream and checks its header; [`parse()`] below it
 //! never sees an incomplete input. The public results are the RFC's verdicts: a whole message that
 //! cannot be accepted is a [`Notification`] to send; an attribute that cannot is an [`AttrFault`], and
 //! the [`Update`] that carries it has already been changed as RFC 7606 says (announcements moved to
@@ -14,7 +14,7 @@
 //!                                        └ route_refresh
 //! ```
 
-pub mod attr;
+mod attr;
 mod capability;
 pub mod frame;
 mod nlri;

@@ -1,6 +1,6 @@
 //! Path attributes: the table that describes them, the loop that reads a list of them by it, and RFC 7606.
 //!
-//! A file holds one attribute, or two of one shape: type, parser, writer, tests. [`TABLE`] says of each
+//! A file holds one attribute, or two of one shape: type, parser, writer, tests. `TABLE` says of each
 //! what the loop checks for all: flags, whether an external neighbour may send it, and what a malformed
 //! one costs.
 
