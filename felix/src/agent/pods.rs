@@ -150,6 +150,11 @@ impl Core {
             addresses,
             mtu: self.mtu,
         };
+        // A note an earlier DEL of this key left is about what stood before: it must not end this attachment.
+        if let Err(error) = released::clear(&self.socket, key) {
+            self.allocator.release(&owner.key);
+            return Err(not_written(&error));
+        }
         let held = Held { file, attempt: Some(*attempt), leaving: false, missed: false };
         self.attachments.insert(key.clone(), held);
         Ok(attach)

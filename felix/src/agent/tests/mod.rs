@@ -246,6 +246,16 @@ fn what_was_deleted_or_lost_while_no_agent_answered_is_freed() {
 }
 
 #[test]
+fn a_note_from_before_does_not_end_the_attachment_that_came_after_it() {
+    let mut machine = Machine::in_sync();
+    let socket = machine.directory.path().join("agent.sock");
+    manx_cni::released::leave(&socket, &key("web")).unwrap();
+    let address = machine.add("web")[0];
+    machine.pass(2);
+    assert!(machine.route_to(address).is_some());
+}
+
+#[test]
 fn an_interface_that_goes_without_a_del_is_collected() {
     let mut machine = Machine::in_sync();
     let address = machine.add("web")[0];
