@@ -185,7 +185,7 @@ impl Lab {
             .spawn()
             .map_err(|source| LabError::start(argv, source))?;
         let pid_file = self.pid_file(node, name);
-        let pid = child.id().map(|pid| pid.to_string()).unwrap_or_default();
+        let pid = child.id().map(|pid| format!("{pid}\n")).unwrap_or_default();
         fs::write(&pid_file, pid).map_err(LabError::file(&pid_file))?;
         Ok(child)
     }

@@ -53,6 +53,10 @@ impl Checker<'_> {
         graph: &FileGraph,
     ) -> Result<Node, TopologyError> {
         self.name("node", written, name)?;
+        if name == "kubeconfig" {
+            let problem = "a node cannot be called \"kubeconfig\": the lab keeps a file of that name";
+            return Err(self.invalid(written, problem.into()));
+        }
         let node = self.inherit(written.value.clone().unwrap_or_default(), graph)?;
         let runs = self.runs(written, &node)?;
         let binds = node.binds.iter().map(|bind| self.bind(bind)).collect::<Result<_, _>>()?;

@@ -38,7 +38,8 @@ pub(super) struct FileGraph {
     pub links: Vec<Spanned<FileLink>>,
 }
 
-/// A node, or what nodes have in common (`defaults`, `kinds`, `groups`).
+/// A node, or what nodes have in common (`defaults`, `kinds`, `groups`). What only speaks of the
+/// container is passed over; what would change the node and is not done here is left out, and so refused.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct FileNode {
@@ -59,15 +60,24 @@ pub(super) struct FileNode {
     mgmt_ipv6: Option<IgnoredAny>,
     restart_policy: Option<IgnoredAny>,
     startup_delay: Option<IgnoredAny>,
-    stages: Option<IgnoredAny>,
     memory: Option<IgnoredAny>,
     cpu: Option<IgnoredAny>,
     cpu_set: Option<IgnoredAny>,
     shm_size: Option<IgnoredAny>,
     cap_add: Option<IgnoredAny>,
     devices: Option<IgnoredAny>,
-    sysctls: Option<IgnoredAny>,
     healthcheck: Option<IgnoredAny>,
+    runtime: Option<IgnoredAny>,
+    auto_remove: Option<IgnoredAny>,
+    privileged: Option<IgnoredAny>,
+    security_opts: Option<IgnoredAny>,
+    cgroupns_mode: Option<IgnoredAny>,
+    cgroup_parent: Option<IgnoredAny>,
+    pid_mode: Option<IgnoredAny>,
+    tmpfs: Option<IgnoredAny>,
+    volumes: Option<IgnoredAny>,
+    dns: Option<IgnoredAny>,
+    aliases: Option<IgnoredAny>,
 }
 
 /// A link: `endpoints: ["a:eth1", "b:eth1"]`, or the extended form with `type: veth`.

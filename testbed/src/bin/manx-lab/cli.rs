@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 /// A lab is described by a containerlab topology file; it runs the programs installed here instead of
 /// container images. All it makes is found by its name and is gone after "manx-lab down".
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
