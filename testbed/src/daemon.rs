@@ -10,20 +10,31 @@ pub struct Daemon {
     pub name: &'static str,
     /// What is executed, inside the node.
     pub argv: Vec<String>,
-    /// A unix socket below the node's `/run` that takes connections once it is ready.
-    pub socket: Option<&'static str>,
+    /// How one knows that it is ready.
+    pub ready: Ready,
     /// The user its `/run` folder belongs to, where it drops root's rights before it makes its socket.
     pub user: Option<&'static str>,
 }
 
-fn daemon(name: &'static str, argv: &[&str], socket: Option<&'static str>) -> Daemon {
-    Daemon { name, argv: argv.iter().map(|&arg| arg.to_owned()).collect(), socket, user: None }
+/// How one knows that a program is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ready {
+    /// This unix socket below the node's `/run` takes connections.
+    Socket(&'static str),
+    /// This command succeeds in the node.
+    Command(&'static [&'static str]),
+    /// It is manx-bgpd, and answers.
+    Bgpd,
 }
 
-fn frr(name: &'static str, path: &str, socket: &'static str, more: &[&str]) -> Daemon {
+fn daemon(name: &'static str, argv: &[&str], ready: Ready) -> Daemon {
+    Daemon { name, argv: argv.iter().map(|&arg| arg.to_owned()).collect(), ready, user: None }
+}
+
+fn frr(name: &'static str, path: &str, socket: &'static str) -> Daemon {
     // No telnet port: vtysh comes by the socket.
-    let argv = [&[path, "--vty_port", "0", "--log", "stdout"], more].concat();
-    Daemon { user: Some("frr"), ..daemon(name, &argv, Some(socket)) }
+    let argv = [path, "--vty_port", "0", "--log", "stdout"];
+    Daemon { user: Some("frr"), ..daemon(name, &argv, Ready::Socket(socket)) }
 }
 
 /// A node's programs in the order they are started. (That of the Kubernetes API is in `kube`.)
@@ -32,32 +43,35 @@ pub fn of(node: &Node) -> Vec<Daemon> {
         Runs::Bridge | Runs::Host | Runs::KubeApiserver => vec![],
         Runs::Frr => vec![
             // Readiness is the socket the other two look for once, and then not again for 10 s.
-            frr("zebra", "/usr/lib/frr/zebra", "frr/zserv.api", &[]),
-            frr("staticd", "/usr/lib/frr/staticd", "frr/staticd.vty", &[]),
-            frr("bgpd", "/usr/lib/frr/bgpd", "frr/bgpd.vty", &[]),
+            frr("zebra", "/usr/lib/frr/zebra", "frr/zserv.api"),
+            frr("staticd", "/usr/lib/frr/staticd", "frr/staticd.vty"),
+            frr("bgpd", "/usr/lib/frr/bgpd", "frr/bgpd.vty"),
         ],
-        Runs::Bird => vec![daemon("bird", &["/usr/sbin/bird", "-f"], Some("bird/bird.ctl"))],
-        Runs::Gobgp => vec![daemon("gobgpd", &["/usr/bin/gobgpd", "-f", "/etc/gobgp/gobgp.conf"], None)],
+        // Its socket is there before its configuration is read.
+        Runs::Bird => {
+            vec![daemon("bird", &["/usr/sbin/bird", "-f"], Ready::Command(&["birdc", "show", "status"]))]
+        }
+        Runs::Gobgp => vec![daemon(
+            "gobgpd",
+            &["/usr/bin/gobgpd", "-f", "/etc/gobgp/gobgp.conf"],
+            Ready::Command(&["gobgp", "global"]),
+        )],
         Runs::Openbgpd => {
             vec![daemon(
                 "bgpd",
                 &["/usr/sbin/bgpd", "-d", "-f", "/etc/openbgpd/bgpd.conf"],
-                Some("openbgpd/bgpd.sock.0"),
+                Ready::Socket("openbgpd/bgpd.sock.0"),
             )]
         }
         Runs::ManxBgpd => {
-            vec![daemon(
-                "manx-bgpd",
-                &["manx-bgpd", "--config", "/etc/manx/bgpd.toml"],
-                Some("manx/bgpd.sock"),
-            )]
+            vec![daemon("manx-bgpd", &["manx-bgpd", "--config", "/etc/manx/bgpd.toml"], Ready::Bgpd)]
         }
         Runs::Manx => vec![
-            daemon("manx-bgpd", &["manx-bgpd"], Some("manx/bgpd.sock")),
+            daemon("manx-bgpd", &["manx-bgpd"], Ready::Bgpd),
             daemon(
                 "manx-felix",
                 &["manx-felix", "--kubeconfig", "/etc/manx/kubeconfig"],
-                Some("manx/agent.sock"),
+                Ready::Socket("manx/agent.sock"),
             ),
         ],
     }

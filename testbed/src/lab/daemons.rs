@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use manx_bgp::api::Request;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::UnixStream;
 use tokio::process::Child;
 
 use super::{Lab, LabError};
-use crate::daemon::{self, Daemon};
+use crate::daemon::{self, Daemon, Ready};
 use crate::enter::Life;
 use crate::eventually::eventually;
 use crate::netns;
@@ -154,11 +155,21 @@ impl Lab {
             argv[0] = self.program(&argv[0])?.to_string_lossy().into_owned();
         }
         let mut child = self.launch(node, daemon.name, &argv, Stdio::null())?;
-        let Some(socket) = daemon.socket else { return Ok(()) };
-        let socket = self.node_folder(node).join("run").join(socket);
-        let ready =
-            || async { UnixStream::connect(&socket).await.map(drop).map_err(|error| error.to_string()) };
+        let ready = || self.is_ready(node, daemon.ready);
         self.until_ready(node, daemon.name, &mut child, READY, ready).await
+    }
+
+    async fn is_ready(&self, node: &str, ready: Ready) -> Result<(), String> {
+        match ready {
+            Ready::Socket(path) => {
+                let socket = self.node_folder(node).join("run").join(path);
+                UnixStream::connect(socket).await.map(drop).map_err(|error| error.to_string())
+            }
+            Ready::Command(argv) => self.run(node, argv).await.map(drop).map_err(|error| error.to_string()),
+            Ready::Bgpd => {
+                self.ask_bgpd(node, &Request::Status).await.map(drop).map_err(|error| error.to_string())
+            }
+        }
     }
 
     /// Starts a program with its log and pid file, in a session of its own.
