@@ -89,8 +89,10 @@ fn is_qualified_name(key: &str) -> bool {
 
 fn is_label_word(text: &str) -> bool {
     let bytes = text.as_bytes();
-    let ends =
-        bytes.first().zip(bytes.last()).is_some_and(|(a, b)| a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric());
+    let ends = bytes
+        .first()
+        .zip(bytes.last())
+        .is_some_and(|(a, b)| a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric());
     ends && bytes.len() <= 63 && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
 }
 
@@ -139,7 +141,8 @@ fn secret(object: &mut Value) {
 
 /// Cluster addresses and node ports: the lowest free ones, of the ranges a kubeadm cluster has.
 fn service(object: &mut Value, old: Option<&Value>, store: &Store) {
-    let others: Vec<_> = store.list(&Kind::new("", "services"), None).map(|(_, service)| service.clone()).collect();
+    let others: Vec<_> =
+        store.list(&Kind::new("", "services"), None).map(|(_, service)| service.clone()).collect();
     let kind = object["spec"]["type"].as_str().unwrap_or("ClusterIP").to_owned();
     let spec = &mut object["spec"];
     for port in spec["ports"].as_array_mut().into_iter().flatten() {
@@ -178,7 +181,8 @@ fn service(object: &mut Value, old: Option<&Value>, store: &Store) {
 fn cluster_addresses(spec: &mut Value, others: &[std::sync::Arc<Value>]) {
     let lists = others.iter().filter_map(|other| other["spec"]["clusterIPs"].as_array());
     let taken: BTreeSet<_> = lists.flatten().filter_map(Value::as_str).collect();
-    let mut addresses: Vec<_> = spec["clusterIP"].as_str().filter(|a| !a.is_empty()).map(str::to_owned).into_iter().collect();
+    let mut addresses: Vec<_> =
+        spec["clusterIP"].as_str().filter(|a| !a.is_empty()).map(str::to_owned).into_iter().collect();
     for family in spec["ipFamilies"].as_array().into_iter().flatten().skip(addresses.len()) {
         // .1 is the API server's own.
         let free = (2u32..65_536).map(|n| match family.as_str() {
@@ -252,8 +256,12 @@ mod tests {
     fn names_and_labels_are_checked() {
         let registry = builtin::registry();
         let nodes = registry.get("", "v1", "nodes").expect("nodes");
-        let fields = |object: Value| check(nodes, &object).iter().map(|c| c.field.clone()).collect::<Vec<_>>();
-        assert_eq!(fields(json!({"metadata": {"name": "node1.example", "labels": {"a.b/c": "", "d": "E_1"}}})), [""; 0]);
+        let fields =
+            |object: Value| check(nodes, &object).iter().map(|c| c.field.clone()).collect::<Vec<_>>();
+        assert_eq!(
+            fields(json!({"metadata": {"name": "node1.example", "labels": {"a.b/c": "", "d": "E_1"}}})),
+            [""; 0]
+        );
         assert_eq!(fields(json!({"metadata": {"name": "Node"}})), ["metadata.name"]);
         assert_eq!(fields(json!({"metadata": {"name": "n", "labels": {"a b": "x", "c": "-"}}})).len(), 2);
     }

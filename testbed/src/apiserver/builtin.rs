@@ -101,7 +101,8 @@ where
 
 /// The schema of a CRD contains itself; what it says is checked by decoding it (`crd`).
 fn crd_resource() -> Resource {
-    let description = "CustomResourceDefinition represents a resource that should be exposed on the API server.";
+    let description =
+        "CustomResourceDefinition represents a resource that should be exposed on the API server.";
     let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let schema = json!({
         "type": "object", "description": description, "properties": {"spec": open, "status": open},

@@ -81,9 +81,9 @@ fn resource(
         schema["type"] = json!("object");
     }
     let schema = Schema::new(schema);
-    schema.check().map_err(|why| {
-        Cause::invalid(format!("{place}.schema.openAPIV3Schema"), &Value::Null, why)
-    })?;
+    schema
+        .check()
+        .map_err(|why| Cause::invalid(format!("{place}.schema.openAPIV3Schema"), &Value::Null, why))?;
     let names = &crd.spec.names;
     let selectable = version.selectable_fields.iter().flatten();
     Ok(Resource {
@@ -105,7 +105,8 @@ fn resource(
 }
 
 fn columns(version: &CustomResourceDefinitionVersion, place: &str) -> Result<Columns, Cause> {
-    let Some(given) = version.additional_printer_columns.as_ref().filter(|columns| !columns.is_empty()) else {
+    let Some(given) = version.additional_printer_columns.as_ref().filter(|columns| !columns.is_empty())
+    else {
         return Ok(super::table::builtin_columns(""));
     };
     let column = |(at, given): (usize, &CustomResourceColumnDefinition)| {
@@ -137,7 +138,8 @@ pub fn establish(object: &mut Value, now: Timestamp) {
     if object["spec"]["conversion"].is_null() {
         object["spec"]["conversion"] = json!({"strategy": "None"});
     }
-    let kept = |name: &str| object["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == name).cloned();
+    let kept =
+        |name: &str| object["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == name).cloned();
     let condition = |name: &str, reason: &str, message: &str| {
         kept(name).unwrap_or_else(|| {
             json!({

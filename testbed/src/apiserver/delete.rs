@@ -36,7 +36,8 @@ impl Options {
             uid: text(&body["preconditions"]["uid"]),
             resource_version: text(&body["preconditions"]["resourceVersion"]),
             grace: body["gracePeriodSeconds"].as_i64().or(grace),
-            dry_run: query.get("dryRun").is_some() || body["dryRun"].as_array().is_some_and(|d| !d.is_empty()),
+            dry_run: query.get("dryRun").is_some()
+                || body["dryRun"].as_array().is_some_and(|d| !d.is_empty()),
         })
     }
 }
@@ -58,7 +59,12 @@ impl Deleted {
 }
 
 impl Write<'_> {
-    pub(super) fn delete(&self, state: &mut State, name: &str, options: &Options) -> Result<Deleted, ApiError> {
+    pub(super) fn delete(
+        &self,
+        state: &mut State,
+        name: &str,
+        options: &Options,
+    ) -> Result<Deleted, ApiError> {
         let object = self.current(state, name)?;
         self.check_delete(name, &object, options)?;
         if options.dry_run {
@@ -102,19 +108,27 @@ impl Write<'_> {
     }
 
     fn check_delete(&self, name: &str, object: &Value, options: &Options) -> Result<(), ApiError> {
-        let checks = [("UID", "uid", &options.uid), ("ResourceVersion", "resourceVersion", &options.resource_version)];
+        let checks =
+            [("UID", "uid", &options.uid), ("ResourceVersion", "resourceVersion", &options.resource_version)];
         for (word, field, wanted) in checks {
             let found = object["metadata"][field].as_str().unwrap_or_default();
             if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
-                let why =
-                    format!("Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {found}");
+                let why = format!(
+                    "Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {found}"
+                );
                 return Err(ApiError::conflict(self.resource, name, &why));
             }
         }
         Ok(())
     }
 
-    fn delete_object(&self, state: &mut State, key: &Key, object: Value, grace: Option<i64>) -> Option<Deleted> {
+    fn delete_object(
+        &self,
+        state: &mut State,
+        key: &Key,
+        object: Value,
+        grace: Option<i64>,
+    ) -> Option<Deleted> {
         let kind = self.resource.store_kind();
         let grace = if self.resource.is_core("pods") { pod_grace(&object, grace) } else { 0 };
         let waits = object["metadata"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
@@ -122,7 +136,8 @@ impl Write<'_> {
             return state.remove(&kind, key).ok().map(Deleted::Gone);
         }
         let marked = !object["metadata"]["deletionTimestamp"].is_null();
-        let shorter = object["metadata"]["deletionGracePeriodSeconds"].as_i64().is_some_and(|old| grace < old);
+        let shorter =
+            object["metadata"]["deletionGracePeriodSeconds"].as_i64().is_some_and(|old| grace < old);
         if marked && !shorter {
             return Some(Deleted::Waits(Arc::new(object)));
         }
@@ -157,7 +172,8 @@ impl Write<'_> {
         }
         for kind in state.store.kinds_in(name) {
             let Some(resource) = state.registry.stored_as(&kind).cloned() else { continue };
-            let content = Write { resource: &resource, namespace: name, manager: self.manager.clone(), ..*self };
+            let content =
+                Write { resource: &resource, namespace: name, manager: self.manager.clone(), ..*self };
             let keys: Vec<_> = state.store.list(&kind, Some(name)).map(|(key, _)| key.clone()).collect();
             for key in keys {
                 if let Some(object) = state.store.get(&kind, &key).map(|object| (**object).clone()) {

@@ -10,8 +10,7 @@ use super::{
     resource::{Registry, Resource},
 };
 
-const VERBS: &[&str] =
-    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
 
 /// The aggregated form's media type.
@@ -56,7 +55,8 @@ pub fn document(registry: &Registry, path: &[String]) -> Result<Value, ApiError>
         }
         ["apis", name] => {
             let groups = registry.groups();
-            let versions = groups.get(name).filter(|_| !name.is_empty()).ok_or_else(ApiError::unknown_path)?;
+            let versions =
+                groups.get(name).filter(|_| !name.is_empty()).ok_or_else(ApiError::unknown_path)?;
             let mut group = group(name, versions);
             group["kind"] = json!("APIGroup");
             group["apiVersion"] = json!("v1");
@@ -126,7 +126,8 @@ fn aggregated_resource(resource: &Resource) -> Value {
         "shortNames": resource.short_names, "categories": resource.categories,
     });
     if resource.has_status {
-        entry["subresources"] = json!([{"subresource": "status", "responseKind": kind, "verbs": STATUS_VERBS}]);
+        entry["subresources"] =
+            json!([{"subresource": "status", "responseKind": kind, "verbs": STATUS_VERBS}]);
     }
     entry
 }

@@ -93,7 +93,12 @@ impl Faults {
             settings.conflicts -= 1;
             let message = "Operation cannot be fulfilled: the object has been modified; please apply your changes to the latest version and try again";
             let reason = "Conflict";
-            return Ok(Verdict::Refuse(ApiError { code: 409, reason, message: message.to_owned(), details: None }));
+            return Ok(Verdict::Refuse(ApiError {
+                code: 409,
+                reason,
+                message: message.to_owned(),
+                details: None,
+            }));
         }
         Ok(Verdict::Proceed)
     }

@@ -21,6 +21,7 @@ pub mod error;
 mod faults;
 mod openapi;
 mod patch;
+mod protobuf;
 mod random;
 mod read;
 pub mod real;
@@ -155,7 +156,8 @@ impl ApiServer {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (api_version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
         let mut state = self.state();
-        let served = state.registry.iter().find(|r| r.kind == kind && r.api_version() == api_version).cloned();
+        let served =
+            state.registry.iter().find(|r| r.kind == kind && r.api_version() == api_version).cloned();
         let resource = served.ok_or_else(ApiError::unknown_path)?;
         let namespace = match text(&object["metadata"]["namespace"]) {
             named if !named.is_empty() => named,
@@ -164,7 +166,14 @@ impl ApiServer {
         let query = Query::default();
         let manager = "manx-testbed".to_owned();
         let now = service::now();
-        let write = Write { resource: &resource, namespace: &namespace, query: &query, manager, on_status: false, now };
+        let write = Write {
+            resource: &resource,
+            namespace: &namespace,
+            query: &query,
+            manager,
+            on_status: false,
+            now,
+        };
         write.create(&mut state, object).map(|written| (*written.object).clone())
     }
 }

@@ -18,7 +18,10 @@ use super::{
 ///
 /// # Errors
 /// 400 for what cannot be read.
-pub(super) fn selectors(query: &Query, resource: &Resource) -> Result<(LabelSelector, FieldSelector), ApiError> {
+pub(super) fn selectors(
+    query: &Query,
+    resource: &Resource,
+) -> Result<(LabelSelector, FieldSelector), ApiError> {
     let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default())?;
     let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default(), resource)?;
     Ok((labels, fields))
@@ -94,7 +97,9 @@ impl Page {
         let objects: Vec<_> = self.items.iter().map(|object| convert::to_version(object, resource)).collect();
         let objects = objects.iter().map(AsRef::as_ref);
         match view {
-            View::Table(include) => table::render(&resource.columns, objects, metadata, include, Heading::With),
+            View::Table(include) => {
+                table::render(&resource.columns, objects, metadata, include, Heading::With)
+            }
             View::Partial => json!({
                 "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
                 "items": objects.map(table::partial).collect::<Vec<_>>(),

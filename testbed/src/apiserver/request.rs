@@ -110,7 +110,12 @@ impl Verb {
     ///
     /// # Errors
     /// 405 where it means nothing.
-    pub fn of(method: &Method, target: &Target, query: &Query, headers: &HeaderMap) -> Result<Self, ApiError> {
+    pub fn of(
+        method: &Method,
+        target: &Target,
+        query: &Query,
+        headers: &HeaderMap,
+    ) -> Result<Self, ApiError> {
         let named = target.name.is_some();
         match (method.as_str(), named) {
             ("GET", true) => Ok(Self::Get),
@@ -118,7 +123,9 @@ impl Verb {
             ("GET", false) => Ok(Self::List),
             ("POST", false) => Ok(Self::Create),
             ("PUT", true) => Ok(Self::Update),
-            ("PATCH", true) if content_type(headers).starts_with("application/apply-patch") => Ok(Self::Apply),
+            ("PATCH", true) if content_type(headers).starts_with("application/apply-patch") => {
+                Ok(Self::Apply)
+            }
             ("PATCH", true) => Ok(Self::Patch),
             ("DELETE", true) => Ok(Self::Delete),
             ("DELETE", false) => Ok(Self::DeleteCollection),
@@ -261,7 +268,10 @@ mod tests {
         let pools = target("/apis/manx.io/v1alpha1/ippools/a%20b");
         assert_eq!((pools.group.as_str(), pools.name.as_deref()), ("manx.io", Some("a b")));
         assert!(Path::parse("/nothing").is_err());
-        assert_eq!(Path::parse("/apis/manx.io/v1"), Ok(Path::Discovery(vec!["apis".into(), "manx.io".into(), "v1".into()])));
+        assert_eq!(
+            Path::parse("/apis/manx.io/v1"),
+            Ok(Path::Discovery(vec!["apis".into(), "manx.io".into(), "v1".into()]))
+        );
     }
 
     #[test]
@@ -283,6 +293,9 @@ mod tests {
         assert_eq!(view(kubectl), Ok(View::Table(Include::Metadata)));
         assert_eq!(view("application/vnd.kubernetes.protobuf,application/json"), Ok(View::Object));
         assert_eq!(view("application/vnd.kubernetes.protobuf").expect_err("protobuf").code, 406);
-        assert_eq!(view("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"), Ok(View::Partial));
+        assert_eq!(
+            view("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),
+            Ok(View::Partial)
+        );
     }
 }

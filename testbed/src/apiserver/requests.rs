@@ -36,7 +36,13 @@ impl Requests {
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let less = |(verb, resource): &(Verb, String)| earlier.of(*verb, resource);
-        Self(self.0.iter().map(|(key, count)| (key.clone(), count - less(key))).filter(|(_, n)| *n > 0).collect())
+        Self(
+            self.0
+                .iter()
+                .map(|(key, count)| (key.clone(), count - less(key)))
+                .filter(|(_, n)| *n > 0)
+                .collect(),
+        )
     }
 
     fn sum(&self, counts: impl Fn(Verb, &str) -> bool) -> u64 {

@@ -145,7 +145,9 @@ impl FieldSelector {
             let same = match found {
                 Value::String(text) => *text == comparison.value,
                 Value::Null => comparison.value.is_empty(),
-                other => other.to_string() == comparison.value,
+                Value::Bool(flag) => comparison.value == if *flag { "true" } else { "false" },
+                Value::Number(number) => number.to_string() == comparison.value,
+                Value::Array(_) | Value::Object(_) => false,
             };
             same == comparison.equal
         })
@@ -183,7 +185,8 @@ mod tests {
         ] {
             assert!(selects(yes), "{yes}");
         }
-        for no in ["app=db", "app!=web", "app in (db)", "app notin (web)", "gone", "!app", "tier>2", "app>1"] {
+        for no in ["app=db", "app!=web", "app in (db)", "app notin (web)", "gone", "!app", "tier>2", "app>1"]
+        {
             assert!(!selects(no), "{no}");
         }
     }

@@ -1,6 +1,6 @@
 //! The server on a TCP socket.
 
-use std::{future::Future, io};
+use std::io;
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -13,25 +13,23 @@ use super::ApiServer;
 ///
 /// # Errors
 /// When the listener itself fails. What a connection does wrong ends that connection.
-pub fn serve(listener: TcpListener, server: ApiServer) -> impl Future<Output = io::Result<()>> + Send {
-    async move {
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    // A server that is out answers nobody.
-                    Ok(_) if server.faults().is_out() => {}
-                    Ok((stream, _)) => {
-                        // A watch is many small writes, each of them waited for.
-                        stream.set_nodelay(true)?;
-                        connections.spawn(connection(TokioIo::new(stream), server.clone()));
-                    }
-                    // The peer was gone before it was accepted.
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                    Err(error) => return Err(error),
-                },
-                Some(_) = connections.join_next() => {}
-            }
+pub async fn serve(listener: TcpListener, server: ApiServer) -> io::Result<()> {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                // A server that is out answers nobody.
+                Ok(_) if server.faults().is_out() => {}
+                Ok((stream, _)) => {
+                    // A watch is many small writes, each of them waited for.
+                    stream.set_nodelay(true)?;
+                    connections.spawn(connection(TokioIo::new(stream), server.clone()));
+                }
+                // The peer was gone before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => return Err(error),
+            },
+            Some(_) = connections.join_next() => {}
         }
     }
 }

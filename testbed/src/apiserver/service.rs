@@ -16,17 +16,18 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    ApiServer, discovery,
+    ApiServer,
     delete::{self, Deleted, Options},
+    discovery,
     error::ApiError,
     faults::{Outage, Verdict},
-    openapi,
+    openapi, protobuf,
     read::{self, Page},
     request::{Path, Query, Target, Verb, View, content_type},
     resource::Resource,
     state::State,
     watch::{Broken, Watch},
-    write::{Write, Written},
+    write::Write,
 };
 
 /// The body of an answer: bytes, or the lines of a watch.
@@ -145,7 +146,8 @@ impl ApiServer {
         if target.namespace.is_some() && !resource.namespaced {
             return Err(ApiError::unknown_path());
         }
-        let counted = if on_status { format!("{}/status", resource.qualified()) } else { resource.qualified() };
+        let counted =
+            if on_status { format!("{}/status", resource.qualified()) } else { resource.qualified() };
         self.inner.requests.count(verb, counted);
 
         let namespace = target.namespace.as_deref();
@@ -154,8 +156,8 @@ impl ApiServer {
             let watch = Watch::open(&self.inner.state, resource, namespace, query, view, self.inner.watches)?;
             return Ok(stream(watch));
         }
-        let needs_namespace = !matches!(verb, Verb::List | Verb::DeleteCollection);
-        if resource.namespaced && namespace.is_none() && needs_namespace {
+        let alone = resource.namespaced && namespace.is_none() && verb != Verb::List;
+        if alone || (on_status && matches!(verb, Verb::Delete | Verb::DeleteCollection)) {
             return Err(ApiError::method_not_allowed());
         }
         let write = Write {
@@ -166,38 +168,49 @@ impl ApiServer {
             on_status,
             now: now(),
         };
+        if verb.is_write() {
+            return self.write(&write, verb, name, content_type(headers), body, view);
+        }
+        if verb == Verb::List {
+            let page = Page::read(&self.state().store, &resource, namespace, query)?;
+            return Ok(reply(200, &page.render(&resource, view), &[]));
+        }
+        let object = Arc::new(write.current(&self.state(), name)?);
+        Ok(reply(200, &read::render_one(&resource, &object, view), &[]))
+    }
+
+    fn write(
+        &self,
+        write: &Write<'_>,
+        verb: Verb,
+        name: &str,
+        content_type: &str,
+        body: Value,
+        view: View,
+    ) -> Result<Response<Answer>, ApiError> {
+        let resource = write.resource;
         let mut state = self.state();
-        let written = |written: Written| {
-            let object = read::render_one(&resource, &written.object, view);
-            reply(written.code, &object, &written.warnings)
-        };
-        match verb {
-            Verb::Get => {
-                let object = Arc::new(write.current(&state, name)?);
-                Ok(reply(200, &read::render_one(&resource, &object, view), &[]))
-            }
-            Verb::List => {
-                let page = Page::read(&state.store, &resource, namespace, query)?;
-                drop(state);
-                Ok(reply(200, &page.render(&resource, view), &[]))
-            }
-            Verb::Create => write.create(&mut state, body).map(written),
-            Verb::Update => write.update(&mut state, name, body).map(written),
-            Verb::Patch => write.patch(&mut state, name, content_type(headers), body).map(written),
-            Verb::Apply => write.apply(&mut state, name, body).map(written),
+        let written = match verb {
+            Verb::Create => write.create(&mut state, body)?,
+            Verb::Update => write.update(&mut state, name, body)?,
+            Verb::Patch => write.patch(&mut state, name, content_type, body)?,
+            Verb::Apply => write.apply(&mut state, name, body)?,
             Verb::Delete => {
-                let deleted = write.delete(&mut state, name, &Options::read(&body, query)?)?;
-                Ok(reply(200, &deletion(&resource, &deleted, view), &[]))
+                let deleted = write.delete(&mut state, name, &Options::read(&body, write.query)?)?;
+                return Ok(reply(200, &deletion(resource, &deleted, view), &[]));
             }
             Verb::DeleteCollection => {
-                let selectors = read::selectors(query, &resource)?;
-                let options = Options::read(&body, query)?;
+                let selectors = read::selectors(write.query, resource)?;
+                let options = Options::read(&body, write.query)?;
                 let deleted = write.delete_collection(&mut state, &selectors, &options)?;
                 let page = Page::whole(deleted, state.store.revision());
-                Ok(reply(200, &page.render(&resource, view), &[]))
+                return Ok(reply(200, &page.render(resource, view), &[]));
             }
-            Verb::Watch => Err(ApiError::method_not_allowed()),
-        }
+            Verb::Get | Verb::List | Verb::Watch => return Err(ApiError::method_not_allowed()),
+        };
+        drop(state);
+        let object = read::render_one(resource, &written.object, view);
+        Ok(reply(written.code, &object, &written.warnings))
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -237,6 +250,9 @@ where
         return Ok(Value::Null);
     }
     let content_type = content_type(headers);
+    if content_type == protobuf::MEDIA_TYPE {
+        return protobuf::decode(&bytes);
+    }
     if content_type.contains("yaml") {
         return serde_saphyr::from_slice(&bytes)
             .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")));
@@ -245,7 +261,8 @@ where
         let message = format!("the body of the request was in an unknown format: {content_type}");
         return Err(ApiError::unsupported_media_type(message));
     }
-    serde_json::from_slice(&bytes).map_err(|error| ApiError::bad_request(format!("error decoding JSON: {error}")))
+    serde_json::from_slice(&bytes)
+        .map_err(|error| ApiError::bad_request(format!("error decoding JSON: {error}")))
 }
 
 fn reply(code: u16, body: &Value, warnings: &[String]) -> Response<Answer> {
@@ -263,7 +280,8 @@ fn reply(code: u16, body: &Value, warnings: &[String]) -> Response<Answer> {
 fn respond(code: u16, media_type: &'static str, body: Bytes) -> Response<Answer> {
     let never = |never: Infallible| match never {};
     let mut response = Response::new(Full::new(body).map_err(never).boxed_unsync());
-    *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
 }

@@ -31,7 +31,7 @@ pub struct Running {
 
 enum Server {
     Small { server: ApiServer, task: JoinHandle<()> },
-    Real { _processes: RealServer },
+    Real { _processes: Box<RealServer> },
 }
 
 /// Why no server runs.
@@ -98,7 +98,13 @@ impl Running {
         let processes = RealServer::start(assets, folder.path(), listen).await?;
         let (url, kubeconfig_path) = (processes.url().to_owned(), processes.kubeconfig_path().to_owned());
         let client = client(&kubeconfig_path).await?;
-        Ok(Self { url, kubeconfig_path, client, server: Server::Real { _processes: processes }, _folder: folder })
+        Ok(Self {
+            url,
+            kubeconfig_path,
+            client,
+            server: Server::Real { _processes: Box::new(processes) },
+            _folder: folder,
+        })
     }
 
     /// The handle on the small server, for faults and counts; `None` when a real one runs.
@@ -120,9 +126,13 @@ impl Drop for Running {
 
 /// A client by a kubeconfig file.
 pub(super) async fn client(path: &Path) -> Result<kube::Client, StartError> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| StartError::Client { path: path.to_owned(), source };
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| StartError::Client {
+        path: path.to_owned(),
+        source,
+    };
     let kubeconfig = kube::config::Kubeconfig::read_from(path).map_err(|error| failed(error.into()))?;
     let options = kube::config::KubeConfigOptions::default();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|e| failed(e.into()))?;
+    let config =
+        kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|e| failed(e.into()))?;
     kube::Client::try_from(config).map_err(|error| failed(error.into()))
 }

@@ -37,7 +37,12 @@ impl State {
         Ok(change.object.clone())
     }
 
-    pub(super) fn replace(&mut self, kind: &Kind, key: &Key, object: Value) -> Result<Arc<Value>, StoreError> {
+    pub(super) fn replace(
+        &mut self,
+        kind: &Kind,
+        key: &Key,
+        object: Value,
+    ) -> Result<Arc<Value>, StoreError> {
         let change = self.store.replace(kind, key, object)?;
         self.publish(&change);
         self.serve_definition(&change);
@@ -90,7 +95,8 @@ impl State {
     /// Stops serving a kind: its objects go, its watches end.
     fn forget_definition(&mut self, definition: &Value) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let (group, plural) = (text(&definition["spec"]["group"]), text(&definition["spec"]["names"]["plural"]));
+        let (group, plural) =
+            (text(&definition["spec"]["group"]), text(&definition["spec"]["names"]["plural"]));
         let kind = Kind::new(&group, &plural);
         let keys: Vec<_> = self.store.list(&kind, None).map(|(key, _)| key.clone()).collect();
         for key in keys {

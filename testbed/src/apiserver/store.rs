@@ -165,9 +165,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Missing`] when there is none.
     pub fn replace(&mut self, kind: &Kind, key: &Key, object: Value) -> Result<Arc<Change>, StoreError> {
+        let previous = self.get(kind, key).cloned().ok_or(StoreError::Missing)?;
         let object = self.stamp(object);
-        let slot = self.objects.get_mut(kind).and_then(|objects| objects.get_mut(key));
-        let previous = std::mem::replace(slot.ok_or(StoreError::Missing)?, object.clone());
+        self.objects.entry(kind.clone()).or_default().insert(key.clone(), object.clone());
         Ok(self.record(kind, key.clone(), Action::Modified, object, Some(previous)))
     }
 

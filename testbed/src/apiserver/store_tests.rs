@@ -40,7 +40,9 @@ fn replay(mut objects: Model, changes: &[Arc<Change>]) -> Model {
     for change in changes {
         match change.action {
             Action::Added => assert!(objects.insert(change.key.clone(), (*change.object).clone()).is_none()),
-            Action::Modified => assert!(objects.insert(change.key.clone(), (*change.object).clone()).is_some()),
+            Action::Modified => {
+                assert!(objects.insert(change.key.clone(), (*change.object).clone()).is_some())
+            }
             Action::Deleted => assert!(objects.remove(&change.key).is_some()),
         }
     }
@@ -125,7 +127,13 @@ fn the_future_and_the_forgotten_are_told_apart() {
     for n in 0..5 {
         store.create(&kind(0), key(n), json!({"metadata": {}})).expect("new");
     }
-    assert_eq!(store.changes_since(&kind(0), 9).expect_err("future"), StoreError::Future { asked: 9, current: 6 });
-    assert_eq!(store.changes_since(&kind(0), 3).expect_err("gone"), StoreError::Compacted { asked: 3, oldest: 4 });
+    assert_eq!(
+        store.changes_since(&kind(0), 9).expect_err("future"),
+        StoreError::Future { asked: 9, current: 6 }
+    );
+    assert_eq!(
+        store.changes_since(&kind(0), 3).expect_err("gone"),
+        StoreError::Compacted { asked: 3, oldest: 4 }
+    );
     assert_eq!(store.changes_since(&kind(0), 4).map(|changes| changes.len()), Ok(2));
 }

@@ -308,7 +308,8 @@ fn check_initial(initial: Option<bool>, query: &Query, resource: &Resource) -> R
     };
     let cause = super::error::Cause::forbidden("resourceVersionMatch", why);
     let mut error = ApiError::invalid(resource, "", &[cause]);
-    error.message = format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: {why}");
+    error.message =
+        format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: {why}");
     Err(error)
 }
 

@@ -34,12 +34,13 @@ pub fn document(registry: &Registry, path: &[String], headers: &HeaderMap) -> Re
     let path: Vec<_> = path.iter().map(String::as_str).collect();
     match path.as_slice() {
         ["v2"] => {
-            let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            let accept =
+                headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
             let document = v2::document(registry);
             if !accept.contains("protobuf") {
                 return Ok(Document::json(&document));
             }
-            let media_type = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+            let media_type = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
             Ok(Document { media_type, body: protobuf::encode(&document) })
         }
         ["v3"] => Ok(Document::json(&v3::index(registry))),

@@ -54,7 +54,9 @@ fn schema(value: &Value) -> Vec<u8> {
     if let Some(properties) = value.get("properties") {
         bytes(&mut out, 25, &named_schemas(properties));
     }
-    for (name, extension) in value.as_object().into_iter().flatten().filter(|(name, _)| name.starts_with("x-")) {
+    for (name, extension) in
+        value.as_object().into_iter().flatten().filter(|(name, _)| name.starts_with("x-"))
+    {
         // `Any` holds YAML, of which JSON is a part.
         let mut any = Vec::new();
         bytes(&mut any, 2, extension.to_string().as_bytes());

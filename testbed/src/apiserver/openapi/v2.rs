@@ -24,7 +24,8 @@ pub(super) fn document(registry: &Registry) -> Value {
 /// no type here, so that old clients do not refuse what the server takes.
 fn downgrade(schema: &Value) -> Value {
     let is = |name: &str| schema[name] == true;
-    let open = is("nullable") || is("x-kubernetes-int-or-string") || is("x-kubernetes-preserve-unknown-fields");
+    let open =
+        is("nullable") || is("x-kubernetes-int-or-string") || is("x-kubernetes-preserve-unknown-fields");
     let mut out = Map::new();
     for name in KEPT.iter().filter(|name| !open || **name == "description") {
         if let Some(value) = schema.get(*name) {
@@ -40,7 +41,8 @@ fn downgrade(schema: &Value) -> Value {
         return Value::Object(out);
     }
     if let Some(properties) = schema["properties"].as_object() {
-        let properties: Map<_, _> = properties.iter().map(|(name, inner)| (name.clone(), downgrade(inner))).collect();
+        let properties: Map<_, _> =
+            properties.iter().map(|(name, inner)| (name.clone(), downgrade(inner))).collect();
         out.insert("properties".to_owned(), properties.into());
     }
     for name in ["items", "additionalProperties"] {

@@ -49,7 +49,8 @@ pub(super) fn document(registry: &Registry, group: &str, version: &str) -> Resul
 /// Strategic merge is left out on purpose: `kubectl` then takes the merge keys it was compiled with.
 fn add_paths(paths: &mut Map<String, Value>, resource: &Resource) {
     let namespace = if resource.namespaced { "namespaces/{namespace}/" } else { "" };
-    let collection = format!("/{}/{namespace}{}", gv_path(&resource.group, &resource.version), resource.plural);
+    let collection =
+        format!("/{}/{namespace}{}", gv_path(&resource.group, &resource.version), resource.plural);
     let reference = format!("#/components/schemas/{}", schema_name(resource));
     let content = json!({"schema": {"$ref": reference}});
     let operation = |action: &str, media: &[&str]| {

@@ -77,7 +77,8 @@ pub fn apply(
     let differs = |path: &&Path| !wanted.has_below(path) && path.find(live) != path.find(config);
     let mut conflicts = Vec::new();
     for entry in &mut entries {
-        let taken: Vec<_> = entry.fields.iter().filter(|p| wanted.contains(p)).filter(differs).cloned().collect();
+        let taken: Vec<_> =
+            entry.fields.iter().filter(|p| wanted.contains(p)).filter(differs).cloned().collect();
         match on_conflict {
             OnConflict::Force => entry.fields.subtract(&taken),
             OnConflict::Refuse => conflicts.extend(taken.iter().map(|path| conflict(entry, path))),
@@ -115,9 +116,8 @@ pub fn track(old: Option<&Value>, new: &mut Value, schema: &Value, manager: &Man
     let nothing = Value::Null;
     let old = old.unwrap_or(&nothing);
     let (before, after) = (Fields::of(old, schema), Fields::of(new, schema));
-    let is_changed = |path: &&Path| {
-        !before.contains(path) || (!after.has_below(path) && path.find(old) != path.find(new))
-    };
+    let is_changed =
+        |path: &&Path| !before.contains(path) || (!after.has_below(path) && path.find(old) != path.find(new));
     let changed: Vec<_> = after.iter().filter(is_changed).cloned().collect();
     let removed: Vec<_> = before.iter().filter(|path| !after.contains(path)).cloned().collect();
 
@@ -151,7 +151,9 @@ fn write_entries(object: &mut Value, live: &Value, entries: Vec<Entry>) {
         let mut json = entry.head;
         json["fieldsV1"] = entry.fields.to_json();
         let same = |old: &&Value| {
-            ["manager", "operation", "apiVersion", "subresource", "fieldsV1"].iter().all(|n| old[n] == json[n])
+            ["manager", "operation", "apiVersion", "subresource", "fieldsV1"]
+                .iter()
+                .all(|n| old[n] == json[n])
         };
         if let Some(old) = before.iter().find(same) {
             json["time"] = old["time"].clone();
@@ -159,7 +161,9 @@ fn write_entries(object: &mut Value, live: &Value, entries: Vec<Entry>) {
         json
     });
     let mut written: Vec<_> = written.collect();
-    let order = |entry: &Value| (entry["operation"] != "Apply", entry["time"].to_string(), entry["manager"].to_string());
+    let order = |entry: &Value| {
+        (entry["operation"] != "Apply", entry["time"].to_string(), entry["manager"].to_string())
+    };
     written.sort_by_key(order);
     object["metadata"]["managedFields"] = Value::Array(written);
 }

@@ -23,13 +23,15 @@ fn applied(live: &Value, config: Value, name: &str, force: OnConflict) -> Result
 
 #[test]
 fn a_second_manager_conflicts_only_where_it_would_change_something() {
-    let live = applied(&json!({}), json!({"spec": {"replicas": 1, "args": ["a"]}}), "one", OnConflict::Refuse);
+    let live =
+        applied(&json!({}), json!({"spec": {"replicas": 1, "args": ["a"]}}), "one", OnConflict::Refuse);
     let live = live.expect("nobody owns anything");
     let same = applied(&live, json!({"spec": {"replicas": 1}}), "two", OnConflict::Refuse);
     let shared = same.expect("the same value is shared");
     assert_eq!(shared["metadata"]["managedFields"].as_array().map(Vec::len), Some(2));
 
-    let causes = applied(&live, json!({"spec": {"replicas": 2}}), "two", OnConflict::Refuse).expect_err("owned");
+    let causes =
+        applied(&live, json!({"spec": {"replicas": 2}}), "two", OnConflict::Refuse).expect_err("owned");
     assert_eq!(causes.len(), 1);
     assert_eq!(causes[0].field, ".spec.replicas");
     assert_eq!(causes[0].message, r#"conflict with "one" using v1"#);
@@ -45,7 +47,8 @@ fn what_is_no_longer_applied_goes_unless_another_owns_it() {
     let first = json!({"metadata": {"labels": {"a": "1", "b": "2"}}, "spec": {"replicas": 1, "ports": [
         {"port": 80, "name": "http"}, {"port": 53, "protocol": "UDP"}]}});
     let live = applied(&json!({}), first, "one", OnConflict::Refuse).expect("new");
-    let live = applied(&live, json!({"metadata": {"labels": {"b": "2"}}}), "two", OnConflict::Refuse).expect("shared");
+    let live = applied(&live, json!({"metadata": {"labels": {"b": "2"}}}), "two", OnConflict::Refuse)
+        .expect("shared");
     let next = json!({"spec": {"ports": [{"port": 80, "name": "web"}]}});
     let live = applied(&live, next, "one", OnConflict::Refuse).expect("its own");
     assert_eq!(live["metadata"]["labels"], json!({"b": "2"}));
@@ -56,7 +59,8 @@ fn what_is_no_longer_applied_goes_unless_another_owns_it() {
 
 #[test]
 fn an_update_takes_the_fields_it_changes() {
-    let live = applied(&json!({}), json!({"spec": {"replicas": 1, "args": ["a"]}}), "one", OnConflict::Refuse);
+    let live =
+        applied(&json!({}), json!({"spec": {"replicas": 1, "args": ["a"]}}), "one", OnConflict::Refuse);
     let live = live.expect("new");
     let mut new = live.clone();
     new["spec"]["replicas"] = json!(5);

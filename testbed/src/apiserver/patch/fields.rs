@@ -166,7 +166,8 @@ fn remove(path: &[String], value: &mut Value) {
         let Some(fields) = value.as_object_mut() else { return };
         let Some(child) = fields.get_mut(name) else { return };
         remove(rest, child);
-        let empty = child.as_object().is_some_and(Map::is_empty) || child.as_array().is_some_and(Vec::is_empty);
+        let empty =
+            child.as_object().is_some_and(Map::is_empty) || child.as_array().is_some_and(Vec::is_empty);
         if rest.is_empty() || empty {
             fields.remove(name);
         }
@@ -186,7 +187,9 @@ fn place(list: &Value, step: &str) -> Option<usize> {
     let wanted: Value = serde_json::from_str(wanted).ok()?;
     let same = |item: &Value| match (mark, &wanted) {
         // A key the item leaves out stands for the schema's default, which the step carries.
-        ("k:", Value::Object(keys)) => keys.iter().all(|(key, value)| item.get(key).is_none_or(|v| v == value)),
+        ("k:", Value::Object(keys)) => {
+            keys.iter().all(|(key, value)| item.get(key).is_none_or(|v| v == value))
+        }
         _ => *item == wanted,
     };
     list.as_array()?.iter().position(same)

@@ -28,9 +28,10 @@ impl Certificates {
         authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
 
-        let mut names: Vec<String> = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
-            .map(str::to_owned)
-            .into();
+        let mut names: Vec<String> =
+            ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+                .map(str::to_owned)
+                .into();
         // Its own address, loopback, and its service's.
         names.extend([ip.to_string(), "127.0.0.1".into(), "::1".into(), "10.96.0.1".into()]);
         let mut server = CertificateParams::new(names)?;

@@ -270,7 +270,8 @@ impl Program {
 fn write_private(path: &Path, content: &str) -> Result<(), RealError> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let write = || {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
         file.write_all(content.as_bytes())
     };
     write().map_err(|source| RealError::Io { what: format!("writing {}", path.display()), source })

@@ -6,7 +6,8 @@ use super::*;
 fn the_arguments_are_those_of_1_30_and_later() {
     let listen = "[::]:6443".parse().expect("an address");
     let arguments = apiserver_arguments(Path::new("/run/x"), "http://127.0.0.1:2379", listen);
-    let has = |argument: &str| assert!(arguments.iter().any(|a| a == argument), "{argument} in {arguments:?}");
+    let has =
+        |argument: &str| assert!(arguments.iter().any(|a| a == argument), "{argument} in {arguments:?}");
     has("--secure-port=6443");
     has("--advertise-address=::1");
     has("--service-cluster-ip-range=fd00:10:96::/112,10.96.0.0/16");
@@ -28,7 +29,16 @@ fn certificates_chain_and_name_what_they_must() {
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("text")
     };
-    openssl(&["verify", "-CAfile", AUTHORITY_FILE, "-purpose", "sslserver", "-verify_ip", "192.0.2.7", "apiserver.crt"]);
+    openssl(&[
+        "verify",
+        "-CAfile",
+        AUTHORITY_FILE,
+        "-purpose",
+        "sslserver",
+        "-verify_ip",
+        "192.0.2.7",
+        "apiserver.crt",
+    ]);
     openssl(&["verify", "-CAfile", AUTHORITY_FILE, "-purpose", "sslclient", "admin.crt"]);
     let subject = openssl(&["x509", "-in", "admin.crt", "-noout", "-subject"]);
     assert!(subject.contains("system:masters"), "{subject}");

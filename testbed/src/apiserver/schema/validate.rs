@@ -17,7 +17,7 @@ pub(super) fn compile(schema: &Value) -> Result<Validator, String> {
         .should_validate_formats(true)
         .with_format("cidr", is_cidr)
         .build(&json_schema(schema))
-        .map_err(|error| error.to_string())
+        .map_err(|error| format!("{error}, at {}", field_path(error.instance_path().as_str())))
 }
 
 fn is_cidr(text: &str) -> bool {
@@ -140,10 +140,10 @@ fn cause(error: &ValidationError<'_>) -> Cause {
             let message = format!("Unsupported value: {value}: supported values: {}", supported.join(", "));
             kind("FieldValueNotSupported", message)
         }
-        K::Minimum { limit } => body(format!("should be greater than or equal to {limit}")),
-        K::Maximum { limit } => body(format!("should be less than or equal to {limit}")),
-        K::ExclusiveMinimum { limit } => body(format!("should be greater than {limit}")),
-        K::ExclusiveMaximum { limit } => body(format!("should be less than {limit}")),
+        K::Minimum { limit } => body(format!("should be greater than or equal to {}", plain(limit))),
+        K::Maximum { limit } => body(format!("should be less than or equal to {}", plain(limit))),
+        K::ExclusiveMinimum { limit } => body(format!("should be greater than {}", plain(limit))),
+        K::ExclusiveMaximum { limit } => body(format!("should be less than {}", plain(limit))),
         K::MultipleOf { multiple_of } => body(format!("should be a multiple of {multiple_of}")),
         K::Pattern { pattern } => body(format!("should match '{pattern}'")),
         K::MinLength { limit } => body(format!("should be at least {limit} chars long")),
@@ -165,6 +165,14 @@ fn cause(error: &ValidationError<'_>) -> Cause {
         }
         K::Not { .. } => body("must not validate the schema (not)".to_owned()),
         other => body(format!("breaks the schema's {}", other.keyword())),
+    }
+}
+
+/// A number as Go prints it: without the fraction it does not have.
+fn plain(number: &Value) -> String {
+    match number.as_f64() {
+        Some(float) if number.is_f64() => float.to_string(),
+        _ => number.to_string(),
     }
 }
 

@@ -79,7 +79,9 @@ pub fn builtin_columns(kind: &str) -> Columns {
         ],
         "Lease" => vec![path("Holder", ".spec.holderIdentity"), created()],
         "RoleBinding" | "ClusterRoleBinding" => vec![
-            computed("Role", |o, _| format!("{}/{}", text(&o["roleRef"]["kind"]), text(&o["roleRef"]["name"])).into()),
+            computed("Role", |o, _| {
+                format!("{}/{}", text(&o["roleRef"]["kind"]), text(&o["roleRef"]["name"])).into()
+            }),
             created(),
         ],
         "Role" | "ClusterRole" => vec![path("Created At", ".metadata.creationTimestamp")],
@@ -231,7 +233,8 @@ fn count_data(object: &Value, _: Timestamp) -> Value {
 fn endpoints(object: &Value, _: Timestamp) -> Value {
     let of_subset = |subset: &Value| {
         let address = |address: &Value| {
-            let ports = items(&subset["ports"]).map(|p| format!("{}:{}", text(&address["ip"]), text(&p["port"])));
+            let ports =
+                items(&subset["ports"]).map(|p| format!("{}:{}", text(&address["ip"]), text(&p["port"])));
             ports.collect::<Vec<_>>()
         };
         items(&subset["addresses"]).flat_map(address).collect::<Vec<_>>()

@@ -13,7 +13,11 @@ enum Step {
     Index(i64),
     All,
     /// Items whose value at the path is (or is not) this.
-    Filter { path: JsonPath, equal: bool, value: Value },
+    Filter {
+        path: JsonPath,
+        equal: bool,
+        value: Value,
+    },
 }
 
 impl JsonPath {
@@ -36,9 +40,9 @@ impl JsonPath {
 
     /// Every value at the path, in order.
     pub fn find<'v>(&self, value: &'v Value) -> Vec<&'v Value> {
-        self.0.iter().fold(vec![value], |found, step| {
-            found.into_iter().flat_map(|value| step.select(value)).collect()
-        })
+        self.0
+            .iter()
+            .fold(vec![value], |found, step| found.into_iter().flat_map(|value| step.select(value)).collect())
     }
 }
 
@@ -121,7 +125,8 @@ fn bracket(inside: &str) -> Result<Step, String> {
     let Some(condition) = inside.strip_prefix("?(").and_then(|rest| rest.strip_suffix(')')) else {
         return inside.parse().map(Step::Index).map_err(|_| format!("cannot read [{inside}]"));
     };
-    let split = |operator| condition.split_once(operator).map(|(left, right)| (left, right, operator == "=="));
+    let split =
+        |operator| condition.split_once(operator).map(|(left, right)| (left, right, operator == "=="));
     let (left, right, equal) =
         split("==").or_else(|| split("!=")).ok_or("a filter compares with == or !=")?;
     let path = left.trim().strip_prefix('@').ok_or("a filter's left side starts with @")?;

@@ -1,5 +1,7 @@
 //! Create, update, patch: what the real server's registry does around the store.
 
+mod checks;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -63,7 +65,12 @@ impl Write<'_> {
         self.create_owned(state, object, Ownership::Compared)
     }
 
-    fn create_owned(&self, state: &mut State, mut object: Value, how: Ownership) -> Result<Written, ApiError> {
+    fn create_owned(
+        &self,
+        state: &mut State,
+        mut object: Value,
+        how: Ownership,
+    ) -> Result<Written, ApiError> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         if name.is_empty() {
             let cause = Cause::required("metadata.name", "name or generateName is required");
@@ -105,7 +112,12 @@ impl Write<'_> {
         }
     }
 
-    pub(super) fn update(&self, state: &mut State, name: &str, mut object: Value) -> Result<Written, ApiError> {
+    pub(super) fn update(
+        &self,
+        state: &mut State,
+        name: &str,
+        mut object: Value,
+    ) -> Result<Written, ApiError> {
         self.check_type(&mut object)?;
         let old = self.current(state, name)?;
         let given = object["metadata"]["name"].as_str().unwrap_or_default();
@@ -123,7 +135,13 @@ impl Write<'_> {
         self.replace(state, name, &old, object, Ownership::Compared)
     }
 
-    pub(super) fn patch(&self, state: &mut State, name: &str, kind: &str, body: Value) -> Result<Written, ApiError> {
+    pub(super) fn patch(
+        &self,
+        state: &mut State,
+        name: &str,
+        kind: &str,
+        body: Value,
+    ) -> Result<Written, ApiError> {
         let old = self.current(state, name)?;
         let mut new = old.clone();
         match kind {
@@ -145,10 +163,17 @@ impl Write<'_> {
     }
 
     /// A server-side apply; makes the object where there is none.
-    pub(super) fn apply(&self, state: &mut State, name: &str, mut config: Value) -> Result<Written, ApiError> {
+    pub(super) fn apply(
+        &self,
+        state: &mut State,
+        name: &str,
+        mut config: Value,
+    ) -> Result<Written, ApiError> {
         if self.query.get("fieldManager").is_none() {
             let message = "fieldManager: Required value: is required for apply patch";
-            return Err(ApiError::bad_request(format!("PatchOptions.meta.k8s.io \"\" is invalid: {message}")));
+            return Err(ApiError::bad_request(format!(
+                "PatchOptions.meta.k8s.io \"\" is invalid: {message}"
+            )));
         }
         self.check_type(&mut config)?;
         let metadata = &mut config["metadata"];
@@ -171,7 +196,10 @@ impl Write<'_> {
             Ok(live) => (live, true),
             Err(error) if error.code == 404 && !self.on_status => {
                 let metadata = json!({"name": name});
-                (json!({"apiVersion": self.resource.api_version(), "kind": self.resource.kind, "metadata": metadata}), false)
+                (
+                    json!({"apiVersion": self.resource.api_version(), "kind": self.resource.kind, "metadata": metadata}),
+                    false,
+                )
             }
             Err(error) => return Err(error),
         };
@@ -232,65 +260,6 @@ impl Write<'_> {
         let found = state.store.get(&self.resource.store_kind(), &key);
         let found = found.ok_or_else(|| ApiError::not_found(self.resource, name))?;
         Ok(convert::to_version(found, self.resource).into_owned())
-    }
-
-    fn check_type(&self, object: &mut Value) -> Result<(), ApiError> {
-        if !object.is_object() {
-            return Err(ApiError::bad_request("the body must be an object"));
-        }
-        let wants = [("apiVersion", self.resource.api_version()), ("kind", self.resource.kind.clone())];
-        for (field, want) in wants {
-            let given = object[field].as_str().unwrap_or_default();
-            if given.is_empty() {
-                object[field] = want.into();
-            } else if given != want {
-                let message =
-                    format!("the {field} in the data ({given}) does not match the expected {field} ({want})");
-                return Err(ApiError::bad_request(message));
-            }
-        }
-        if !object["metadata"].is_object() {
-            object["metadata"] = json!({});
-        }
-        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
-        if self.resource.namespaced && !namespace.is_empty() && namespace != self.namespace {
-            let message =
-                "the namespace of the provided object does not match the namespace sent on the request";
-            return Err(ApiError::bad_request(message));
-        }
-        Ok(())
-    }
-
-    fn check_namespace(&self, state: &State, name: &str) -> Result<(), ApiError> {
-        if !self.resource.namespaced {
-            return Ok(());
-        }
-        let namespaces = state.registry.get("", "v1", "namespaces").ok_or_else(ApiError::unknown_path)?;
-        let namespace = state.store.get(&namespaces.store_kind(), &Key::new("", self.namespace));
-        let namespace = namespace.ok_or_else(|| ApiError::not_found(namespaces, self.namespace))?;
-        if namespace["metadata"]["deletionTimestamp"].is_null() {
-            return Ok(());
-        }
-        let why = format!(
-            "unable to create new content in namespace {} because it is being terminated",
-            self.namespace
-        );
-        Err(ApiError::forbidden(self.resource, name, &why))
-    }
-
-    fn check_preconditions(&self, name: &str, old: &Value, new: &Value) -> Result<(), ApiError> {
-        let both = |field: &str| {
-            let new = new["metadata"][field].as_str().filter(|value| !value.is_empty());
-            new.zip(old["metadata"][field].as_str())
-        };
-        if let Some((new, old)) = both("uid").filter(|(new, old)| new != old) {
-            let why = format!("Precondition failed: UID in precondition: {new}, UID in object meta: {old}");
-            return Err(ApiError::conflict(self.resource, name, &why));
-        }
-        match both("resourceVersion") {
-            Some((new, old)) if new != old => Err(ApiError::modified(self.resource, name)),
-            _ => Ok(()),
-        }
     }
 
     /// Leaves of a write what its path may change: on the status path the status, elsewhere the rest.
@@ -367,23 +336,6 @@ impl Write<'_> {
         Err(ApiError::invalid(self.resource, name, &causes))
     }
 
-    fn check_finalizers(&self, name: &str, old: &Value, new: &Value) -> Result<(), ApiError> {
-        if old["metadata"]["deletionTimestamp"].is_null() {
-            return Ok(());
-        }
-        let list = |object: &Value| object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
-        let before = list(old);
-        let added: Vec<_> = list(new).into_iter().filter(|finalizer| !before.contains(finalizer)).collect();
-        if added.is_empty() {
-            return Ok(());
-        }
-        let why = format!(
-            "no new finalizers can be added if the object is being deleted, found new finalizers {}",
-            Value::Array(added)
-        );
-        Err(ApiError::invalid(self.resource, name, &[Cause::forbidden("metadata.finalizers", &why)]))
-    }
-
     fn to_storage(&self, state: &State, object: &mut Value) {
         if let Some(stored) = state.registry.stored_as(&self.resource.store_kind()) {
             convert::in_place(object, stored);
@@ -411,7 +363,9 @@ impl Write<'_> {
 /// All but metadata and status.
 fn what_generation_counts(object: &Value) -> Vec<(&String, &Value)> {
     let fields = object.as_object().into_iter().flatten();
-    fields.filter(|(name, _)| !["metadata", "status", "apiVersion", "kind"].contains(&name.as_str())).collect()
+    fields
+        .filter(|(name, _)| !["metadata", "status", "apiVersion", "kind"].contains(&name.as_str()))
+        .collect()
 }
 
 /// Whether an object that is being deleted has nothing left to wait for.
