@@ -129,6 +129,15 @@ impl ApiError {
         error
     }
 
+    /// The request's own options (`ListOptions`, `PatchOptions`) are not to be had.
+    pub fn invalid_options(options: &str, cause: &Cause) -> Self {
+        let message = format!("{options}.meta.k8s.io \"\" is invalid: {}: {}", cause.field, cause.message);
+        let mut error = Self::new(422, "Invalid", message);
+        let causes = causes_json(std::slice::from_ref(cause));
+        error.details = Some(json!({"group": "meta.k8s.io", "kind": options, "causes": causes}));
+        error
+    }
+
     /// The request itself is malformed.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "BadRequest", message)

@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     convert,
-    error::ApiError,
+    error::{ApiError, Cause},
     read,
     request::{Query, View},
     resource::Resource,
@@ -138,7 +138,7 @@ impl Watch {
     ) -> Result<Self, ApiError> {
         let (labels, fields) = read::selectors(query, &resource)?;
         let initial = query.get("sendInitialEvents").map(|value| value == "true");
-        check_initial(initial, query, &resource)?;
+        check_initial(initial, query)?;
         let timeout = query.number("timeoutSeconds")?.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
         let since = query.number("resourceVersion")?.filter(|revision| *revision > 0);
         let bookmarks = query.flag("allowWatchBookmarks").then_some(settings.bookmark_interval);
@@ -296,7 +296,7 @@ impl Watch {
     }
 }
 
-fn check_initial(initial: Option<bool>, query: &Query, resource: &Resource) -> Result<(), ApiError> {
+fn check_initial(initial: Option<bool>, query: &Query) -> Result<(), ApiError> {
     let matching = query.get("resourceVersionMatch");
     let why = match (initial, matching) {
         (None, Some(_)) => "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
@@ -306,11 +306,7 @@ fn check_initial(initial: Option<bool>, query: &Query, resource: &Resource) -> R
         }
         _ => return Ok(()),
     };
-    let cause = super::error::Cause::forbidden("resourceVersionMatch", why);
-    let mut error = ApiError::invalid(resource, "", &[cause]);
-    error.message =
-        format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: {why}");
-    Err(error)
+    Err(ApiError::invalid_options("ListOptions", &Cause::forbidden("resourceVersionMatch", why)))
 }
 
 fn gone(error: StoreError) -> ApiError {

@@ -102,7 +102,8 @@ async fn status_is_applied_apart() {
         assert_eq!(less.data["status"]["phase"], "up", "the status has its own entry");
 
         let missing = PatchParams { field_manager: None, ..params.clone() };
-        assert_eq!(refused(api.patch("one", &missing, &Patch::Apply(&widget)).await).code, 400);
+        let missing = refused(api.patch("one", &missing, &Patch::Apply(&widget)).await);
+        assert_eq!((missing.code, missing.reason.as_str()), (422, "Invalid"));
         let unknown =
             json!({"apiVersion": "example.com/v1", "kind": "Widget", "spec": {"color": "red", "colour": 1}});
         let unknown = refused(api.patch("one", &params, &Patch::Apply(&unknown)).await);

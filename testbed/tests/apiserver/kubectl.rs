@@ -209,7 +209,7 @@ async fn discovery_and_explanations() {
     );
     let container = kubectl.run("explain pod.spec.containers").await;
     assert!(container.contains("imagePullPolicy"), "{container}");
-    assert!(kubectl.run("version").await.contains("1.33"));
+    assert!(kubectl.run("version").await.contains("Server Version"));
     assert!(kubectl.refused("get gadgets", "").await.contains("the server doesn't have a resource type"));
 }
 

@@ -170,10 +170,8 @@ impl Write<'_> {
         mut config: Value,
     ) -> Result<Written, ApiError> {
         if self.query.get("fieldManager").is_none() {
-            let message = "fieldManager: Required value: is required for apply patch";
-            return Err(ApiError::bad_request(format!(
-                "PatchOptions.meta.k8s.io \"\" is invalid: {message}"
-            )));
+            let cause = Cause::required("fieldManager", "is required for apply patch");
+            return Err(ApiError::invalid_options("PatchOptions", &cause));
         }
         self.check_type(&mut config)?;
         let metadata = &mut config["metadata"];
