@@ -100,6 +100,10 @@ pub struct Config {
     pub asn: Asn,
     /// Our BGP Identifier.
     pub router_id: RouterId,
+    /// What we call our cluster as a route reflector (RFC 4456, section 7): the same on all reflectors of
+    /// one; our BGP Identifier unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<RouterId>,
     /// Addresses to accept connections on; usually `0.0.0.0:179` and `[::]:179`.
     #[serde(default)]
     pub listen: Vec<SocketAddr>,
@@ -149,6 +153,42 @@ pub struct PeerConfig {
     /// What is exported to it.
     #[serde(default)]
     pub export: Export,
+    /// Reflect routes to and from it (RFC 4456): it is one of our clients. Internal neighbours only.
+    #[serde(default)]
+    pub route_reflector_client: bool,
+}
+
+impl Config {
+    /// A speaker of this AS and identifier that does nothing yet.
+    pub fn new(asn: Asn, router_id: RouterId) -> Self {
+        Self { asn, router_id, cluster_id: None, listen: Vec::new(), peers: Vec::new(), networks: Vec::new() }
+    }
+
+    /// [`Config::cluster_id`], or what stands for it.
+    pub fn cluster(&self) -> RouterId {
+        self.cluster_id.unwrap_or(self.router_id)
+    }
+}
+
+impl PeerConfig {
+    /// A neighbour of which nothing more is said: everything else as it is where a file leaves it out.
+    pub fn new(address: IpAddr, asn: Asn) -> Self {
+        Self {
+            address,
+            port: default_port(),
+            asn,
+            name: String::new(),
+            families: default_families(),
+            local_address: None,
+            next_hops: Vec::new(),
+            hold_time: default_hold_time(),
+            connect_retry: default_connect_retry(),
+            passive: false,
+            import: Import::default(),
+            export: Export::default(),
+            route_reflector_client: false,
+        }
+    }
 }
 
 /// What is taken from a neighbour (RFC 8212: an eBGP neighbour without a policy gives nothing).

@@ -88,11 +88,8 @@ fn config(networks: usize) -> Config {
         communities: Vec::new(),
     };
     Config {
-        asn: Asn(64512),
-        router_id: RouterId([10, 0, 0, 1].into()),
-        listen: Vec::new(),
-        peers: Vec::new(),
         networks: (0..networks).map(network).collect(),
+        ..Config::new(Asn(64512), RouterId([10, 0, 0, 1].into()))
     }
 }
 

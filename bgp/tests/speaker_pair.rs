@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use manx_bgp::api::{Config, Export, Import, Network, PeerConfig, Reply, SessionState, Status};
+use manx_bgp::api::{Config, Import, Network, PeerConfig, Reply, SessionState, Status};
 use manx_bgp::speaker::{self, Handle, Options, Watch};
 use manx_bgp::types::{Asn, Family, Prefix, RouterId};
 use manx_bgp::wire::{self, Capability, Message, Notification, Open};
@@ -29,29 +29,21 @@ impl Lab {
     /// The speaker of `host`, in AS 64512, with no peers yet.
     fn config(self, host: u8) -> Config {
         Config {
-            asn: Asn(64512),
-            router_id: RouterId(Ipv4Addr::new(10, 0, 0, host)),
             listen: vec![SocketAddr::new(self.address(host), PORT)],
-            peers: Vec::new(),
-            networks: Vec::new(),
+            ..Config::new(Asn(64512), RouterId(Ipv4Addr::new(10, 0, 0, host)))
         }
     }
 
     /// What the speaker of `host` is told of `other`.
     fn peer(self, host: u8, other: u8) -> PeerConfig {
         PeerConfig {
-            address: self.address(other),
             port: PORT,
-            asn: Asn(64512),
             name: format!("node{other}"),
-            families: Family::ALL.to_vec(),
             local_address: Some(self.address(host)),
             next_hops: vec![v4(host), v6(host)],
             hold_time: 9,
             connect_retry: 1,
-            passive: false,
-            import: Import::Default,
-            export: Export::Default,
+            ..PeerConfig::new(self.address(other), Asn(64512))
         }
     }
 

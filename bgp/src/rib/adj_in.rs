@@ -13,6 +13,8 @@ pub(super) fn loops(route: &Route, facts: &PeerFacts, peers: &Peers) -> Option<R
         Some(Refusal::AsLoop)
     } else if attributes.originator_id == Some(peers.router_id) {
         Some(Refusal::OriginatorLoop)
+    } else if attributes.cluster_list.contains(&peers.cluster_id.0) {
+        Some(Refusal::ClusterLoop)
     } else if facts.next_hops.contains(&route.next_hop.addr()) {
         Some(Refusal::OwnNextHop)
     } else {

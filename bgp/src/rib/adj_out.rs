@@ -8,9 +8,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::PeerFacts;
 use super::decision::DEFAULT_LOCAL_PREF;
 use super::net::Net;
-use super::path::Route;
+use super::path::{Path, Route};
+use super::peers::Peers;
 use crate::iana::attribute_flag::PARTIAL;
-use crate::types::{Asn, Family};
+use crate::types::{Family, RouterId};
 use crate::wire::update::Packer;
 use crate::wire::{NextHop, Update};
 
@@ -160,7 +161,7 @@ pub(super) fn exported(
     route: &Route,
     origin: RouteOrigin,
     family: Family,
-    asn: Asn,
+    peers: &Peers,
     facts: &PeerFacts,
 ) -> Option<Route> {
     let mut attributes = (*route.attributes).clone();
@@ -169,19 +170,24 @@ pub(super) fn exported(
     }
     let own = || facts.next_hops.iter().copied().find(|addr| Family::of(*addr) == family);
     let next_hop = if facts.session.ebgp {
-        attributes.as_path.prepend(asn);
+        attributes.as_path.prepend(peers.asn);
         attributes.local_pref = None;
         attributes.originator_id = None;
         attributes.cluster_list.clear();
-        if origin == RouteOrigin::Learned {
+        if origin != RouteOrigin::Here {
             attributes.med = None;
         }
         own()?.into()
     } else {
         attributes.local_pref = attributes.local_pref.or(Some(DEFAULT_LOCAL_PREF));
+        if let RouteOrigin::Internal(source) = origin {
+            // RFC 4456, section 8.
+            attributes.originator_id = attributes.originator_id.or(Some(source));
+            attributes.cluster_list.insert(0, peers.cluster_id.0);
+        }
         match origin {
             RouteOrigin::Here => own()?.into(),
-            RouteOrigin::Learned => passed_on(route.next_hop)?,
+            RouteOrigin::External | RouteOrigin::Internal(_) => passed_on(route.next_hop)?,
         }
     };
     let attributes = Arc::new(attributes);
@@ -201,5 +207,19 @@ fn passed_on(next_hop: NextHop) -> Option<NextHop> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum RouteOrigin {
     Here,
-    Learned,
+    /// Learned from another AS.
+    External,
+    /// Learned from the internal peer with this identifier.
+    Internal(RouterId),
+}
+
+impl RouteOrigin {
+    /// Where `path` begins.
+    pub(super) fn of(path: &Path, peers: &Peers) -> Self {
+        match peers.source(path) {
+            None => Self::Here,
+            Some(source) if source.session.ebgp => Self::External,
+            Some(source) => Self::Internal(source.router_id),
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //!
 //! | tell | take |
 //! |---|---|
-//! | [`Rib::set_networks`], [`Rib::peer_up`], [`Rib::peer_down`], [`Rib::set_policy`], [`Rib::update`], [`Rib::refresh`] | [`Rib::take_changes`] for watchers, [`Rib::take_updates`] for each peer |
+//! | [`Rib::set_networks`], [`Rib::set_cluster_id`], [`Rib::peer_up`], [`Rib::peer_down`], [`Rib::set_policy`], [`Rib::update`], [`Rib::refresh`] | [`Rib::take_changes`] for watchers, [`Rib::take_updates`] for each peer |
 //!
 //! Telling never produces output; taking coalesces everything told since. [`Rib::snapshot`],
 //! [`Rib::destinations`] and [`Rib::counts`] look without taking. Both takings are to be done again and
@@ -63,6 +63,8 @@ pub struct PeerFacts {
     /// counts, and what is refused as a learned next hop. Without one of a family nothing that needs
     /// it is exported.
     pub next_hops: Vec<IpAddr>,
+    /// It is a client of ours (RFC 4456): routes are reflected to and from it.
+    pub client: bool,
     /// What is taken from it.
     pub import: Import,
     /// What is told to it.
@@ -116,10 +118,24 @@ impl Rib {
     /// An empty one, for the speaker of this AS and identifier.
     pub fn new(asn: Asn, router_id: RouterId) -> Self {
         Self {
-            peers: Peers { asn, router_id, facts: BTreeMap::new() },
+            peers: Peers { asn, router_id, cluster_id: router_id, facts: BTreeMap::new() },
             networks: BTreeMap::new(),
             tables: Tables { ipv4: Table::new(), ipv6: Table::new() },
             interner: Interner::default(),
+        }
+    }
+
+    /// What our cluster is called (RFC 4456, section 7), our BGP Identifier until this is said. Applies to
+    /// all that was said and heard.
+    pub fn set_cluster_id(&mut self, cluster_id: RouterId) {
+        if std::mem::replace(&mut self.peers.cluster_id, cluster_id) == cluster_id {
+            return;
+        }
+        for peer in self.peers.facts.keys() {
+            self.tables.ipv4.judge_again(*peer, &self.peers);
+            self.tables.ipv6.judge_again(*peer, &self.peers);
+            self.tables.ipv4.tell_anew(*peer);
+            self.tables.ipv6.tell_anew(*peer);
         }
     }
 

@@ -57,6 +57,8 @@ pub(super) enum Refusal {
     AsLoop,
     /// RFC 4456, section 8.
     OriginatorLoop,
+    /// RFC 4456, section 8.
+    ClusterLoop,
     /// RFC 4271, section 5.1.3.
     OwnNextHop,
     /// RFC 8212.
@@ -72,6 +74,7 @@ impl fmt::Display for Refusal {
         f.write_str(match self {
             Self::AsLoop => "refused: our own AS is in its AS path",
             Self::OriginatorLoop => "refused: we are its originator",
+            Self::ClusterLoop => "refused: it has been through our own cluster",
             Self::OwnNextHop => "refused: its next hop is our own address",
             Self::NoPolicy => "refused: an external peer without an import policy",
             Self::Policy => "refused: the import policy takes nothing",

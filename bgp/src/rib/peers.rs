@@ -11,6 +11,8 @@ use crate::types::{Asn, RouterId};
 pub(super) struct Peers {
     pub(super) asn: Asn,
     pub(super) router_id: RouterId,
+    /// RFC 4456, section 7.
+    pub(super) cluster_id: RouterId,
     pub(super) facts: BTreeMap<PeerId, PeerFacts>,
 }
 

@@ -32,8 +32,9 @@ pub(super) fn export(peer: PeerId, facts: &PeerFacts, path: &Path, source: Optio
     let ebgp = facts.session.ebgp;
     allowed
         && path.source != Some(peer)
-        // RFC 4271, section 9.2: what an internal peer said is not repeated to another.
-        && (ebgp || source.session.ebgp)
+        // RFC 4271, section 9.2: what an internal peer said is not repeated to another, unless it is
+        // reflected (RFC 4456, section 6): what a client said to everyone, the rest to clients.
+        && (ebgp || source.session.ebgp || source.client || facts.client)
         && !path.route.attributes.communities.iter().any(|community| match *community {
             Community::NO_ADVERTISE => true,
             Community::NO_EXPORT | Community::NO_EXPORT_SUBCONFED => ebgp,

@@ -196,11 +196,11 @@ impl<K: Net> Table<K> {
             if !policy::export(peer, facts, best, peers.source(best)) {
                 return None;
             }
-            let origin = if best.source.is_some() { RouteOrigin::Learned } else { RouteOrigin::Here };
+            let origin = RouteOrigin::of(best, peers);
             known
                 .entry((Arc::as_ptr(&best.route), origin))
                 .or_insert_with(|| {
-                    let route = exported(&best.route, origin, K::FAMILY, peers.asn, facts)?;
+                    let route = exported(&best.route, origin, K::FAMILY, peers, facts)?;
                     Some(interner.intern(route))
                 })
                 .clone()

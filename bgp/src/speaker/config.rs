@@ -27,6 +27,11 @@ pub enum ConfigError {
         /// What is wrong with it.
         fault: PeerFault,
     },
+    /// RFC 4456, section 7.
+    #[error(
+        "clusterId is 0.0.0.0: leave it out for our BGP Identifier, or give one the cluster's reflectors share"
+    )]
+    NoClusterId,
     /// The prefixes to originate.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -62,6 +67,9 @@ pub enum PeerFault {
     /// The kernel could not call.
     #[error("localAddress {0} is of the other family than the neighbour's address")]
     LocalFamily(IpAddr),
+    /// RFC 4456 reflects inside one AS.
+    #[error("routeReflectorClient is for a neighbour in our own AS: its asn is another")]
+    ExternalClient,
     /// It would call itself.
     #[error(
         "localAddress is the neighbour's own address: give ours, or leave it out for the kernel's choice"
@@ -80,6 +88,9 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     if config.router_id.0.is_unspecified() {
         return Err(ConfigError::NoRouterId);
     }
+    if config.cluster().0.is_unspecified() {
+        return Err(ConfigError::NoClusterId);
+    }
     let mut listen = BTreeSet::new();
     if let Some(twice) = config.listen.iter().find(|address| !listen.insert(**address)) {
         return Err(ConfigError::ListenTwice(*twice));
@@ -87,6 +98,11 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     let mut addresses = BTreeSet::new();
     for peer in &config.peers {
         let fault = if addresses.insert(peer.address) { check_peer(peer) } else { Err(PeerFault::Twice) };
+        let fault = if peer.route_reflector_client && peer.asn != config.asn {
+            Err(PeerFault::ExternalClient)
+        } else {
+            fault
+        };
         fault.map_err(|fault| ConfigError::Peer { address: peer.address, fault })?;
     }
     Ok(Rib::new(config.asn, config.router_id).set_networks(&config.networks)?)
@@ -135,6 +151,11 @@ pub(super) fn describe(old: Option<&Config>, new: &Config) -> Vec<String> {
             new.asn, new.router_id, old.asn, old.router_id
         )),
         None => changes.push(format!("{} with identifier {}", new.asn, new.router_id)),
+    }
+    if let Some(old) = old
+        && old.cluster_id != new.cluster_id
+    {
+        changes.push(format!("cluster id {}, was {}", new.cluster(), old.cluster()));
     }
     let set = |config: &Config| config.listen.iter().copied().collect::<BTreeSet<_>>();
     differ(
@@ -244,6 +265,8 @@ mod tests {
         assert!(fault("[[peers]]\naddress = \"fe80::1\"\nasn = 1\n").contains("link-local"));
         assert!(fault("[[peers]]\naddress = \"0.0.0.0\"\nasn = 1\n").contains("one host"));
         assert!(fault("[[peers]]\naddress = \"10.0.0.2\"\nasn = 0\n").contains("asn is 0"));
+        assert!(fault(&peer("routeReflectorClient = true")).contains("our own AS"));
+        assert!(fault("clusterId = \"0.0.0.0\"").contains("clusterId"));
         assert!(fault("listen = [\"[::]:179\", \"[::]:179\"]").contains("[::]:179 twice"));
         assert!(
             fault("[[networks]]\nprefix = \"10.1.0.0/26\"\ncommunities = [\"x\"]").contains("10.1.0.0/26")

@@ -195,6 +195,7 @@ impl Neighbour {
             router_id: negotiated.router_id,
             session: negotiated.session.clone(),
             next_hops,
+            client: self.config.route_reflector_client,
             import: self.config.import.clone(),
             export: self.config.export.clone(),
         };

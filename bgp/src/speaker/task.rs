@@ -265,6 +265,7 @@ impl Speaker {
         }
         let now = Instant::now();
         let mut orders = self.identify(&config, now);
+        orders.rib.set_cluster_id(config.cluster());
         // Cannot fail: the same was tried on an empty RIB by `check`.
         let networks = orders.rib.set_networks(&config.networks).map_err(ConfigError::from);
         self.remove_peers(&config, &mut orders.rib, now);

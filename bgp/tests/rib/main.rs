@@ -6,6 +6,7 @@ mod behaviour;
 mod decision;
 mod export;
 mod properties;
+mod reflection;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -46,6 +47,7 @@ fn facts(n: u8, asn: u32) -> PeerFacts {
             extended: false,
         },
         next_hops: vec!["10.0.0.100".parse().unwrap(), "fd00::100".parse().unwrap()],
+        client: false,
         import: Import::Accept { except: Vec::new() },
         export: Export::All,
     }

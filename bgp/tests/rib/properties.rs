@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use manx_bgp::api::{Export, Import, Network};
-use manx_bgp::rib::{PeerId, Rib};
+use manx_bgp::rib::{PeerFacts, PeerId, Rib};
 use manx_bgp::types::{Family, Prefix};
 use manx_bgp::wire::{Attributes, Community, Origin};
 use proptest::collection::vec;
@@ -13,6 +13,9 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use crate::{Heard, OUR_AS, announce, attributes, facts, network, prefix, rib, withdraw};
+
+/// The first internal peer is a client of ours (RFC 4456).
+const CLIENT: usize = 2;
 
 /// AS of each peer; the last only listens.
 const PEERS: [u32; 5] = [65001, 65002, 64512, 64512, 65003];
@@ -147,7 +150,7 @@ impl World {
         let n = side as u8 + 1;
         match op {
             Op::Up => {
-                self.rib.peer_up(peer, facts(n, PEERS[side]));
+                self.rib.peer_up(peer, PeerFacts { client: side == CLIENT, ..facts(n, PEERS[side]) });
                 self.heard[side] = Some(Heard::default());
                 self.policies[side] = (Import::Accept { except: Vec::new() }, Export::All);
             }
@@ -239,7 +242,7 @@ impl World {
                 Export::Reject => false,
             };
             let barred = best.peer == Some(address)
-                || (from_ibgp && !ebgp)
+                || (from_ibgp && !ebgp && best.peer_name != "peer3" && side != CLIENT)
                 || (learned && has("no-advertise"))
                 || (learned && ebgp && has("no-export"));
             if best.verdict != "best" || !policy || barred {

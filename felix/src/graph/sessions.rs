@@ -103,18 +103,16 @@ impl Table<'_> {
         let family = Family::of(address);
         let except = self.inputs.blocks.iter().copied().chain(martians()).collect();
         PeerConfig {
-            address,
             port,
-            asn: self.bgp.asn,
             name: name.to_owned(),
             families: self.own.iter().copied().map(Family::of).collect(),
             local_address: self.node.address(family),
             next_hops: self.own.iter().copied().filter(|own| Family::of(*own) != family).collect(),
             hold_time: self.bgp.hold_time,
             connect_retry: CONNECT_RETRY,
-            passive: false,
             import: Import::Accept { except },
             export: Export::Originated,
+            ..PeerConfig::new(address, self.bgp.asn)
         }
     }
 
@@ -148,11 +146,10 @@ impl Table<'_> {
         });
         let network = |prefix: &Prefix| Network { prefix: *prefix, communities: Vec::new() };
         let config = Config {
-            asn: self.bgp.asn,
-            router_id: router_id(self.inputs.me, self.node),
             listen: listen.collect(),
             peers: self.peers.into_values().collect(),
             networks: self.inputs.blocks.iter().map(network).collect(),
+            ..Config::new(self.bgp.asn, router_id(self.inputs.me, self.node))
         };
         Speaking { orders: Some(config), problems: self.problems }
     }
