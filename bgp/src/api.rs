@@ -351,6 +351,12 @@ pub enum SessionState {
     Established,
 }
 
+impl SessionState {
+    /// All, in the order a session goes through them.
+    pub const ALL: [Self; 6] =
+        [Self::Idle, Self::Connect, Self::Active, Self::OpenSent, Self::OpenConfirm, Self::Established];
+}
+
 impl std::fmt::Display for SessionState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Debug::fmt(self, f)

@@ -158,6 +158,21 @@ impl Cause {
         }
     }
 
+    /// One of few words for it: what is counted, where [`Cause::to_string`] is what is said.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "connect",
+            Self::Lost(_) => "lost",
+            Self::Received(_) => "received",
+            Self::Malformed(_) => "malformed",
+            Self::Refused(_) => "refused",
+            Self::Unexpected(..) => "unexpected",
+            Self::HoldTimer(_) => "hold_timer",
+            Self::Collision => "collision",
+            Self::Stopped(_) => "stopped",
+        }
+    }
+
     /// Whether one side misbehaved, so that a time of refusing everything is due (DampPeerOscillations).
     /// A lost connection and a Cease are part of normal work: listening goes on at once.
     fn is_fault(&self) -> bool {

@@ -29,6 +29,8 @@ pub struct Peer {
     trouble: Option<Cause>,
     /// Why it last left Established.
     down: Option<Cause>,
+    /// What the last end was, until it is taken.
+    ended: Option<&'static str>,
 }
 
 /// What the peer does apart from the connections it has.
@@ -57,6 +59,7 @@ impl Peer {
             failures: 0,
             trouble: None,
             down: None,
+            ended: None,
         }
     }
 
@@ -129,6 +132,12 @@ impl Peer {
     /// Why it is not up, else why it last went down.
     pub fn reason(&self) -> Option<&Cause> {
         self.trouble.as_ref().or(self.down.as_ref())
+    }
+
+    /// What ended a session, or a try to have one, since it was last asked: the [`Cause::kind`], for who
+    /// counts them. Of several the last.
+    pub fn take_ended(&mut self) -> Option<&'static str> {
+        self.ended.take()
     }
 
     /// What the Established session's OPENs agreed on.
@@ -305,6 +314,7 @@ impl Peer {
             if now.duration_since(since) >= self.local.connect_retry {
                 self.failures = 0;
             }
+            self.ended = Some(cause.kind());
             self.down = Some(cause.clone());
             out.push(Action::Down(cause.clone()));
         }
@@ -343,6 +353,7 @@ impl Peer {
     }
 
     fn note(&mut self, cause: Cause) {
+        self.ended = Some(cause.kind());
         if !self.trouble.as_ref().is_some_and(|before| cause.is_echo_of(before)) {
             self.trouble = Some(cause);
         }

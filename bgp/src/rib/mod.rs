@@ -82,6 +82,17 @@ pub struct Counts {
     pub advertised: usize,
 }
 
+/// How much is held in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// IPv4 destinations with at least one usable path.
+    pub ipv4: usize,
+    /// Likewise of IPv6.
+    pub ipv6: usize,
+    /// Different sets of attributes and next hop; those that have fallen out of use are among them for a while.
+    pub attribute_sets: usize,
+}
+
 /// Why [`Rib::set_networks`] changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
@@ -321,6 +332,16 @@ impl Rib {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How much is held in all.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            ipv4: self.tables.ipv4.len(),
+            ipv6: self.tables.ipv6.len(),
+            attribute_sets: self.interner.len(),
+        }
     }
 
     /// What is held from and was told to a peer.

@@ -94,6 +94,11 @@ pub(super) struct Interner {
 const FEW: usize = 1024;
 
 impl Interner {
+    /// Routes held, with those that nobody uses any more and that have not been swept.
+    pub(super) fn len(&self) -> usize {
+        self.routes.len()
+    }
+
     pub(super) fn intern(&mut self, route: Route) -> Arc<Route> {
         if let Some(known) = self.routes.get(&route) {
             return known.clone();

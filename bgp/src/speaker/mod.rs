@@ -14,6 +14,7 @@
 pub mod config;
 mod link;
 pub mod listen;
+pub mod metrics;
 mod neighbour;
 pub mod socket;
 mod stats;
@@ -78,6 +79,7 @@ pub struct Handle(mpsc::Sender<Command>);
 enum Command {
     Apply(Config, oneshot::Sender<Result<Vec<String>, ApplyError>>),
     Status(oneshot::Sender<Status>),
+    Report(oneshot::Sender<metrics::Report>),
     Routes(Option<Prefix>, oneshot::Sender<Vec<Destination>>),
     Watch(oneshot::Sender<Watch>),
     Shutdown(String, oneshot::Sender<()>),
@@ -105,6 +107,14 @@ impl Handle {
     /// The speaker has ended.
     pub async fn status(&self) -> Result<Status, Gone> {
         self.ask(Command::Status).await
+    }
+
+    /// What `/metrics` tells.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn report(&self) -> Result<metrics::Report, Gone> {
+        self.ask(Command::Report).await
     }
 
     /// The Loc-RIB with all candidates of one destination, or of all.

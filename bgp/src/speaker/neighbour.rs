@@ -14,6 +14,7 @@ use super::stats::Stats;
 use super::task::Io;
 use crate::api::{PeerConfig, SessionState};
 use crate::fsm::{Action, Cause, Event, Local, Negotiated, Peer, Role};
+use crate::iana::MessageType;
 use crate::rib::{PeerFacts, PeerId, Rib};
 use crate::types::{Asn, Family, RouterId};
 use crate::wire::{RouteRefresh, Update};
@@ -114,9 +115,14 @@ impl Neighbour {
         let before = (self.fsm.state(), self.fsm.reason().cloned());
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            self.stats.messages_in += u64::from(matches!(event, Event::Received(..)));
+            if let Event::Received(_, message) = &event {
+                self.stats.received(message.kind());
+            }
             for action in self.fsm.handle(event, now) {
                 events.extend(self.act(action, &mut incoming, io, rib));
+            }
+            if let Some(kind) = self.fsm.take_ended() {
+                self.stats.ended(kind);
             }
         }
         self.log(before);
@@ -128,7 +134,7 @@ impl Neighbour {
         while rib.has_pending(self.id) {
             let Some(room) = link.room() else { return };
             let updates = rib.take_updates(self.id, BATCH);
-            self.stats.messages_out += updates.len() as u64;
+            self.stats.sent(MessageType::Update, updates.len() as u64);
             room.send(updates);
         }
     }
@@ -153,7 +159,7 @@ impl Neighbour {
             Action::Refuse(notification) => io.refuse(incoming.take()?, notification),
             Action::Send(role, message) => {
                 let link = self.links[role as usize].as_ref()?;
-                self.stats.messages_out += 1;
+                self.stats.sent(message.kind(), 1);
                 if link.send(message).is_err() {
                     return Some(Event::Lost(role, "the neighbour has stopped reading".to_owned()));
                 }

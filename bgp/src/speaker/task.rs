@@ -13,6 +13,7 @@ use tokio::time::{sleep_until, timeout};
 
 use super::link::{self, Heard, Link, LinkId};
 use super::listen::{ListenError, Listener};
+use super::metrics::Report;
 use super::neighbour::{self, Neighbour};
 use super::watch::{Watch, Watcher};
 use super::{ApplyError, Command, ConfigError, NAME, Options, config};
@@ -250,6 +251,7 @@ impl Speaker {
         match command {
             Command::Apply(config, reply) => drop(reply.send(self.apply(config).await)),
             Command::Status(reply) => drop(reply.send(self.status())),
+            Command::Report(reply) => drop(reply.send(self.report())),
             Command::Routes(prefix, reply) => drop(reply.send(self.routes(prefix))),
             Command::Watch(reply) => drop(reply.send(self.watch())),
             Command::Shutdown(_, reply) => drop(reply.send(())),
@@ -422,6 +424,15 @@ impl Speaker {
             status.synced = orders.synced;
         }
         status
+    }
+
+    fn report(&self) -> Report {
+        Report {
+            status: self.status(),
+            totals: (self.neighbours.iter()).map(|(address, n)| (*address, n.stats.totals.clone())).collect(),
+            sizes: self.orders.as_ref().map(|orders| orders.rib.sizes()).unwrap_or_default(),
+            strangers: self.strangers,
+        }
     }
 
     async fn shutdown(&mut self, text: &str) {

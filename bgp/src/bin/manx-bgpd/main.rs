@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use manx_bgp::api::DEFAULT_SOCKET;
+use manx_bgp::speaker::metrics::DEFAULT_ADDRESS;
 use tracing_subscriber::EnvFilter;
 
 /// Speaks BGP with the neighbours it is told of, and tells which paths are best.
@@ -30,6 +31,10 @@ struct Cli {
     /// Start with the orders in this file; SIGHUP reads it again, and only what differs is touched.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// Where to serve /metrics for Prometheus over HTTP; empty: nowhere.
+    #[arg(long, value_name = "ADDRESS", default_value = DEFAULT_ADDRESS)]
+    metrics_addr: String,
 
     /// What to log to stderr: error, warn, info, debug, trace, or per module as in manx_bgp::speaker=debug.
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
@@ -86,6 +91,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         EnvFilter::try_new(&cli.log).with_context(|| format!("--log \"{}\" is no filter", cli.log))?;
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let metrics = match cli.metrics_addr.as_str() {
+        "" => None,
+        address => Some(address.parse().with_context(|| {
+            format!("--metrics-addr \"{address}\" is no address and port, as in {DEFAULT_ADDRESS}")
+        })?),
+    };
     let runtime = tokio::runtime::Runtime::new().context("cannot start")?;
-    runtime.block_on(control::serve(&cli.socket, cli.config.as_deref()))
+    runtime.block_on(control::serve(&cli.socket, cli.config.as_deref(), metrics))
 }

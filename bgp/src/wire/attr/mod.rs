@@ -84,6 +84,18 @@ pub struct AttrFault {
     pub why: String,
 }
 
+impl AttrFault {
+    /// The attribute's name as its RFC writes it; `list` where the list itself is at fault, `unknown` for
+    /// one we have no row for.
+    pub fn name(&self) -> &'static str {
+        match TABLE.iter().find(|descriptor| descriptor.code == self.attr) {
+            Some(descriptor) => descriptor.name,
+            None if self.attr == 0 => "list",
+            None => "unknown",
+        }
+    }
+}
+
 /// RFC 7606, section 2, strongest last. A session reset is a [`Notification`] instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FaultAction {
