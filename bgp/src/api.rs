@@ -48,6 +48,24 @@ pub enum Request {
         /// Only this prefix, or all.
         prefix: Option<Prefix>,
     },
+    /// Answered by [`Reply::Table`]: the Adj-RIB-In, what a neighbour has said, refused paths too, each with
+    /// what became of it.
+    Received {
+        /// The neighbour's address.
+        peer: IpAddr,
+        /// Only this prefix, or all.
+        #[serde(default)]
+        prefix: Option<Prefix>,
+    },
+    /// Answered by [`Reply::Table`]: the Adj-RIB-Out, what a neighbour has been told, as it was told: with the
+    /// AS path and next hop it was given. What is being told again (a route refresh) is not in it meanwhile.
+    Advertised {
+        /// The neighbour's address.
+        peer: IpAddr,
+        /// Only this prefix, or all.
+        #[serde(default)]
+        prefix: Option<Prefix>,
+    },
     /// From now on: best paths, first all that are there, then changes.
     Watch,
 }
@@ -70,7 +88,7 @@ pub enum Reply {
     },
     /// Answers [`Request::Status`].
     Status(Status),
-    /// Answers [`Request::Routes`].
+    /// Answers [`Request::Routes`], [`Request::Received`] and [`Request::Advertised`].
     Table {
         /// In order of prefix.
         destinations: Vec<Destination>,
@@ -259,7 +277,7 @@ pub struct Destination {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PathInfo {
-    /// The neighbour it came from; none: originated here.
+    /// The neighbour it came from; none: originated here. In an Adj-RIB-Out, the neighbour it was told to.
     pub peer: Option<IpAddr>,
     /// The neighbour's name.
     #[serde(default)]
@@ -270,12 +288,19 @@ pub struct PathInfo {
     pub as_path: String,
     /// LOCAL_PREF in force.
     pub local_pref: u32,
+    /// ORIGIN, as RFC 4271 writes it: `IGP`, `EGP` or `INCOMPLETE`.
+    #[serde(default)]
+    pub origin: String,
     /// MULTI_EXIT_DISC, if any.
     pub med: Option<u32>,
     /// `asn:value`.
     pub communities: Vec<String>,
-    /// `best`, `multipath`, or the step at which it lost, in words.
+    /// `best`, `multipath`, by what it lost, or what refused it, in words; `advertised` in an Adj-RIB-Out.
     pub verdict: String,
+    /// The step of the decision process it lost at, from 1 ([`crate::rib::decision`] has the table); none: it did
+    /// not lose.
+    #[serde(default)]
+    pub step: Option<u8>,
 }
 
 /// What the speaker is doing.

@@ -157,6 +157,27 @@ async fn what_is_wrong_is_told_in_words() {
 }
 
 #[tokio::test]
+async fn a_peers_routes_are_shown_and_one_that_is_not_configured_is_named() {
+    let served = Served::new("peer-routes").await;
+    let mut client = served.greeted().await;
+    let known: std::net::IpAddr = "127.0.0.9".parse().unwrap();
+    let request = |peer| serde_json::to_vec(&Request::Received { peer, prefix: None }).unwrap();
+    client.say(request(known)).await;
+    let none = "no peer 127.0.0.9 is configured; there is none".to_owned();
+    assert_eq!(client.hear().await, Some(Reply::Error { message: none }));
+    let mut orders = config(1);
+    let peer = serde_json::json!({"address": known, "asn": 65001, "passive": true});
+    orders.peers.push(serde_json::from_value(peer).unwrap());
+    served.speaker.apply(orders).await.unwrap();
+    client.say(request(known)).await;
+    assert_eq!(client.hear().await, Some(Reply::Table { destinations: Vec::new() }));
+    let other = Request::Advertised { peer: "127.0.0.10".parse().unwrap(), prefix: None };
+    client.say(serde_json::to_vec(&other).unwrap()).await;
+    let one = "no peer 127.0.0.10 is configured; there is 127.0.0.9".to_owned();
+    assert_eq!(client.hear().await, Some(Reply::Error { message: one }));
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_read_is_parted_from() {
     let served = Served::new("stuck").await;
     served.speaker.apply(config(20_000)).await.unwrap();

@@ -18,7 +18,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use manx_bgp::api::{Config, Destination, MAX_FRAME, Reply, Request, RouteChange, Status, VERSION};
-use manx_bgp::types::Prefix;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
@@ -145,12 +144,13 @@ pub async fn status(socket: &Path) -> Result<Status, SpeakerError> {
     }
 }
 
-/// Asks the daemon for its table, or for one destination of it.
+/// Asks the daemon for its table, or for what one neighbour said or was told: [`Request::Routes`],
+/// [`Request::Received`] or [`Request::Advertised`].
 ///
 /// # Errors
 /// Any of [`SpeakerError`].
-pub async fn routes(socket: &Path, prefix: Option<Prefix>) -> Result<Vec<Destination>, SpeakerError> {
-    match Line::open(socket).await?.ask(Request::Routes { prefix }).await? {
+pub async fn table(socket: &Path, request: Request) -> Result<Vec<Destination>, SpeakerError> {
+    match Line::open(socket).await?.ask(request).await? {
         Reply::Table { destinations } => Ok(destinations),
         Reply::Error { message } => Err(SpeakerError::Refused(message)),
         _ => Err(SpeakerError::Unexpected("wanted its table")),

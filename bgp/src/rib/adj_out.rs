@@ -81,6 +81,11 @@ impl<K: Net> AdjOut<K> {
         self.told.len()
     }
 
+    /// What the peer holds from us of these, as it was told.
+    pub(super) fn routes(&self) -> impl Iterator<Item = (K, &Route)> {
+        self.told.iter().filter_map(|(key, route)| Some((*key, route.as_deref()?)))
+    }
+
     pub(super) fn has_pending(&self) -> bool {
         !self.noted.is_empty() || !self.queue.is_empty() || self.end_of_rib == EndOfRib::Owed
     }

@@ -78,6 +78,13 @@ pub enum Reason {
     PeerAddress,
 }
 
+impl Reason {
+    /// Its number in the table.
+    pub fn step(self) -> u8 {
+        self as u8 + 1
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -100,13 +100,18 @@ impl Paths {
         };
     }
 
-    /// All paths with what became of each, in words.
-    pub(super) fn verdicts(&self, peers: &Peers) -> Vec<(&Path, String)> {
+    /// All paths with what became of each: in words, and the step they lost at.
+    pub(super) fn verdicts(&self, peers: &Peers) -> Vec<(&Path, String, Option<u8>)> {
         let usable: Vec<_> = self.all().iter().filter(|path| path.refusal.is_none()).collect();
         let candidates: Vec<_> = usable.iter().map(|path| peers.candidate(path)).collect();
-        let ranked =
-            decision::decide(&candidates).into_iter().map(|(i, verdict)| (usable[i], verdict.to_string()));
-        let refused = self.all().iter().filter_map(|path| Some((path, path.refusal?.to_string())));
+        let ranked = decision::decide(&candidates).into_iter().map(|(i, verdict)| {
+            let step = match verdict {
+                Verdict::Best | Verdict::Multipath => None,
+                Verdict::Lost(reason) => Some(reason.step()),
+            };
+            (usable[i], verdict.to_string(), step)
+        });
+        let refused = self.all().iter().filter_map(|path| Some((path, path.refusal?.to_string(), None)));
         ranked.chain(refused).collect()
     }
 }

@@ -7,7 +7,7 @@
 //! | [`Rib::set_networks`], [`Rib::set_cluster_id`], [`Rib::peer_up`], [`Rib::peer_down`], [`Rib::set_policy`], [`Rib::update`], [`Rib::refresh`] | [`Rib::take_changes`] for watchers, [`Rib::take_updates`] for each peer |
 //!
 //! Telling never produces output; taking coalesces everything told since. [`Rib::snapshot`],
-//! [`Rib::destinations`] and [`Rib::counts`] look without taking. Both takings are to be done again and
+//! [`Rib::destinations`], [`Rib::received`], [`Rib::advertised`] and [`Rib::counts`] look without taking. Both takings are to be done again and
 //! again, watchers or not: what is not taken is kept.
 //!
 //! ```text
@@ -292,34 +292,45 @@ impl Rib {
     /// Candidates and verdicts of one destination, or of all in order of prefix.
     #[must_use]
     pub fn destinations(&self, prefix: Option<Prefix>) -> Vec<Destination> {
+        self.candidates(prefix, |_| true)
+    }
+
+    /// The Adj-RIB-In: what a peer said, refused or not, each with what became of it; in order of prefix.
+    #[must_use]
+    pub fn received(&self, peer: PeerId, prefix: Option<Prefix>) -> Vec<Destination> {
+        self.candidates(prefix, |path| path.source == Some(peer))
+    }
+
+    /// The Adj-RIB-Out: what a peer was told, as it was told; in order of prefix. What it is being told again
+    /// is not in it.
+    #[must_use]
+    pub fn advertised(&self, peer: PeerId, prefix: Option<Prefix>) -> Vec<Destination> {
+        let Some(facts) = self.peers.facts.get(&peer) else { return Vec::new() };
+        let told = self.tables.ipv4.told(peer, prefix).into_iter().chain(self.tables.ipv6.told(peer, prefix));
+        told.map(|(prefix, route)| {
+            let path = describe(route, Some(facts), "advertised".to_owned(), None);
+            Destination { prefix, paths: vec![path] }
+        })
+        .collect()
+    }
+
+    /// Destinations with the paths that are asked for, where there is one; ranked among all.
+    fn candidates(&self, prefix: Option<Prefix>, wanted: impl Fn(&Path) -> bool) -> Vec<Destination> {
         let found =
             self.tables.ipv4.destinations(prefix).into_iter().chain(self.tables.ipv6.destinations(prefix));
         found
-            .map(|(prefix, destination)| Destination {
-                prefix,
-                paths: destination
-                    .paths
-                    .verdicts(&self.peers)
-                    .into_iter()
-                    .map(|(path, verdict)| self.describe(path, verdict))
-                    .collect(),
+            .filter(|(_, destination)| destination.paths.all().iter().any(&wanted))
+            .map(|(prefix, destination)| {
+                let verdicts = destination.paths.verdicts(&self.peers).into_iter();
+                let paths = verdicts
+                    .filter(|(path, ..)| wanted(path))
+                    .map(|(path, verdict, step)| {
+                        describe(&path.route, self.peers.source(path), verdict, step)
+                    })
+                    .collect();
+                Destination { prefix, paths }
             })
             .collect()
-    }
-
-    fn describe(&self, path: &Path, verdict: String) -> PathInfo {
-        let attributes = &path.route.attributes;
-        let source = self.peers.source(path);
-        PathInfo {
-            peer: source.map(|facts| facts.address),
-            peer_name: source.map(|facts| facts.name.clone()).unwrap_or_default(),
-            next_hop: source.map(|_| path.route.next_hop.addr()),
-            as_path: attributes.as_path.to_string(),
-            local_pref: attributes.local_pref.unwrap_or(decision::DEFAULT_LOCAL_PREF),
-            med: attributes.med,
-            communities: attributes.communities.iter().map(ToString::to_string).collect(),
-            verdict,
-        }
     }
 
     /// Destinations with at least one usable path.
@@ -353,6 +364,22 @@ impl Rib {
             accepted: ipv4.accepted + ipv6.accepted,
             advertised: ipv4.advertised + ipv6.advertised,
         }
+    }
+}
+
+fn describe(route: &Route, source: Option<&PeerFacts>, verdict: String, step: Option<u8>) -> PathInfo {
+    let attributes = &route.attributes;
+    PathInfo {
+        peer: source.map(|facts| facts.address),
+        peer_name: source.map(|facts| facts.name.clone()).unwrap_or_default(),
+        next_hop: source.map(|_| route.next_hop.addr()),
+        as_path: attributes.as_path.to_string(),
+        local_pref: attributes.local_pref.unwrap_or(decision::DEFAULT_LOCAL_PREF),
+        origin: attributes.origin.to_string(),
+        med: attributes.med,
+        communities: attributes.communities.iter().map(ToString::to_string).collect(),
+        verdict,
+        step,
     }
 }
 

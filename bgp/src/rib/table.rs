@@ -165,6 +165,16 @@ impl<K: Net> Table<K> {
         found.into_iter().map(|(key, destination)| (key.prefix(), destination)).collect()
     }
 
+    /// What `peer` has been told, in order of prefix.
+    pub(super) fn told(&self, peer: PeerId, only: Option<Prefix>) -> Vec<(Prefix, &Route)> {
+        let Some(table) = self.followers.peers.get(&peer) else { return Vec::new() };
+        let routes = table.out.routes().map(|(key, route)| (key.prefix(), route));
+        let mut routes: Vec<_> =
+            routes.filter(|(prefix, _)| only.is_none_or(|only| only == *prefix)).collect();
+        routes.sort_unstable_by_key(|(prefix, _)| *prefix);
+        routes
+    }
+
     pub(super) fn counts(&self, peer: PeerId) -> Counts {
         self.followers.peers.get(&peer).map_or(Counts::default(), |table| Counts {
             received: table.received,

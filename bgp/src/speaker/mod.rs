@@ -21,6 +21,7 @@ mod stats;
 mod task;
 mod watch;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -70,6 +71,30 @@ pub enum ApplyError {
 #[error("the speaker has been shut down")]
 pub struct Gone;
 
+/// Why a neighbour's routes cannot be shown.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoPeer {
+    /// There is no such neighbour.
+    #[error("no peer {peer} is configured; there {}", there_are(known))]
+    Unknown {
+        /// Who was asked for.
+        peer: IpAddr,
+        /// Those there are.
+        known: Vec<IpAddr>,
+    },
+    /// The speaker has ended.
+    #[error(transparent)]
+    Gone(#[from] Gone),
+}
+
+fn there_are(known: &[IpAddr]) -> String {
+    match known {
+        [] => "is none".to_owned(),
+        [one] => format!("is {one}"),
+        many => format!("are {}", many.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")),
+    }
+}
+
 /// Speaks with the speaker.
 #[derive(Clone, Debug)]
 pub struct Handle(mpsc::Sender<Command>);
@@ -81,6 +106,8 @@ enum Command {
     Status(oneshot::Sender<Status>),
     Report(oneshot::Sender<metrics::Report>),
     Routes(Option<Prefix>, oneshot::Sender<Vec<Destination>>),
+    Received(IpAddr, Option<Prefix>, oneshot::Sender<Result<Vec<Destination>, NoPeer>>),
+    Advertised(IpAddr, Option<Prefix>, oneshot::Sender<Result<Vec<Destination>, NoPeer>>),
     Watch(oneshot::Sender<Watch>),
     Shutdown(String, oneshot::Sender<()>),
 }
@@ -123,6 +150,22 @@ impl Handle {
     /// The speaker has ended.
     pub async fn routes(&self, prefix: Option<Prefix>) -> Result<Vec<Destination>, Gone> {
         self.ask(|reply| Command::Routes(prefix, reply)).await
+    }
+
+    /// What a neighbour said, of one destination or of all, refused or not, each with what became of it.
+    ///
+    /// # Errors
+    /// See [`NoPeer`].
+    pub async fn received(&self, peer: IpAddr, prefix: Option<Prefix>) -> Result<Vec<Destination>, NoPeer> {
+        self.ask(|reply| Command::Received(peer, prefix, reply)).await?
+    }
+
+    /// What a neighbour was told, of one destination or of all, as it was told.
+    ///
+    /// # Errors
+    /// See [`NoPeer`].
+    pub async fn advertised(&self, peer: IpAddr, prefix: Option<Prefix>) -> Result<Vec<Destination>, NoPeer> {
+        self.ask(|reply| Command::Advertised(peer, prefix, reply)).await?
     }
 
     /// Best paths from now on: all that are there, then changes.

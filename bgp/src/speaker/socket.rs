@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use super::link::words;
-use super::{Gone, Handle, NAME, Watch};
-use crate::api::{MAX_FRAME, Reply, Request, VERSION};
+use super::{Gone, Handle, NAME, NoPeer, Watch};
+use crate::api::{Destination, MAX_FRAME, Reply, Request, VERSION};
 
 /// Clients at one time: the agent, and people with `manxctl`.
 const CLIENTS: usize = 32;
@@ -145,11 +145,21 @@ async fn client(stream: UnixStream, speaker: Handle) -> Result<(), Parted> {
             },
             Request::Status => Reply::Status(speaker.status().await?),
             Request::Routes { prefix } => Reply::Table { destinations: speaker.routes(prefix).await? },
+            Request::Received { peer, prefix } => table(speaker.received(peer, prefix).await)?,
+            Request::Advertised { peer, prefix } => table(speaker.advertised(peer, prefix).await)?,
             Request::Watch => return stream_to(&mut frames, speaker.watch().await?).await,
         };
         send(&mut frames, &reply).await?;
     }
     Ok(())
+}
+
+fn table(shown: Result<Vec<Destination>, NoPeer>) -> Result<Reply, Gone> {
+    match shown {
+        Ok(destinations) => Ok(Reply::Table { destinations }),
+        Err(error @ NoPeer::Unknown { .. }) => Ok(Reply::Error { message: error.to_string() }),
+        Err(NoPeer::Gone(gone)) => Err(gone),
+    }
 }
 
 async fn stream_to(frames: &mut Frames, mut watch: Watch) -> Result<(), Parted> {

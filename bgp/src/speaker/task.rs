@@ -16,7 +16,7 @@ use super::listen::{ListenError, Listener};
 use super::metrics::Report;
 use super::neighbour::{self, Neighbour};
 use super::watch::{Watch, Watcher};
-use super::{ApplyError, Command, ConfigError, NAME, Options, config};
+use super::{ApplyError, Command, ConfigError, NAME, NoPeer, Options, config};
 use crate::api::{Config, Destination, PeerConfig, Status};
 use crate::fsm::{Event, Role};
 use crate::rib::{PeerId, Rib};
@@ -253,6 +253,12 @@ impl Speaker {
             Command::Status(reply) => drop(reply.send(self.status())),
             Command::Report(reply) => drop(reply.send(self.report())),
             Command::Routes(prefix, reply) => drop(reply.send(self.routes(prefix))),
+            Command::Received(peer, prefix, reply) => {
+                drop(reply.send(self.of_peer(peer, |rib, id| rib.received(id, prefix))));
+            }
+            Command::Advertised(peer, prefix, reply) => {
+                drop(reply.send(self.of_peer(peer, |rib, id| rib.advertised(id, prefix))));
+            }
             Command::Watch(reply) => drop(reply.send(self.watch())),
             Command::Shutdown(_, reply) => drop(reply.send(())),
         }
@@ -391,13 +397,33 @@ impl Speaker {
     fn routes(&self, prefix: Option<Prefix>) -> Vec<Destination> {
         let mut destinations =
             self.orders.as_ref().map(|orders| orders.rib.destinations(prefix)).unwrap_or_default();
-        // The RIB knows the name a peer had when it came up.
+        self.name(&mut destinations);
+        destinations
+    }
+
+    /// What the RIB shows of one neighbour.
+    fn of_peer(
+        &self,
+        peer: IpAddr,
+        view: impl FnOnce(&Rib, PeerId) -> Vec<Destination>,
+    ) -> Result<Vec<Destination>, NoPeer> {
+        match (self.neighbours.get(&peer), &self.orders) {
+            (Some(neighbour), Some(orders)) => {
+                let mut destinations = view(&orders.rib, neighbour.id);
+                self.name(&mut destinations);
+                Ok(destinations)
+            }
+            _ => Err(NoPeer::Unknown { peer, known: self.neighbours.keys().copied().collect() }),
+        }
+    }
+
+    /// The RIB knows the names peers had when they came up: here they get those they have now.
+    fn name(&self, destinations: &mut [Destination]) {
         for path in destinations.iter_mut().flat_map(|destination| &mut destination.paths) {
             if let Some(neighbour) = path.peer.and_then(|address| self.neighbours.get(&address)) {
                 path.peer_name.clone_from(&neighbour.config.name);
             }
         }
-        destinations
     }
 
     fn status(&self) -> Status {

@@ -226,3 +226,40 @@ fn destinations_tell_what_people_ask_for() {
     assert_eq!((path.as_path.as_str(), path.local_pref, path.med), ("65001 65010", 100, Some(7)));
     assert_eq!((path.communities[0].as_str(), path.verdict.as_str()), ("no-export", "best"));
 }
+
+#[test]
+fn what_a_peer_said_and_was_told_is_shown_with_what_became_of_it() {
+    let mut rib = rib();
+    let (near, far) = (up(&mut rib, 1, 65001), up(&mut rib, 2, 65002));
+    let inside = up(&mut rib, 3, 64512);
+    rib.update(near, announce("10.0.0.1", attributes(&[65001]), &["192.0.2.0/24", "198.51.100.0/24"]));
+    rib.update(far, announce("10.0.0.2", attributes(&[65002, 65001]), &["192.0.2.0/24"]));
+    rib.update(far, announce("10.0.0.2", attributes(&[65002, 64512]), &["203.0.113.0/24"]));
+    let shown = |destinations: Vec<manx_bgp::api::Destination>| -> Vec<_> {
+        let one = |destination: manx_bgp::api::Destination| {
+            let [path] = &destination.paths[..] else { panic!("one path each: {destination:?}") };
+            let next_hop = path.next_hop.unwrap();
+            format!("{} {next_hop} {} {:?} {}", destination.prefix, path.as_path, path.step, path.verdict)
+        };
+        destinations.into_iter().map(one).collect()
+    };
+    assert_eq!(
+        shown(rib.received(far, None)),
+        [
+            "192.0.2.0/24 10.0.0.2 65002 65001 Some(3) lost: longer AS path",
+            "203.0.113.0/24 10.0.0.2 65002 64512 None refused: our own AS is in its AS path",
+        ]
+    );
+    assert_eq!(shown(rib.received(far, Some(prefix("203.0.113.0/24")))).len(), 1);
+    assert_eq!(rib.advertised(inside, None), [], "nothing was taken");
+    crate::heard(&mut rib, inside);
+    assert_eq!(
+        shown(rib.advertised(inside, None)),
+        ["192.0.2.0/24 10.0.0.1 65001 None advertised", "198.51.100.0/24 10.0.0.1 65001 None advertised",]
+    );
+    crate::heard(&mut rib, far);
+    assert_eq!(
+        shown(rib.advertised(far, Some(prefix("198.51.100.0/24")))),
+        ["198.51.100.0/24 10.0.0.100 64512 65001 None advertised"]
+    );
+}

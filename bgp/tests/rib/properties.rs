@@ -322,6 +322,18 @@ proptest! {
                     (*prefix, (next_hop.addr().to_string(), path, attributes.local_pref))
                 })
                 .collect();
+            let shown: BTreeMap<_, _> = one
+                .rib
+                .advertised(peer, None)
+                .into_iter()
+                .map(|shown| {
+                    let path = &shown.paths[0];
+                    (shown.prefix, (path.next_hop.unwrap().to_string(), path.as_path.clone()))
+                })
+                .collect();
+            let heard_paths: BTreeMap<_, _> =
+                told.iter().map(|(prefix, (hop, path, _))| (*prefix, (hop.clone(), path.clone()))).collect();
+            prop_assert_eq!(shown, heard_paths);
             prop_assert_eq!(told, one.expected(side));
             prop_assert_eq!(one.rib.counts(peer).advertised, heard.routes.len());
             prop_assert_eq!(&heard.ends.len(), &2);

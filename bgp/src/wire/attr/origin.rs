@@ -1,5 +1,7 @@
 //! ORIGIN (1): RFC 4271, section 5.1.1; RFC 7606, section 7.1.
 
+use std::fmt;
+
 use nom::Parser;
 use nom::number::complete::be_u8;
 
@@ -18,6 +20,16 @@ pub enum Origin {
     Egp = 1,
     /// 2.
     Incomplete = 2,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Igp => "IGP",
+            Self::Egp => "EGP",
+            Self::Incomplete => "INCOMPLETE",
+        })
+    }
 }
 
 pub(super) fn parse(value: &[u8], draft: &mut Draft, _: &Session) -> Result<(), Malformed> {

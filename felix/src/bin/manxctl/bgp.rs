@@ -1,21 +1,65 @@
 //! `manxctl bgp`: asks this node's speaker.
 
+use std::net::IpAddr;
 use std::path::Path;
 
-use manx_bgp::api::{Destination, PathInfo, Session, SessionState, Status};
+use anyhow::bail;
+use manx_bgp::api::{Destination, PathInfo, Request, Session, SessionState, Status};
 use manx_bgp::types::Prefix;
 use manx_felix::speaker;
 
-use crate::table::{age, list, or_dash, table};
+use crate::table::{age, facts, list, or_dash, table};
+
+/// Whose view of the routes is asked for; peers by address or name.
+#[derive(Clone, Debug)]
+pub enum View {
+    /// What is best, with all that was to choose from.
+    Table,
+    /// What this peer said.
+    Received(String),
+    /// What this peer was told.
+    Advertised(String),
+}
 
 /// What the speaker is doing.
 pub async fn peers(socket: &Path) -> anyhow::Result<Status> {
     Ok(speaker::status(socket).await?)
 }
 
-/// The speaker's table, or one destination of it.
-pub async fn routes(socket: &Path, prefix: Option<Prefix>) -> anyhow::Result<Vec<Destination>> {
-    Ok(speaker::routes(socket, prefix).await?)
+/// One session, by the peer's address or name.
+pub async fn peer(socket: &Path, wanted: &str) -> anyhow::Result<Session> {
+    let sessions = speaker::status(socket).await?.sessions;
+    let address: Option<IpAddr> = wanted.parse().ok();
+    let is = |session: &&Session| Some(session.address) == address || session.name == wanted;
+    match sessions.iter().filter(is).collect::<Vec<_>>()[..] {
+        [session] => Ok(session.clone()),
+        [] => {
+            let known = sessions.iter().map(|session| match session.name.as_str() {
+                "" => session.address.to_string(),
+                name => format!("{name} ({})", session.address),
+            });
+            bail!("there is no peer {wanted}; there are: {}", list(known))
+        }
+        _ => bail!("several peers are called {wanted}: give one's address"),
+    }
+}
+
+/// The speaker's table, or one peer's view; of one destination or of all.
+pub async fn routes(socket: &Path, prefix: Option<Prefix>, view: View) -> anyhow::Result<Vec<Destination>> {
+    let request = match view {
+        View::Table => Request::Routes { prefix },
+        View::Received(wanted) => Request::Received { peer: peer(socket, &wanted).await?.address, prefix },
+        View::Advertised(wanted) => {
+            Request::Advertised { peer: peer(socket, &wanted).await?.address, prefix }
+        }
+    };
+    Ok(speaker::table(socket, request).await?)
+}
+
+/// Every candidate for one destination. That there is none is an answer, too.
+pub async fn why(socket: &Path, prefix: Prefix) -> anyhow::Result<Destination> {
+    let found = speaker::table(socket, Request::Routes { prefix: Some(prefix) }).await?;
+    Ok(found.into_iter().next().unwrap_or(Destination { prefix, paths: Vec::new() }))
 }
 
 /// The sessions under a line about the speaker.
@@ -49,18 +93,69 @@ pub fn sessions(sessions: &[Session]) -> String {
     )
 }
 
+/// All of one session, a line each.
+pub fn render_peer(session: &Session) -> String {
+    let up = session.state == SessionState::Established;
+    let reason = if up { "Last went down" } else { "Reason" };
+    let families: Vec<_> = session.families.iter().map(ToString::to_string).collect();
+    facts([
+        ("Neighbour", session.address.to_string()),
+        ("Name", or_dash(session.name.clone())),
+        ("AS", session.asn.0.to_string()),
+        ("Router id", or_dash(session.router_id.map(|id| id.to_string()))),
+        ("State", format!("{} for {}", session.state, age(session.since_seconds))),
+        (reason, or_dash(session.reason.clone())),
+        ("Flaps", session.flaps.to_string()),
+        ("Hold time", or_dash(session.hold_time.map(|seconds| format!("{seconds}s")))),
+        ("Families", or_dash(families.join(", "))),
+        ("Prefixes", {
+            let (received, accepted) = (session.received, session.accepted);
+            format!("{received} received, {accepted} accepted, {} advertised", session.advertised)
+        }),
+        ("Messages", format!("{} in, {} out", session.messages_in, session.messages_out)),
+    ])
+}
+
+/// Every candidate with what decided about it, in the order of the decision.
+pub fn render_why(destination: &Destination) -> String {
+    let prefix = destination.prefix;
+    if destination.paths.is_empty() {
+        return format!("{prefix}: nobody announces it, and this node does not originate it\n");
+    }
+    let used = destination.paths.iter().filter(|path| matches!(path.verdict.as_str(), "best" | "multipath"));
+    let rows = destination.paths.iter().map(|path| {
+        [
+            from(path),
+            or_dash(path.next_hop.map(|next_hop| next_hop.to_string())),
+            path.local_pref.to_string(),
+            or_dash(path.as_path.clone()),
+            or_dash(path.origin.clone()),
+            or_dash(path.med.map(|med| med.to_string())),
+            match path.step {
+                Some(step) => format!("step {step}: {}", path.verdict),
+                None => path.verdict.clone(),
+            },
+        ]
+    });
+    let rows = table(["FROM", "NEXT HOP", "LOCAL PREF", "AS PATH", "ORIGIN", "MED", "VERDICT"], rows);
+    format!("{prefix}: {} paths, {} in use\n\n{rows}", destination.paths.len(), used.count())
+}
+
+fn from(path: &PathInfo) -> String {
+    match (path.peer, path.peer_name.as_str()) {
+        (None, _) => "this node".to_owned(),
+        (Some(address), "") => address.to_string(),
+        (Some(_), name) => name.to_owned(),
+    }
+}
+
 /// One line a path; the destination on the first of its.
 pub fn render_routes(destinations: &[Destination]) -> String {
     let path = |destination: String, path: &PathInfo| {
-        let from = match (path.peer, path.peer_name.as_str()) {
-            (None, _) => "this node".to_owned(),
-            (Some(address), "") => address.to_string(),
-            (Some(_), name) => name.to_owned(),
-        };
         [
             destination,
             or_dash(path.next_hop.map(|next_hop| next_hop.to_string())),
-            from,
+            from(path),
             or_dash(path.as_path.clone()),
             path.local_pref.to_string(),
             or_dash(path.med.map(|med| med.to_string())),
@@ -130,6 +225,7 @@ pub mod tests {
             next_hop: peer.map(|peer| peer.parse().unwrap()),
             as_path: if peer.is_some() { "65001 64513".to_owned() } else { String::new() },
             local_pref: 100,
+            origin: "IGP".to_owned(),
             med: None,
             communities: if name.is_empty() {
                 Vec::new()
@@ -137,22 +233,32 @@ pub mod tests {
                 vec!["64512:1".to_owned(), "64512:2".to_owned()]
             },
             verdict: verdict.to_owned(),
+            step: verdict.starts_with("lost").then_some(3),
         };
         let destinations = [
             Destination {
                 prefix: "10.1.0.0/16".parse().unwrap(),
                 paths: vec![
                     path(Some("10.0.0.1"), "tor1", "best"),
-                    path(Some("10.0.0.2"), "", "longer AS path"),
+                    path(Some("10.0.0.2"), "", "lost: longer AS path"),
                 ],
             },
             Destination { prefix: "10.244.3.64/26".parse().unwrap(), paths: vec![path(None, "", "best")] },
         ];
         insta::assert_snapshot!(render_routes(&destinations));
+        insta::assert_snapshot!("why_names_the_step", render_why(&destinations[0]));
+    }
+
+    #[test]
+    fn all_of_a_session_is_shown() {
+        let session = session("10.0.0.1", "tor1", SessionState::Established, Some("connection refused"));
+        insta::assert_snapshot!(render_peer(&session));
     }
 
     #[test]
     fn an_empty_table_is_said() {
         assert_eq!(render_routes(&[]), "none\n");
+        let destination = Destination { prefix: "10.1.0.0/16".parse().unwrap(), paths: Vec::new() };
+        assert!(render_why(&destination).starts_with("10.1.0.0/16: nobody announces it"));
     }
 }

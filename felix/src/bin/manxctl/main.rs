@@ -26,7 +26,9 @@ Examples:
   manxctl status                       sessions, blocks, routes and pods here; nodes and pools of the cluster
   manxctl status -o json | jq .node    the same for programs
   manxctl bgp peers                    every BGP session of this node, and why it is not up
-  manxctl bgp routes 10.244.3.0/26     every path to one destination, best first, and why the others lost"
+  manxctl bgp peer tor1                all about one of them
+  manxctl bgp routes --received tor1   what it said, and what became of each route; --advertised: what it was told
+  manxctl bgp why 10.244.3.0/26        every path to one destination, and what decided against each"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -61,10 +63,34 @@ enum BgpCommand {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// One session: everything the speaker tells of it.
+    Peer {
+        /// Its address or its name.
+        peer: String,
+        #[command(flatten)]
+        speaker: SpeakerArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// Every destination with all its paths, best first, and why the others lost.
     Routes {
         /// Only this destination, as 10.244.3.0/26.
         prefix: Option<Prefix>,
+        /// What this peer (address or name) has said, refused or not.
+        #[arg(long, value_name = "PEER", conflicts_with = "advertised")]
+        received: Option<String>,
+        /// What this peer (address or name) has been told, as it was told.
+        #[arg(long, value_name = "PEER")]
+        advertised: Option<String>,
+        #[command(flatten)]
+        speaker: SpeakerArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Every path to one destination, and the step of the decision it lost at or the rule that refused it.
+    Why {
+        /// The destination, as 10.244.3.0/26.
+        prefix: Prefix,
         #[command(flatten)]
         speaker: SpeakerArgs,
         #[command(flatten)]
@@ -108,20 +134,39 @@ async fn main() -> ExitCode {
             let printed = print(output.output, &report, || status::render(&report));
             printed.and_then(|()| report.verdict())
         }
-        Command::Bgp(BgpCommand::Peers { speaker, output }) => bgp::peers(&speaker.speaker_socket)
-            .await
-            .and_then(|status| print(output.output, &status, || bgp::render_peers(&status))),
-        Command::Bgp(BgpCommand::Routes { prefix, speaker, output }) => {
-            bgp::routes(&speaker.speaker_socket, prefix)
-                .await
-                .and_then(|table| print(output.output, &table, || bgp::render_routes(&table)))
-        }
+        Command::Bgp(command) => ask_speaker(command).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("manxctl: {}", words(&error));
             ExitCode::FAILURE
+        }
+    }
+}
+
+async fn ask_speaker(command: BgpCommand) -> anyhow::Result<()> {
+    match command {
+        BgpCommand::Peers { speaker, output } => {
+            let status = bgp::peers(&speaker.speaker_socket).await?;
+            print(output.output, &status, || bgp::render_peers(&status))
+        }
+        BgpCommand::Peer { peer, speaker, output } => {
+            let session = bgp::peer(&speaker.speaker_socket, &peer).await?;
+            print(output.output, &session, || bgp::render_peer(&session))
+        }
+        BgpCommand::Routes { prefix, received, advertised, speaker, output } => {
+            let view = match (received, advertised) {
+                (Some(peer), _) => bgp::View::Received(peer),
+                (None, Some(peer)) => bgp::View::Advertised(peer),
+                (None, None) => bgp::View::Table,
+            };
+            let routes = bgp::routes(&speaker.speaker_socket, prefix, view).await?;
+            print(output.output, &routes, || bgp::render_routes(&routes))
+        }
+        BgpCommand::Why { prefix, speaker, output } => {
+            let destination = bgp::why(&speaker.speaker_socket, prefix).await?;
+            print(output.output, &destination, || bgp::render_why(&destination))
         }
     }
 }

@@ -19,6 +19,12 @@ pub fn table<const N: usize>(headers: [&str; N], rows: impl IntoIterator<Item = 
     table.trim_fmt() + "\n"
 }
 
+/// One thing's properties, a line each, values under each other. Ends with a newline.
+pub fn facts<const N: usize>(facts: [(&str, String); N]) -> String {
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default() + 1;
+    facts.map(|(name, value)| format!("{:<width$}  {value}\n", format!("{name}:"))).concat()
+}
+
 /// `-` for nothing.
 pub fn or_dash(text: impl Into<Option<String>>) -> String {
     text.into().filter(|text| !text.is_empty()).unwrap_or_else(|| "-".to_owned())
