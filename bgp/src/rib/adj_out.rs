@@ -1,180 +1,207 @@
-//! What one peer has been told of one family, and what it is still to be told.
+//! What of a route goes out, and as which octets.
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
 
-use super::PeerFacts;
+use super::audience::Audience;
 use super::decision::DEFAULT_LOCAL_PREF;
 use super::net::Net;
-use super::path::{Path, Route};
+use super::path::{Path, PeerId, Refusal};
 use super::peers::Peers;
+use super::{originate, policy};
 use crate::iana::attribute_flag::PARTIAL;
 use crate::types::{Family, RouterId};
 use crate::wire::update::Packer;
-use crate::wire::{NextHop, Update};
+use crate::wire::{Attributes, NextHop};
 
-/// Changes are only noted; they are worked out a batch at a time, when the peer can take more:
-///
-/// ```text
-///   noted ──begin──▶ queue: withdrawals, then groups of one route each, [End-of-RIB] ──take──▶ told
-/// ```
-///
-/// What is noted again while it waits in the queue is left out there: the next batch says it as it is then.
-#[derive(Debug)]
-pub(super) struct AdjOut<K> {
-    /// What the peer holds from us; without a route where it is to be told again whatever it holds.
-    told: FxHashMap<K, Option<Arc<Route>>>,
-    noted: FxHashSet<K>,
-    queue: VecDeque<Item<K>>,
-    end_of_rib: EndOfRib,
+/// Octets after which a new run is begun.
+const RUN: usize = 64 << 10;
+
+/// Whole UPDATEs one after another, to be sent as they are.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// What goes on the wire.
+    pub octets: Bytes,
+    /// How many messages they are.
+    pub messages: u32,
+    pub(super) whom: Whom,
 }
 
-#[derive(Debug)]
-enum Item<K> {
-    /// Without a route: withdrawals.
-    Group {
-        route: Option<Arc<Route>>,
-        packer: Packer,
-        keys: Vec<K>,
-    },
-    EndOfRib,
+/// Which members of a group a run is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Whom {
+    All,
+    /// This one is the source.
+    AllBut(PeerId),
+    Only(PeerId),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum EndOfRib {
-    /// It follows the first batch.
-    Owed,
-    /// It is in the queue, and the batch before it is complete: nothing is left out.
-    Queued,
-    Said,
+/// Stands for what was told and is to be said again whatever it was. No path that is told is refused, but
+/// this one: it is like no other.
+pub(super) fn something() -> Arc<Path> {
+    Arc::new(Path {
+        attributes: Arc::new(originate::attributes(Vec::new())),
+        next_hop: NextHop::V4(Ipv4Addr::BROADCAST),
+        source: None,
+        refusal: Some(Refusal::Policy),
+    })
 }
 
-impl<K: Net> AdjOut<K> {
-    /// `initial` is all the peer may hear at first.
-    pub(super) fn new(initial: impl Iterator<Item = K>) -> Self {
+/// What paths become for an audience: each is judged and written once a batch.
+pub(super) struct Exports<'a> {
+    family: Family,
+    peers: &'a Peers,
+    audience: &'a Audience,
+    packers: Vec<Packer>,
+    places: FxHashMap<*const Path, Option<u32>>,
+    /// Most destinations have the path of the one before.
+    last: Option<(*const Path, Option<u32>)>,
+    alike: Option<([*const Path; 2], bool)>,
+}
+
+impl<'a> Exports<'a> {
+    pub(super) fn new(family: Family, peers: &'a Peers, audience: &'a Audience) -> Self {
         Self {
-            told: FxHashMap::default(),
-            noted: initial.collect(),
-            queue: VecDeque::new(),
-            end_of_rib: EndOfRib::Owed,
+            family,
+            peers,
+            audience,
+            packers: Vec::new(),
+            places: FxHashMap::default(),
+            last: None,
+            alike: None,
         }
     }
 
-    pub(super) fn note(&mut self, key: K) {
-        self.noted.insert(key);
-    }
-
-    /// Everything is to be worked out anew; what comes out as it was is not said again.
-    pub(super) fn note_all(&mut self, keys: impl Iterator<Item = K>) {
-        self.noted.extend(self.told.keys().copied().chain(keys));
-    }
-
-    /// Everything is to be said again.
-    pub(super) fn refresh(&mut self, keys: impl Iterator<Item = K>) {
-        self.told.values_mut().for_each(|route| *route = None);
-        self.note_all(keys);
-    }
-
-    pub(super) fn told(&self) -> usize {
-        self.told.len()
-    }
-
-    /// What the peer holds from us of these, as it was told.
-    pub(super) fn routes(&self) -> impl Iterator<Item = (K, &Route)> {
-        self.told.iter().filter_map(|(key, route)| Some((*key, route.as_deref()?)))
-    }
-
-    pub(super) fn has_pending(&self) -> bool {
-        !self.noted.is_empty() || !self.queue.is_empty() || self.end_of_rib == EndOfRib::Owed
-    }
-
-    /// Works out everything noted. `wanted` gives what the peer should hear of a key, interned.
-    pub(super) fn begin(&mut self, facts: &PeerFacts, mut wanted: impl FnMut(K) -> Option<Arc<Route>>) {
-        let mut withdrawn = Vec::new();
-        let mut groups: Vec<(Arc<Route>, Vec<K>)> = Vec::new();
-        let mut places: FxHashMap<*const Route, usize> = FxHashMap::default();
-        for key in std::mem::take(&mut self.noted) {
-            match (wanted(key), self.told.get(&key)) {
-                (None, None) => {}
-                (None, Some(_)) => withdrawn.push(key),
-                (Some(route), Some(Some(told))) if Arc::ptr_eq(&route, told) => {}
-                (Some(route), _) => {
-                    let place = *places.entry(Arc::as_ptr(&route)).or_insert(groups.len());
-                    match groups.get_mut(place) {
-                        Some((_, keys)) => keys.push(key),
-                        None => groups.push((route, vec![key])),
-                    }
-                }
+    /// Where its packer is; none where it does not go out.
+    pub(super) fn place(&mut self, path: &Arc<Path>) -> Option<u32> {
+        let pointer = Arc::as_ptr(path);
+        if let Some((_, place)) = self.last.filter(|(last, _)| *last == pointer) {
+            return place;
+        }
+        let place = match self.places.get(&pointer) {
+            Some(place) => *place,
+            None => {
+                let packer = self.packer(path);
+                let place = packer.map(|packer| {
+                    self.packers.push(packer);
+                    (self.packers.len() - 1) as u32
+                });
+                self.places.insert(pointer, place);
+                place
             }
-        }
-        if !withdrawn.is_empty() {
-            let packer = Packer::withdrawals(K::FAMILY, &facts.session);
-            self.queue.push_back(Item::Group { route: None, packer, keys: withdrawn });
-        }
-        for (route, keys) in groups {
-            // There is room for a prefix, or it had not been exported.
-            if let Some(packer) =
-                Packer::announcements(&route.attributes, route.next_hop, K::FAMILY, &facts.session)
-            {
-                self.queue.push_back(Item::Group { route: Some(route), packer, keys });
-            }
-        }
-        if self.end_of_rib == EndOfRib::Owed {
-            self.end_of_rib = EndOfRib::Queued;
-            self.queue.push_back(Item::EndOfRib);
-        }
+        };
+        self.last = Some((pointer, place));
+        place
     }
 
-    /// Moves messages out of the queue until `out` holds `limit`.
-    pub(super) fn take(&mut self, limit: usize, out: &mut Vec<Update>) {
-        while out.len() < limit {
-            match self.queue.front_mut() {
-                None => return,
-                Some(Item::EndOfRib) => {
-                    out.push(Update::end_of_rib(K::FAMILY));
-                    self.end_of_rib = EndOfRib::Said;
-                    self.queue.pop_front();
-                }
-                Some(Item::Group { route, packer, keys }) => {
-                    let leave_out = self.end_of_rib == EndOfRib::Said;
-                    while let Some(key) = keys.pop_if(|key| packer.has_room(key.prefix())) {
-                        if leave_out && self.noted.contains(&key) {
-                            continue;
-                        }
-                        packer.push(key.prefix());
-                        match route {
-                            Some(route) => drop(self.told.insert(key, Some(route.clone()))),
-                            None => drop(self.told.remove(&key)),
-                        }
-                    }
-                    out.extend(packer.take());
-                    if keys.is_empty() {
-                        self.queue.pop_front();
-                    }
-                }
-            }
+    fn packer(&self, path: &Path) -> Option<Packer> {
+        if !policy::export(self.audience, path, self.peers.source(path)) {
+            return None;
+        }
+        let (attributes, next_hop) = exported(path, self.family, self.peers, self.audience)?;
+        Packer::announcements(&attributes, next_hop, self.family, &self.audience.session)
+    }
+
+    /// Whether two paths look the same to the audience.
+    pub(super) fn alike(&mut self, one: &Arc<Path>, other: &Arc<Path>) -> bool {
+        if one.refusal != other.refusal {
+            return false;
+        }
+        let pair = [Arc::as_ptr(one), Arc::as_ptr(other)];
+        if let Some((_, alike)) = self.alike.filter(|(last, _)| *last == pair) {
+            return alike;
+        }
+        let form = |path| exported(path, self.family, self.peers, self.audience);
+        let alike = form(one) == form(other);
+        self.alike = Some((pair, alike));
+        alike
+    }
+}
+
+/// What a batch has to say.
+pub(super) struct Outbox<K> {
+    pub(super) withdrawn: Vec<(Whom, K)>,
+    /// With the place of the packer.
+    pub(super) announced: Vec<(u32, Whom, K)>,
+}
+
+impl<K> Default for Outbox<K> {
+    fn default() -> Self {
+        Self { withdrawn: Vec::new(), announced: Vec::new() }
+    }
+}
+
+impl<K: Net> Outbox<K> {
+    /// Writes all of it, withdrawals first.
+    pub(super) fn close(
+        mut self,
+        exports: &Exports,
+        family: Family,
+        audience: &Audience,
+        queue: &mut VecDeque<Run>,
+    ) {
+        let mut writer = Writer { octets: Vec::new(), messages: 0, whom: Whom::All, queue };
+        let withdrawals = Packer::withdrawals(family, &audience.session);
+        self.withdrawn.sort_by_key(|(whom, _)| *whom);
+        for same in self.withdrawn.chunk_by(|one, other| one.0 == other.0) {
+            writer.write(same[0].0, &withdrawals, same.iter().map(|(_, key)| key.prefix()));
+        }
+        self.announced.sort_by_key(|(place, ..)| *place);
+        for same in self.announced.chunk_by(|one, other| one.0 == other.0) {
+            let (place, whom, _) = same[0];
+            let packer = &exports.packers[place as usize];
+            writer.write(whom, packer, same.iter().map(|(.., key)| key.prefix()));
+        }
+        writer.finish();
+    }
+}
+
+/// Makes runs.
+struct Writer<'a> {
+    octets: Vec<u8>,
+    messages: u32,
+    whom: Whom,
+    queue: &'a mut VecDeque<Run>,
+}
+
+impl Writer<'_> {
+    fn write(&mut self, whom: Whom, packer: &Packer, prefixes: impl Iterator<Item = crate::types::Prefix>) {
+        if whom != self.whom || self.octets.len() >= RUN {
+            self.finish();
+            self.whom = whom;
+        }
+        self.messages += packer.write(prefixes, &mut self.octets);
+    }
+
+    fn finish(&mut self) {
+        if !self.octets.is_empty() {
+            let octets = Bytes::copy_from_slice(&self.octets);
+            self.queue.push_back(Run { octets, messages: self.messages, whom: self.whom });
+            self.octets.clear();
+            self.messages = 0;
         }
     }
 }
 
-/// What of a best route is told to a peer: RFC 4271, sections 5.1 and 9.1.3. `None` where there is no
-/// address of ours to name as next hop, or the attributes leave no room for a prefix (RFC 8654,
-/// section 5 has it withdrawn then).
+/// What of a best path is told to an audience: RFC 4271, sections 5.1 and 9.1.3. `None` where there is no
+/// address of ours to name as next hop.
 pub(super) fn exported(
-    route: &Route,
-    origin: RouteOrigin,
+    path: &Path,
     family: Family,
     peers: &Peers,
-    facts: &PeerFacts,
-) -> Option<Route> {
-    let mut attributes = (*route.attributes).clone();
+    audience: &Audience,
+) -> Option<(Attributes, NextHop)> {
+    let mut attributes = (*path.attributes).clone();
+    let origin = RouteOrigin::of(path, peers);
     for unknown in &mut attributes.unknown {
         unknown.flags |= PARTIAL;
     }
-    let own = || facts.next_hops.iter().copied().find(|addr| Family::of(*addr) == family);
-    let next_hop = if facts.session.ebgp {
+    let own = || audience.next_hops.iter().copied().find(|addr| Family::of(*addr) == family);
+    let next_hop = if audience.session.ebgp {
         attributes.as_path.prepend(peers.asn);
         attributes.local_pref = None;
         attributes.originator_id = None;
@@ -192,12 +219,10 @@ pub(super) fn exported(
         }
         match origin {
             RouteOrigin::Here => own()?.into(),
-            RouteOrigin::External | RouteOrigin::Internal(_) => passed_on(route.next_hop)?,
+            RouteOrigin::External | RouteOrigin::Internal(_) => passed_on(path.next_hop)?,
         }
     };
-    let attributes = Arc::new(attributes);
-    Packer::announcements(&attributes, next_hop, family, &facts.session)?;
-    Some(Route { attributes, next_hop })
+    Some((attributes, next_hop))
 }
 
 /// A link-local next hop is of one link only (RFC 2545, section 3): without it, and not without a global one.
@@ -210,7 +235,7 @@ fn passed_on(next_hop: NextHop) -> Option<NextHop> {
 
 /// Where a route begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum RouteOrigin {
+enum RouteOrigin {
     Here,
     /// Learned from another AS.
     External,
@@ -220,7 +245,7 @@ pub(super) enum RouteOrigin {
 
 impl RouteOrigin {
     /// Where `path` begins.
-    pub(super) fn of(path: &Path, peers: &Peers) -> Self {
+    fn of(path: &Path, peers: &Peers) -> Self {
         match peers.source(path) {
             None => Self::Here,
             Some(source) if source.session.ebgp => Self::External,

@@ -1,6 +1,7 @@
 //! All paths to one prefix, the best first.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -8,42 +9,39 @@ use super::decision::{self, Verdict};
 use super::path::{Path, PeerId};
 use super::peers::Peers;
 
-/// Twenty-four octets, without a heap of its own for the one path most destinations have.
-#[derive(Debug, Default)]
-pub(super) struct Destination {
+/// Twenty-four octets for IPv4, without a heap of its own for the one path most destinations have.
+#[derive(Debug)]
+pub(super) struct Destination<K> {
+    pub(super) key: K,
     pub(super) paths: Paths,
-    pub(super) listed: Listed,
+    /// Whether it is among those whose next hops are other than watchers know.
+    pub(super) listed: bool,
 }
 
-/// Whether a destination is among those to be looked at when changes are taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Listed {
-    #[default]
-    No,
-    /// To be removed, should it still have no path then; there is nothing to tell.
-    ToSweep,
-    /// Its next hops are other than its watchers know.
-    ToTell,
+impl<K> Destination<K> {
+    pub(super) fn new(key: K) -> Self {
+        Self { key, paths: Paths::None, listed: false }
+    }
 }
 
 #[derive(Debug, Default)]
 pub(super) enum Paths {
     #[default]
     None,
-    One(Path),
+    One(Arc<Path>),
     Many(Box<Ranked>),
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Ranked {
     /// Usable ones first, as the decision ranks them.
-    paths: Vec<Path>,
+    paths: Vec<Arc<Path>>,
     /// How many of the first share the load.
     equal: usize,
 }
 
 impl Paths {
-    pub(super) fn all(&self) -> &[Path] {
+    pub(super) fn all(&self) -> &[Arc<Path>] {
         match self {
             Self::None => &[],
             Self::One(path) => std::slice::from_ref(path),
@@ -52,11 +50,11 @@ impl Paths {
     }
 
     /// What is announced.
-    pub(super) fn best(&self) -> Option<&Path> {
+    pub(super) fn best(&self) -> Option<&Arc<Path>> {
         self.all().first().filter(|path| path.refusal.is_none())
     }
 
-    pub(super) fn from(&self, source: Option<PeerId>) -> Option<&Path> {
+    pub(super) fn from(&self, source: Option<PeerId>) -> Option<&Arc<Path>> {
         self.all().iter().find(|path| path.source == source)
     }
 
@@ -67,7 +65,7 @@ impl Paths {
             _ => self.best().map_or(&[][..], std::slice::from_ref),
         };
         let learned = equal.iter().filter(|path| path.source.is_some());
-        let mut hops: SmallVec<_> = learned.map(|path| path.route.next_hop.addr()).collect();
+        let mut hops: SmallVec<_> = learned.map(|path| path.next_hop.addr()).collect();
         if hops.len() > 1 {
             hops.sort_unstable();
             hops.dedup();
@@ -76,7 +74,7 @@ impl Paths {
     }
 
     /// Puts `path` in the place of its source's last one.
-    pub(super) fn set(&mut self, path: Path, peers: &Peers) {
+    pub(super) fn set(&mut self, path: Arc<Path>, peers: &Peers) {
         *self = match std::mem::take(self) {
             Self::None => Self::One(path),
             Self::One(other) if other.source == path.source => Self::One(path),
@@ -101,7 +99,7 @@ impl Paths {
     }
 
     /// All paths with what became of each: in words, and the step they lost at.
-    pub(super) fn verdicts(&self, peers: &Peers) -> Vec<(&Path, String, Option<u8>)> {
+    pub(super) fn verdicts(&self, peers: &Peers) -> Vec<(&Arc<Path>, String, Option<u8>)> {
         let usable: Vec<_> = self.all().iter().filter(|path| path.refusal.is_none()).collect();
         let candidates: Vec<_> = usable.iter().map(|path| peers.candidate(path)).collect();
         let ranked = decision::decide(&candidates).into_iter().map(|(i, verdict)| {
@@ -118,7 +116,7 @@ impl Paths {
 
 impl Ranked {
     /// Ranks what is left.
-    fn of(mut paths: Vec<Path>, peers: &Peers) -> Paths {
+    fn of(mut paths: Vec<Arc<Path>>, peers: &Peers) -> Paths {
         if paths.len() < 2 {
             return paths.pop().map_or(Paths::None, Paths::One);
         }
@@ -140,6 +138,6 @@ mod tests {
     #[test]
     fn a_destination_stays_small() {
         assert_eq!(size_of::<Paths>(), 16);
-        assert_eq!(size_of::<Destination>(), 24);
+        assert_eq!(size_of::<Destination<crate::rib::net::Net4>>(), 24);
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! | tell | take |
 //! |---|---|
-//! | [`Rib::set_networks`], [`Rib::set_cluster_id`], [`Rib::peer_up`], [`Rib::peer_down`], [`Rib::set_policy`], [`Rib::update`], [`Rib::refresh`] | [`Rib::take_changes`] for watchers, [`Rib::take_updates`] for each peer |
+//! | [`Rib::set_networks`], [`Rib::set_cluster_id`], [`Rib::peer_up`], [`Rib::peer_down`], [`Rib::set_policy`], [`Rib::update`], [`Rib::refresh`] | [`Rib::take_changes`] for watchers, [`Rib::take_run`] for each peer |
 //!
 //! Telling never produces output; taking coalesces everything told since. [`Rib::snapshot`],
 //! [`Rib::destinations`], [`Rib::received`], [`Rib::advertised`] and [`Rib::counts`] look without taking. Both takings are to be done again and
@@ -14,18 +14,23 @@
 //!   update ─ adj_in ─ import ─▶ destination: every path, ranked by decision ─▶ changes
 //!              why refused        │ the best
 //!                                 ▼
-//!                              export ─ adj_out, one a peer ─▶ updates, packed
+//!                          group: export ─ adj_out ─▶ runs of messages, written once
 //! ```
 //!
-//! A `table::Table` holds one family and is written once for both. A path is an interned route (attributes
-//! and next hop) and its source, 16 octets; the Adj-RIBs-In have no tables of their own: a destination
-//! keeps the refused paths beside the usable ones, so that a new policy is applied without asking anyone.
+//! A `table::Table` holds one family and is written once for both. A path (attributes, next hop, source and
+//! why it is refused) is interned: a destination holds a pointer to it. The Adj-RIBs-In have no tables of their
+//! own: a destination keeps the refused paths beside the usable ones, so that a new policy is applied without
+//! asking anyone. The Adj-RIBs-Out are one list a group of peers that hear the same.
 
 mod adj_in;
 mod adj_out;
+mod audience;
 pub mod decision;
 mod destination;
+mod destinations;
+mod group;
 mod net;
+mod noted;
 mod originate;
 mod path;
 mod peers;
@@ -36,15 +41,19 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+pub use adj_out::Run;
 use net::{Net, Net4, Net6};
 pub use path::PeerId;
-use path::{Interner, Path, Route};
+use path::{Interner, Path};
 use peers::Peers;
 use table::Table;
 
 use crate::api::{Destination, Export, Import, Network, PathInfo, RouteChange};
 use crate::types::{Asn, Family, Prefix, RouterId};
-use crate::wire::{Announcement, Attributes, Community, NextHop, Session, Update};
+use bytes::BytesMut;
+
+use crate::wire::frame::MAX_EXTENDED;
+use crate::wire::{self, Announcement, Attributes, Community, Message, NextHop, Session, Update, frame};
 
 /// What the RIB has to know of an established peer.
 #[derive(Clone, Debug)]
@@ -143,10 +152,10 @@ impl Rib {
             return;
         }
         for peer in self.peers.facts.keys() {
-            self.tables.ipv4.judge_again(*peer, &self.peers);
-            self.tables.ipv6.judge_again(*peer, &self.peers);
-            self.tables.ipv4.tell_anew(*peer);
-            self.tables.ipv6.tell_anew(*peer);
+            self.tables.ipv4.judge_again(*peer, &self.peers, &mut self.interner);
+            self.tables.ipv6.judge_again(*peer, &self.peers, &mut self.interner);
+            self.tables.ipv4.refresh(*peer);
+            self.tables.ipv6.refresh(*peer);
         }
     }
 
@@ -169,8 +178,8 @@ impl Rib {
                 Family::Ipv6 => NextHop::V6 { global: Ipv6Addr::UNSPECIFIED, link_local: None },
             };
             let attributes = Arc::new(originate::attributes(communities.clone()));
-            let route = self.interner.intern(Route { attributes, next_hop });
-            self.tables.learn(*prefix, Path { route, source: None, refusal: None }, &self.peers);
+            let path = self.interner.intern(Path { attributes, next_hop, source: None, refusal: None });
+            self.tables.learn(*prefix, path, &self.peers);
         }
         Ok(())
     }
@@ -181,8 +190,8 @@ impl Rib {
         self.peer_down(peer);
         for family in &facts.session.families {
             match family {
-                Family::Ipv4 => self.tables.ipv4.peer_up(peer),
-                Family::Ipv6 => self.tables.ipv6.peer_up(peer),
+                Family::Ipv4 => self.tables.ipv4.peer_up(peer, &facts),
+                Family::Ipv6 => self.tables.ipv6.peer_up(peer, &facts),
             }
         }
         self.peers.facts.insert(peer, facts);
@@ -201,13 +210,20 @@ impl Rib {
         let other_import = std::mem::replace(&mut facts.import, import) != facts.import;
         let other_export = std::mem::replace(&mut facts.export, export) != facts.export;
         if other_import {
-            self.tables.ipv4.judge_again(peer, &self.peers);
-            self.tables.ipv6.judge_again(peer, &self.peers);
+            self.tables.ipv4.judge_again(peer, &self.peers, &mut self.interner);
+            self.tables.ipv6.judge_again(peer, &self.peers, &mut self.interner);
         }
         if other_export {
-            self.tables.ipv4.tell_anew(peer);
-            self.tables.ipv6.tell_anew(peer);
+            self.tables.ipv4.tell_anew(peer, &self.peers);
+            self.tables.ipv6.tell_anew(peer, &self.peers);
         }
+    }
+
+    /// Lets a peer that is slower than others go its own way, lest those who hear the same wait for it. They
+    /// come together again when all have heard everything.
+    pub fn part(&mut self, peer: PeerId) {
+        self.tables.ipv4.part(peer);
+        self.tables.ipv6.part(peer);
     }
 
     /// An established peer said this. Families not negotiated are ignored, as are unknown peers.
@@ -227,12 +243,16 @@ impl Rib {
     fn learn(&mut self, peer: PeerId, attributes: &Arc<Attributes>, announcement: Announcement) {
         let Announcement { next_hop, prefixes } = announcement;
         let Some(facts) = self.peers.facts.get(&peer) else { return };
-        let route = self.interner.intern(Route { attributes: attributes.clone(), next_hop });
-        let loops = adj_in::loops(&route, facts, &self.peers);
+        let loops = adj_in::loops(attributes, next_hop, facts, &self.peers);
         let families = &facts.session.families;
+        let mut last: Option<Arc<Path>> = None;
         for prefix in prefixes.into_iter().filter(|prefix| families.contains(&prefix.family())) {
             let refusal = adj_in::refusal(loops, facts, prefix);
-            let path = Path { route: route.clone(), source: Some(peer), refusal };
+            let path = last.take_if(|last| last.refusal == refusal).unwrap_or_else(|| {
+                let attributes = attributes.clone();
+                self.interner.intern(Path { attributes, next_hop, source: Some(peer), refusal })
+            });
+            last = Some(path.clone());
             self.tables.learn(prefix, path, &self.peers);
         }
     }
@@ -255,6 +275,21 @@ impl Rib {
         changes
     }
 
+    /// Takes changes nobody wants to hear of.
+    pub fn drop_changes(&mut self) {
+        self.tables.ipv4.drop_changes();
+        self.tables.ipv6.drop_changes();
+    }
+
+    /// Gives back what was held for destinations that are gone. To be called now and then.
+    pub fn tidy(&mut self) {
+        self.tables.ipv4.tidy();
+        self.tables.ipv6.tidy();
+        if self.tables.ipv4.is_vacant() && self.tables.ipv6.is_vacant() {
+            self.interner.clear();
+        }
+    }
+
     /// All learned best paths as they are now, in order of prefix; takes nothing.
     #[must_use]
     pub fn snapshot(&self) -> Vec<RouteChange> {
@@ -264,29 +299,44 @@ impl Rib {
         routes
     }
 
-    /// Whether [`Rib::take_updates`] may give something. It may still give nothing, where what was noted
+    /// Whether [`Rib::take_run`] may give something. It may still give nothing, where what was noted
     /// comes out as the peer knows it; then nothing is pending any more.
     #[must_use]
     pub fn has_pending(&self, peer: PeerId) -> bool {
         self.tables.ipv4.has_pending(peer) || self.tables.ipv6.has_pending(peer)
     }
 
-    /// The next messages for a peer, at most `limit`; each fits the session. Of each family withdrawals
+    /// The next messages for a peer, ready to be sent; each fits the session. Of each family withdrawals
     /// come first, and the End-of-RIB follows the initial announcements. What is taken counts as told.
     #[must_use]
-    pub fn take_updates(&mut self, peer: PeerId, limit: usize) -> Vec<Update> {
-        let Self { peers, tables: Tables { ipv4, ipv6 }, interner, .. } = self;
-        let mut out = Vec::new();
-        ipv4.take_updates(peer, limit, &mut out);
-        ipv6.take_updates(peer, limit, &mut out);
-        if out.len() < limit {
+    pub fn take_run(&mut self, peer: PeerId) -> Option<Run> {
+        let Self { peers, tables: Tables { ipv4, ipv6 }, .. } = self;
+        loop {
+            if let Some(run) = ipv4.take_run(peer).or_else(|| ipv6.take_run(peer)) {
+                return Some(run);
+            }
             // Both queues are empty. A family begins no batch while the other waits: none starves.
-            ipv4.begin_batch(peer, peers, interner);
-            ipv6.begin_batch(peer, peers, interner);
-            ipv4.take_updates(peer, limit, &mut out);
-            ipv6.take_updates(peer, limit, &mut out);
+            if !(ipv4.begin(peer, peers) | ipv6.begin(peer, peers)) {
+                return None;
+            }
         }
-        out
+    }
+
+    /// What at most `limit` takings give, as the peer reads it.
+    #[must_use]
+    pub fn take_updates(&mut self, peer: PeerId, limit: usize) -> Vec<Update> {
+        let mut octets = BytesMut::new();
+        for run in (0..limit).map_while(|_| self.take_run(peer)) {
+            octets.extend_from_slice(&run.octets);
+        }
+        let session = self.peers.facts.get(&peer).map(|facts| &facts.session);
+        let mut updates = Vec::new();
+        while let Ok(Some(frame)) = frame(&mut octets, MAX_EXTENDED) {
+            if let Ok(Message::Update(update)) = wire::parse(&frame, session) {
+                updates.push(update);
+            }
+        }
+        updates
     }
 
     /// Candidates and verdicts of one destination, or of all in order of prefix.
@@ -306,9 +356,10 @@ impl Rib {
     #[must_use]
     pub fn advertised(&self, peer: PeerId, prefix: Option<Prefix>) -> Vec<Destination> {
         let Some(facts) = self.peers.facts.get(&peer) else { return Vec::new() };
-        let told = self.tables.ipv4.told(peer, prefix).into_iter().chain(self.tables.ipv6.told(peer, prefix));
-        told.map(|(prefix, route)| {
-            let path = describe(route, Some(facts), "advertised".to_owned(), None);
+        let ipv4 = self.tables.ipv4.told(peer, prefix, &self.peers);
+        let told = ipv4.into_iter().chain(self.tables.ipv6.told(peer, prefix, &self.peers));
+        told.map(|(prefix, (attributes, next_hop))| {
+            let path = describe(&attributes, next_hop, Some(facts), "advertised".to_owned(), None);
             Destination { prefix, paths: vec![path] }
         })
         .collect()
@@ -319,13 +370,14 @@ impl Rib {
         let found =
             self.tables.ipv4.destinations(prefix).into_iter().chain(self.tables.ipv6.destinations(prefix));
         found
-            .filter(|(_, destination)| destination.paths.all().iter().any(&wanted))
-            .map(|(prefix, destination)| {
-                let verdicts = destination.paths.verdicts(&self.peers).into_iter();
+            .filter(|(_, paths)| paths.all().iter().any(|path| wanted(path)))
+            .map(|(prefix, paths)| {
+                let verdicts = paths.verdicts(&self.peers).into_iter();
                 let paths = verdicts
                     .filter(|(path, ..)| wanted(path))
                     .map(|(path, verdict, step)| {
-                        describe(&path.route, self.peers.source(path), verdict, step)
+                        let source = self.peers.source(path);
+                        describe(&path.attributes, path.next_hop, source, verdict, step)
                     })
                     .collect();
                 Destination { prefix, paths }
@@ -367,12 +419,17 @@ impl Rib {
     }
 }
 
-fn describe(route: &Route, source: Option<&PeerFacts>, verdict: String, step: Option<u8>) -> PathInfo {
-    let attributes = &route.attributes;
+fn describe(
+    attributes: &Attributes,
+    next_hop: NextHop,
+    source: Option<&PeerFacts>,
+    verdict: String,
+    step: Option<u8>,
+) -> PathInfo {
     PathInfo {
         peer: source.map(|facts| facts.address),
         peer_name: source.map(|facts| facts.name.clone()).unwrap_or_default(),
-        next_hop: source.map(|_| route.next_hop.addr()),
+        next_hop: source.map(|_| next_hop.addr()),
         as_path: attributes.as_path.to_string(),
         local_pref: attributes.local_pref.unwrap_or(decision::DEFAULT_LOCAL_PREF),
         origin: attributes.origin.to_string(),
@@ -384,7 +441,7 @@ fn describe(route: &Route, source: Option<&PeerFacts>, verdict: String, step: Op
 }
 
 impl Tables {
-    fn learn(&mut self, prefix: Prefix, path: Path, peers: &Peers) {
+    fn learn(&mut self, prefix: Prefix, path: Arc<Path>, peers: &Peers) {
         if let Some(key) = Net::new(prefix) {
             self.ipv4.learn(key, path, peers);
         } else if let Some(key) = Net::new(prefix) {

@@ -25,33 +25,21 @@ impl fmt::Display for PeerId {
     }
 }
 
-/// What the prefixes of one announcement share. Interned: equal ones are one.
+/// One way to the destinations of an announcement. Interned: equal ones are one, and a table of a million
+/// destinations holds a pointer for each.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub(super) struct Route {
-    pub(super) attributes: Arc<Attributes>,
-    /// Unspecified where the route is originated here: each neighbour is told an own address of ours.
-    pub(super) next_hop: NextHop,
-}
-
-/// One way to a destination. Sixteen octets: a table holds a million of them.
-#[derive(Clone, Debug)]
 pub(super) struct Path {
-    pub(super) route: Arc<Route>,
+    pub(super) attributes: Arc<Attributes>,
+    /// Unspecified where the path begins here: each neighbour is told an own address of ours.
+    pub(super) next_hop: NextHop,
     /// The peer it came from; none: originated here.
     pub(super) source: Option<PeerId>,
     /// Why it is held but not used.
     pub(super) refusal: Option<Refusal>,
 }
 
-impl Path {
-    /// Whether nothing is different.
-    pub(super) fn same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.route, &other.route) && self.source == other.source && self.refusal == other.refusal
-    }
-}
-
 /// Why a path in an Adj-RIB-In does not take part in the decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Refusal {
     /// RFC 4271, section 9.1.2.
     AsLoop,
@@ -86,7 +74,7 @@ impl fmt::Display for Refusal {
 /// Keeps one of each.
 #[derive(Debug, Default)]
 pub(super) struct Interner {
-    routes: FxHashSet<Arc<Route>>,
+    paths: FxHashSet<Arc<Path>>,
     sweep_at: usize,
 }
 
@@ -94,22 +82,27 @@ pub(super) struct Interner {
 const FEW: usize = 1024;
 
 impl Interner {
-    /// Routes held, with those that nobody uses any more and that have not been swept.
+    /// Paths held, with those that nobody uses any more and that have not been swept.
     pub(super) fn len(&self) -> usize {
-        self.routes.len()
+        self.paths.len()
     }
 
-    pub(super) fn intern(&mut self, route: Route) -> Arc<Route> {
-        if let Some(known) = self.routes.get(&route) {
+    pub(super) fn intern(&mut self, path: Path) -> Arc<Path> {
+        if let Some(known) = self.paths.get(&path) {
             return known.clone();
         }
-        if self.routes.len() >= self.sweep_at {
-            self.routes.retain(|route| Arc::strong_count(route) > 1);
-            self.sweep_at = (2 * self.routes.len()).max(FEW);
+        if self.paths.len() >= self.sweep_at {
+            self.paths.retain(|path| Arc::strong_count(path) > 1);
+            self.sweep_at = (2 * self.paths.len()).max(FEW);
         }
-        let route = Arc::new(route);
-        self.routes.insert(route.clone());
-        route
+        let path = Arc::new(path);
+        self.paths.insert(path.clone());
+        path
+    }
+
+    /// For when nobody holds a path any more.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -120,28 +113,24 @@ mod tests {
     use super::*;
     use crate::rib::originate::attributes;
 
-    fn route(last: u8) -> Route {
-        Route {
+    fn path(next_hop: [u8; 4]) -> Path {
+        Path {
             attributes: Arc::new(attributes(Vec::new())),
-            next_hop: IpAddr::from([10, 0, 0, last]).into(),
+            next_hop: IpAddr::from(next_hop).into(),
+            source: None,
+            refusal: None,
         }
     }
 
     #[test]
-    fn a_path_stays_small() {
-        assert_eq!(size_of::<Path>(), 16);
-    }
-
-    #[test]
-    fn equal_routes_are_one_and_unused_ones_go_away() {
+    fn equal_paths_are_one_and_unused_ones_go_away() {
         let mut interner = Interner::default();
-        let first = interner.intern(route(1));
-        assert!(Arc::ptr_eq(&first, &interner.intern(route(1))));
+        let first = interner.intern(path([10, 0, 0, 1]));
+        assert!(Arc::ptr_eq(&first, &interner.intern(path([10, 0, 0, 1]))));
         for n in 0..3 * FEW {
-            let addr = IpAddr::from([10, 1, (n >> 8) as u8, n as u8]);
-            drop(interner.intern(Route { next_hop: addr.into(), ..route(0) }));
+            drop(interner.intern(path([10, 1, (n >> 8) as u8, n as u8])));
         }
-        assert!(interner.routes.len() <= 2 * FEW, "{} are kept", interner.routes.len());
-        assert!(Arc::ptr_eq(&first, &interner.intern(route(1))));
+        assert!(interner.paths.len() <= 2 * FEW, "{} are kept", interner.paths.len());
+        assert!(Arc::ptr_eq(&first, &interner.intern(path([10, 0, 0, 1]))));
     }
 }

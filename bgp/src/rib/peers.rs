@@ -24,7 +24,7 @@ impl Peers {
 
     /// What the decision process compares of a path.
     pub(super) fn candidate(&self, path: &Path) -> Candidate {
-        let attributes = &path.route.attributes;
+        let attributes = &path.attributes;
         let source = self.source(path);
         Candidate {
             originated: path.source.is_none(),

@@ -1,24 +1,30 @@
-//! The tables of one family: the Adj-RIBs-In and the Loc-RIB in one, and each peer's Adj-RIB-Out.
+//! The tables of one family: the Adj-RIBs-In and the Loc-RIB in one, and the Adj-RIBs-Out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::adj_out::{AdjOut, RouteOrigin, exported};
-use super::destination::{Destination, Listed};
+use super::adj_out::Run;
+use super::audience::Audience;
+use super::destination::{Destination, Paths};
+use super::destinations::{Destinations, Slot};
+use super::group::Group;
 use super::net::Net;
-use super::path::{Interner, Path, PeerId, Refusal, Route};
+use super::path::{Interner, Path, PeerId, Refusal};
 use super::peers::Peers;
-use super::{Counts, adj_in, policy};
+use super::{Counts, PeerFacts, adj_in};
 use crate::api::RouteChange;
 use crate::types::Prefix;
-use crate::wire::Update;
+use crate::wire::{Attributes, NextHop};
+
+/// Below this many there is nothing worth tidying up.
+const FEW: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Table<K> {
-    /// One that has no path stays until its change is taken.
-    destinations: FxHashMap<K, Destination>,
+    /// One that has no path stays while somebody remembers it.
+    destinations: Destinations<K>,
     followers: Followers<K>,
 }
 
@@ -26,24 +32,36 @@ pub(super) struct Table<K> {
 #[derive(Debug)]
 struct Followers<K> {
     /// Each once: those whose [`Destination::listed`] says so.
-    listed: Vec<K>,
+    listed: Vec<Slot>,
+    /// Destinations that had no path at last; one may be here more than once.
+    emptied: Vec<Slot>,
+    tidy_at: usize,
     /// Destinations with a best path.
     usable: usize,
     /// Peers that speak the family.
-    peers: BTreeMap<PeerId, PeerTable<K>>,
+    peers: BTreeMap<PeerId, PeerTable>,
+    groups: Vec<Group<K>>,
 }
 
 #[derive(Debug)]
-struct PeerTable<K> {
+struct PeerTable {
     received: usize,
     accepted: usize,
-    out: AdjOut<K>,
+    /// Index of its group.
+    group: usize,
 }
 
 impl<K: Net> Table<K> {
     pub(super) fn new() -> Self {
-        let followers = Followers { listed: Vec::new(), usable: 0, peers: BTreeMap::new() };
-        Self { destinations: FxHashMap::default(), followers }
+        let followers = Followers {
+            listed: Vec::new(),
+            emptied: Vec::new(),
+            tidy_at: FEW,
+            usable: 0,
+            peers: BTreeMap::new(),
+            groups: Vec::new(),
+        };
+        Self { destinations: Destinations::new(), followers }
     }
 
     /// Destinations with a best path.
@@ -51,19 +69,29 @@ impl<K: Net> Table<K> {
         self.followers.usable
     }
 
-    pub(super) fn peer_up(&mut self, peer: PeerId) {
-        let out = AdjOut::new(self.destinations.keys().copied());
-        self.followers.peers.insert(peer, PeerTable { received: 0, accepted: 0, out });
+    /// Whether nothing at all is held.
+    pub(super) fn is_vacant(&self) -> bool {
+        self.destinations.slots() == 0
+    }
+
+    pub(super) fn peer_up(&mut self, peer: PeerId, facts: &PeerFacts) {
+        let slots = self.destinations.iter().map(|(slot, _)| slot);
+        let group = Group::new(peer, Audience::of(facts), slots);
+        self.followers.groups.push(group);
+        let group = self.followers.groups.len() - 1;
+        self.followers.peers.insert(peer, PeerTable { received: 0, accepted: 0, group });
     }
 
     /// To be called while `peers` still knows the peer: others may have heard its paths.
     pub(super) fn peer_down(&mut self, peer: PeerId, peers: &Peers) {
-        if self.followers.peers.remove(&peer).is_none_or(|table| table.received == 0) {
+        let Some(table) = self.followers.peers.remove(&peer) else { return };
+        self.followers.leave(peer, table.group);
+        if table.received == 0 {
             return;
         }
-        for (key, destination) in &mut self.destinations {
+        for (slot, destination) in self.destinations.iter_mut() {
             if destination.paths.from(Some(peer)).is_some() {
-                self.followers.follow(*key, destination, peers, |destination| {
+                self.followers.follow(slot, destination, peers, |destination| {
                     destination.paths.remove(Some(peer), peers);
                 });
             }
@@ -71,106 +99,158 @@ impl<K: Net> Table<K> {
     }
 
     /// A path as its source gives it, refused or not.
-    pub(super) fn learn(&mut self, key: K, path: Path, peers: &Peers) {
-        let destination = self.destinations.entry(key).or_default();
+    pub(super) fn learn(&mut self, key: K, path: Arc<Path>, peers: &Peers) {
+        let slot = self.destinations.find_or_add(key);
+        let destination = self.destinations.get_mut(slot);
         let before = destination.paths.from(path.source);
-        if before.is_some_and(|before| before.same(&path)) {
+        if before.is_some_and(|before| Arc::ptr_eq(before, &path)) {
             return;
         }
         if let Some(table) = path.source.and_then(|source| self.followers.peers.get_mut(&source)) {
             table.uncount(before);
             table.count(&path);
         }
-        self.followers.follow(key, destination, peers, |destination| destination.paths.set(path, peers));
+        self.followers.follow(slot, destination, peers, |destination| destination.paths.set(path, peers));
     }
 
     pub(super) fn withdraw(&mut self, key: K, source: Option<PeerId>, peers: &Peers) {
-        let Some(destination) = self.destinations.get_mut(&key) else { return };
+        let Some(slot) = self.destinations.find(key) else { return };
+        let destination = self.destinations.get_mut(slot);
         let Some(before) = destination.paths.from(source) else { return };
         if let Some(table) = source.and_then(|source| self.followers.peers.get_mut(&source)) {
             table.uncount(Some(before));
         }
-        self.followers.follow(key, destination, peers, |destination| destination.paths.remove(source, peers));
+        self.followers
+            .follow(slot, destination, peers, |destination| destination.paths.remove(source, peers));
     }
 
     /// A peer's import policy is another: all it said is judged again.
-    pub(super) fn judge_again(&mut self, peer: PeerId, peers: &Peers) {
+    pub(super) fn judge_again(&mut self, peer: PeerId, peers: &Peers, interner: &mut Interner) {
         let Some(facts) = peers.facts.get(&peer) else { return };
-        let mut loops: FxHashMap<*const Route, Option<Refusal>> = FxHashMap::default();
-        for (key, destination) in &mut self.destinations {
+        let mut loops: FxHashMap<*const Path, Option<Refusal>> = FxHashMap::default();
+        for (slot, destination) in self.destinations.iter_mut() {
             let Some(before) = destination.paths.from(Some(peer)) else { continue };
-            let route = &before.route;
-            let loops =
-                *loops.entry(Arc::as_ptr(route)).or_insert_with(|| adj_in::loops(route, facts, peers));
-            let path = Path { refusal: adj_in::refusal(loops, facts, key.prefix()), ..before.clone() };
-            if path.refusal == before.refusal {
+            let loops = *loops
+                .entry(Arc::as_ptr(before))
+                .or_insert_with(|| adj_in::loops(&before.attributes, before.next_hop, facts, peers));
+            let refusal = adj_in::refusal(loops, facts, destination.key.prefix());
+            if refusal == before.refusal {
                 continue;
             }
+            let attributes = before.attributes.clone();
+            let path = interner.intern(Path { attributes, refusal, ..**before });
             if let Some(table) = self.followers.peers.get_mut(&peer) {
                 table.uncount(Some(before));
                 table.count(&path);
             }
-            self.followers.follow(*key, destination, peers, |destination| destination.paths.set(path, peers));
+            self.followers.follow(slot, destination, peers, |destination| destination.paths.set(path, peers));
         }
     }
 
-    /// A peer's export policy is another.
-    pub(super) fn tell_anew(&mut self, peer: PeerId) {
-        if let Some(table) = self.followers.peers.get_mut(&peer) {
-            table.out.note_all(self.destinations.keys().copied());
+    /// What a peer hears is to be worked out anew: what decides it is other than it was.
+    pub(super) fn tell_anew(&mut self, peer: PeerId, peers: &Peers) {
+        let Some(facts) = peers.facts.get(&peer) else { return };
+        if let Some(group) = self.followers.alone(peer) {
+            let slots = self.destinations.iter().map(|(slot, _)| slot);
+            group.address(Audience::of(facts), slots, peers);
         }
     }
 
+    /// Says everything to a peer again.
     pub(super) fn refresh(&mut self, peer: PeerId) {
-        if let Some(table) = self.followers.peers.get_mut(&peer) {
-            table.out.refresh(self.destinations.keys().copied());
+        if let Some(group) = self.followers.alone(peer) {
+            group.refresh(self.destinations.iter().map(|(slot, _)| slot));
         }
+    }
+
+    pub(super) fn part(&mut self, peer: PeerId) {
+        self.followers.alone(peer);
     }
 
     pub(super) fn take_changes(&mut self, changes: &mut Vec<RouteChange>) {
-        let mut listed = std::mem::take(&mut self.followers.listed);
-        listed.sort_unstable();
-        for key in listed {
-            let Some(destination) = self.destinations.get_mut(&key) else { continue };
-            if std::mem::take(&mut destination.listed) == Listed::ToTell {
-                let next_hops = destination.paths.next_hops().into_vec();
-                changes.push(RouteChange { prefix: key.prefix(), next_hops });
-            }
-            if destination.paths.all().is_empty() {
-                self.destinations.remove(&key);
-            }
+        let start = changes.len();
+        for slot in std::mem::take(&mut self.followers.listed) {
+            let destination = self.destinations.get_mut(slot);
+            destination.listed = false;
+            let next_hops = destination.paths.next_hops().into_vec();
+            changes.push(RouteChange { prefix: destination.key.prefix(), next_hops });
+        }
+        changes[start..].sort_unstable_by_key(|change| change.prefix);
+    }
+
+    pub(super) fn drop_changes(&mut self) {
+        for slot in self.followers.listed.drain(..) {
+            self.destinations.get_mut(slot).listed = false;
         }
     }
 
+    /// Removes destinations nobody remembers, once they are many or nothing is left to be done.
+    pub(super) fn tidy(&mut self) {
+        let followers = &mut self.followers;
+        let idle = followers.listed.is_empty() && followers.groups.iter().all(Group::is_idle);
+        if followers.emptied.is_empty() || !idle && followers.emptied.len() < followers.tidy_at {
+            return;
+        }
+        let mut emptied = std::mem::take(&mut followers.emptied);
+        emptied.sort_unstable();
+        emptied.dedup();
+        emptied.retain(|slot| {
+            let destination = self.destinations.get(*slot);
+            if !destination.paths.all().is_empty() {
+                return false;
+            }
+            let remembered =
+                destination.listed || self.followers.groups.iter().any(|group| group.remembers(*slot));
+            if !remembered {
+                self.destinations.remove(*slot);
+            }
+            remembered
+        });
+        self.followers.tidy_at = FEW.max(2 * emptied.len()).max(self.followers.usable);
+        self.followers.emptied = emptied;
+    }
+
     pub(super) fn snapshot(&self, routes: &mut Vec<RouteChange>) {
-        let hops = self.destinations.iter().map(|(key, destination)| (key, destination.paths.next_hops()));
         let start = routes.len();
         routes.extend(
-            hops.filter(|(_, hops)| !hops.is_empty())
+            self.destinations
+                .iter()
+                .map(|(_, destination)| (destination.key, destination.paths.next_hops()))
+                .filter(|(_, hops)| !hops.is_empty())
                 .map(|(key, hops)| RouteChange { prefix: key.prefix(), next_hops: hops.into_vec() }),
         );
         routes[start..].sort_unstable_by_key(|route| route.prefix);
     }
 
     /// Those with a path, in order of prefix.
-    pub(super) fn destinations(&self, only: Option<Prefix>) -> Vec<(Prefix, &Destination)> {
+    pub(super) fn destinations(&self, only: Option<Prefix>) -> Vec<(Prefix, &Paths)> {
         let mut found: Vec<_> = match only {
             Some(prefix) => {
-                K::new(prefix).and_then(|key| self.destinations.get_key_value(&key)).into_iter().collect()
+                let slot = K::new(prefix).and_then(|key| self.destinations.find(key));
+                slot.map(|slot| self.destinations.get(slot)).into_iter().collect()
             }
-            None => self.destinations.iter().collect(),
+            None => self.destinations.iter().map(|(_, destination)| destination).collect(),
         };
-        found.retain(|(_, destination)| !destination.paths.all().is_empty());
-        found.sort_unstable_by_key(|(key, _)| **key);
-        found.into_iter().map(|(key, destination)| (key.prefix(), destination)).collect()
+        found.retain(|destination| !destination.paths.all().is_empty());
+        found.sort_unstable_by_key(|destination| destination.key);
+        found.into_iter().map(|destination| (destination.key.prefix(), &destination.paths)).collect()
     }
 
     /// What `peer` has been told, in order of prefix.
-    pub(super) fn told(&self, peer: PeerId, only: Option<Prefix>) -> Vec<(Prefix, &Route)> {
+    pub(super) fn told(
+        &self,
+        peer: PeerId,
+        only: Option<Prefix>,
+        peers: &Peers,
+    ) -> Vec<(Prefix, (Attributes, NextHop))> {
         let Some(table) = self.followers.peers.get(&peer) else { return Vec::new() };
-        let routes = table.out.routes().map(|(key, route)| (key.prefix(), route));
-        let mut routes: Vec<_> =
-            routes.filter(|(prefix, _)| only.is_none_or(|only| only == *prefix)).collect();
+        let group = &self.followers.groups[table.group];
+        let slots = 0..self.destinations.slots() as Slot;
+        let mut routes: Vec<_> = slots
+            .map(|slot| (slot, self.destinations.get(slot).key.prefix()))
+            .filter(|(_, prefix)| only.is_none_or(|only| only == *prefix))
+            .filter_map(|(slot, prefix)| Some((prefix, group.said(peer, slot, peers)?)))
+            .collect();
         routes.sort_unstable_by_key(|(prefix, _)| *prefix);
         routes
     }
@@ -179,42 +259,34 @@ impl<K: Net> Table<K> {
         self.followers.peers.get(&peer).map_or(Counts::default(), |table| Counts {
             received: table.received,
             accepted: table.accepted,
-            advertised: table.out.told(),
+            advertised: self.followers.groups[table.group].advertised(peer),
         })
     }
 
     pub(super) fn has_pending(&self, peer: PeerId) -> bool {
-        self.followers.peers.get(&peer).is_some_and(|table| table.out.has_pending())
+        let table = self.followers.peers.get(&peer);
+        table.is_some_and(|table| self.followers.groups[table.group].has_pending(peer))
     }
 
-    /// Appends messages of the present batch for `peer` until `out` holds `limit`.
-    pub(super) fn take_updates(&mut self, peer: PeerId, limit: usize, out: &mut Vec<Update>) {
-        if let Some(table) = self.followers.peers.get_mut(&peer) {
-            table.out.take(limit, out);
+    /// The next run of the present batch for `peer`.
+    pub(super) fn take_run(&mut self, peer: PeerId) -> Option<Run> {
+        let group = self.followers.peers.get(&peer)?.group;
+        let run = self.followers.groups[group].take(peer);
+        if run.is_none() && self.followers.groups[group].is_idle() {
+            self.followers.merge(group);
         }
+        run
     }
 
-    /// Works out what `peer` is to be told of all that was noted for it.
-    pub(super) fn begin_batch(&mut self, peer: PeerId, peers: &Peers, interner: &mut Interner) {
-        let (Some(table), Some(facts)) = (self.followers.peers.get_mut(&peer), peers.facts.get(&peer)) else {
-            return;
-        };
-        let destinations = &self.destinations;
-        let mut known: FxHashMap<(*const Route, RouteOrigin), Option<Arc<Route>>> = FxHashMap::default();
-        table.out.begin(facts, |key| {
-            let best = destinations.get(&key)?.paths.best()?;
-            if !policy::export(peer, facts, best, peers.source(best)) {
-                return None;
-            }
-            let origin = RouteOrigin::of(best, peers);
-            known
-                .entry((Arc::as_ptr(&best.route), origin))
-                .or_insert_with(|| {
-                    let route = exported(&best.route, origin, K::FAMILY, peers, facts)?;
-                    Some(interner.intern(route))
-                })
-                .clone()
-        });
+    /// Works out the next batch of what was noted for `peer`; false where there is nothing to be done.
+    pub(super) fn begin(&mut self, peer: PeerId, peers: &Peers) -> bool {
+        let Some(table) = self.followers.peers.get(&peer) else { return false };
+        let group = &mut self.followers.groups[table.group];
+        let can = group.can_begin();
+        if can {
+            group.begin(&self.destinations, peers);
+        }
+        can
     }
 }
 
@@ -222,52 +294,92 @@ impl<K: Net> Followers<K> {
     /// Makes `change` and notes what follows from it.
     fn follow(
         &mut self,
-        key: K,
-        destination: &mut Destination,
+        slot: Slot,
+        destination: &mut Destination<K>,
         peers: &Peers,
-        change: impl FnOnce(&mut Destination),
+        change: impl FnOnce(&mut Destination<K>),
     ) {
         let best = destination.paths.best().cloned();
         let hops = destination.paths.next_hops();
         change(destination);
         let now = destination.paths.best();
         self.usable = self.usable + usize::from(now.is_some()) - usize::from(best.is_some());
-        let listed = if destination.paths.next_hops() != hops {
-            Listed::ToTell
-        } else if destination.paths.all().is_empty() {
-            Listed::ToSweep
-        } else {
-            Listed::No
-        };
-        if listed != Listed::No && destination.listed == Listed::No {
-            self.listed.push(key);
+        if destination.paths.next_hops() != hops && !destination.listed {
+            destination.listed = true;
+            self.listed.push(slot);
         }
-        destination.listed = destination.listed.max(listed);
+        if destination.paths.all().is_empty() {
+            self.emptied.push(slot);
+        }
         let same = match (&best, now) {
-            (Some(best), Some(now)) => best.same(now),
+            (Some(best), Some(now)) => Arc::ptr_eq(best, now),
             (None, None) => true,
             _ => false,
         };
-        if same {
-            return;
+        if !same {
+            for group in &mut self.groups {
+                group.note(slot, now, peers);
+            }
         }
-        for (peer, table) in &mut self.peers {
-            let Some(facts) = peers.facts.get(peer) else { continue };
-            let hears = |path: &Path| policy::export(*peer, facts, path, peers.source(path));
-            if best.as_ref().is_some_and(hears) || now.is_some_and(hears) {
-                table.out.note(key);
+    }
+
+    /// The group of a peer, which is alone in it from now on.
+    fn alone(&mut self, peer: PeerId) -> Option<&mut Group<K>> {
+        let table = self.peers.get_mut(&peer)?;
+        if self.groups[table.group].is_shared()
+            && let Some(parted) = self.groups[table.group].part(peer)
+        {
+            self.groups.push(parted);
+            table.group = self.groups.len() - 1;
+        }
+        self.groups.get_mut(table.group)
+    }
+
+    fn leave(&mut self, peer: PeerId, group: usize) {
+        if self.groups[group].is_shared() {
+            self.groups[group].remove(peer);
+        } else {
+            self.drop_group(group);
+        }
+    }
+
+    /// Lets a group in which everybody knows everything join another such of the same audience.
+    fn merge(&mut self, group: usize) {
+        let fits = |other: &Group<K>| other.is_idle() && other.audience() == self.groups[group].audience();
+        let Some(other) = (0..self.groups.len()).find(|i| *i != group && fits(&self.groups[*i])) else {
+            return;
+        };
+        let members: Vec<_> = self.groups[group].members().collect();
+        for peer in members {
+            if let Some(table) = self.peers.get_mut(&peer) {
+                table.group = other;
+            }
+        }
+        if let Ok([group, other]) = self.groups.get_disjoint_mut([group, other]) {
+            other.join(group);
+        }
+        self.drop_group(group);
+    }
+
+    fn drop_group(&mut self, group: usize) {
+        self.groups.swap_remove(group);
+        if let Some(moved) = self.groups.get(group) {
+            for peer in moved.members() {
+                if let Some(table) = self.peers.get_mut(&peer) {
+                    table.group = group;
+                }
             }
         }
     }
 }
 
-impl<K> PeerTable<K> {
+impl PeerTable {
     fn count(&mut self, path: &Path) {
         self.received += 1;
         self.accepted += usize::from(path.refusal.is_none());
     }
 
-    fn uncount(&mut self, path: Option<&Path>) {
+    fn uncount(&mut self, path: Option<&Arc<Path>>) {
         if let Some(path) = path {
             self.received -= 1;
             self.accepted -= usize::from(path.refusal.is_none());

@@ -3,7 +3,7 @@
 //! ```text
 //!   socket ─▶ read, frame, parse ─▶ Input::Heard, bounded: a busy speaker stops us reading
 //!   socket ◀─ write ◀─ control (OPEN, KEEPALIVE, NOTIFICATION): first, also between chunks of updates
-//!                   ◀─ updates, a few batches: the speaker takes more from the RIB as they are written
+//!                   ◀─ updates, a few runs: the speaker takes more from the RIB as they are written
 //! ```
 //!
 //! A neighbour that does not read holds up its own link only: the routes it is to hear stay in the RIB.
@@ -14,7 +14,7 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
@@ -22,7 +22,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::task::Input;
-use crate::wire::{self, Message, Notification, Session, Update};
+use crate::wire::{self, Message, Notification, Session};
 
 /// Read at once, in octets.
 const READ: usize = 64 << 10;
@@ -30,8 +30,8 @@ const READ: usize = 64 << 10;
 /// Written at once, in octets; between two, control messages get their turn.
 const WRITE: usize = 64 << 10;
 
-/// Batches of updates handed to a link and not yet being written.
-const BATCHES: usize = 2;
+/// Runs of updates handed to a link and not yet being written. The octets are shared by all that hear the same.
+const RUNS: usize = 16;
 
 /// Control messages waiting for a neighbour that does not read: half an hour of KEEPALIVEs at the usual
 /// hold time, longer than [`SEND_HOLD`] lets it last.
@@ -67,7 +67,7 @@ pub(super) struct Link {
     /// Our address on it.
     pub local: IpAddr,
     control: mpsc::Sender<Message>,
-    updates: mpsc::Sender<Vec<Update>>,
+    updates: mpsc::Sender<Bytes>,
     session: Arc<OnceLock<Session>>,
     _closing: oneshot::Sender<()>,
 }
@@ -87,7 +87,7 @@ impl Link {
         stream.set_nodelay(true)?;
         let local = stream.local_addr()?.ip().to_canonical();
         let (control, control_rx) = mpsc::channel(CONTROL);
-        let (updates, updates_rx) = mpsc::channel(BATCHES);
+        let (updates, updates_rx) = mpsc::channel(RUNS);
         let (closing, closed) = oneshot::channel();
         let session = Arc::new(OnceLock::new());
         let writer = Writer { control: control_rx, updates: updates_rx, session: session.clone(), wake };
@@ -101,8 +101,8 @@ impl Link {
         self.control.try_send(message).map_err(|_| Stalled)
     }
 
-    /// A place for a batch of updates, if the neighbour keeps up.
-    pub fn room(&self) -> Option<mpsc::Permit<'_, Vec<Update>>> {
+    /// A place for a run of updates, if the neighbour keeps up.
+    pub fn room(&self) -> Option<mpsc::Permit<'_, Bytes>> {
         self.updates.try_reserve().ok()
     }
 
@@ -215,7 +215,7 @@ impl Reader {
 
 struct Writer {
     control: mpsc::Receiver<Message>,
-    updates: mpsc::Receiver<Vec<Update>>,
+    updates: mpsc::Receiver<Bytes>,
     session: Arc<OnceLock<Session>>,
     wake: Arc<Notify>,
 }
@@ -224,21 +224,14 @@ impl Writer {
     /// Until the speaker drops its end; an error is the end of the connection, in words.
     async fn run(mut self, write: &mut OwnedWriteHalf) -> Result<(), String> {
         let mut buffer = Vec::with_capacity(2 * WRITE);
-        let mut updates = Vec::new().into_iter();
         loop {
             while buffer.len() < WRITE {
                 match self.control.try_recv() {
                     Ok(message) => self.encode(&message, &mut buffer),
                     Err(mpsc::error::TryRecvError::Disconnected) => return flush(write, &mut buffer).await,
-                    Err(mpsc::error::TryRecvError::Empty) => match updates.next() {
-                        Some(update) => self.encode(&Message::Update(update), &mut buffer),
-                        None => match self.updates.try_recv() {
-                            Ok(batch) => {
-                                updates = batch.into_iter();
-                                self.wake.notify_one();
-                            }
-                            Err(_) => break,
-                        },
+                    Err(mpsc::error::TryRecvError::Empty) => match self.updates.try_recv() {
+                        Ok(run) => self.take(&run, &mut buffer),
+                        Err(_) => break,
                     },
                 }
             }
@@ -252,12 +245,14 @@ impl Writer {
                     Some(message) => self.encode(&message, &mut buffer),
                     None => return Ok(()),
                 },
-                Some(batch) = self.updates.recv() => {
-                    updates = batch.into_iter();
-                    self.wake.notify_one();
-                }
+                Some(run) = self.updates.recv() => self.take(&run, &mut buffer),
             }
         }
+    }
+
+    fn take(&self, run: &[u8], buffer: &mut Vec<u8>) {
+        buffer.extend_from_slice(run);
+        self.wake.notify_one();
     }
 
     fn encode(&self, message: &Message, buffer: &mut Vec<u8>) {

@@ -19,8 +19,18 @@ use crate::rib::{PeerFacts, PeerId, Rib};
 use crate::types::{Asn, Family, RouterId};
 use crate::wire::{RouteRefresh, Update};
 
-/// Updates taken from the RIB at once: enough to fill a write, few enough to be fair.
-const BATCH: usize = 64;
+/// How long those that hear the same wait for one that does not read.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whether it reads as fast as there is something to say.
+#[derive(Clone, Copy, Debug)]
+enum Pace {
+    Keeping,
+    /// It has had no room since then.
+    Waiting(Instant),
+    /// Nobody waits for it any more.
+    Parted,
+}
 
 /// Everything of one neighbour.
 pub(super) struct Neighbour {
@@ -35,6 +45,7 @@ pub(super) struct Neighbour {
     up: Option<Role>,
     /// Families whose End-of-RIB has not come; none before the first session.
     awaited: Option<BTreeSet<Family>>,
+    pace: Pace,
     title: String,
 }
 
@@ -58,6 +69,7 @@ impl Neighbour {
             call: None,
             up: None,
             awaited: None,
+            pace: Pace::Keeping,
             title: title(&config),
             config,
         }
@@ -128,14 +140,35 @@ impl Neighbour {
         self.log(before);
     }
 
-    /// Hands updates to the link as far as it has room.
-    pub fn pump(&mut self, rib: &mut Rib) {
+    /// Hands updates to the link as far as it has room. One that has none for long is parted from those that
+    /// hear the same: they wait no more.
+    pub fn pump(&mut self, rib: &mut Rib, now: Instant) {
         let Some(link) = self.up.and_then(|role| self.links[role as usize].as_ref()) else { return };
         while rib.has_pending(self.id) {
-            let Some(room) = link.room() else { return };
-            let updates = rib.take_updates(self.id, BATCH);
-            self.stats.sent(MessageType::Update, updates.len() as u64);
-            room.send(updates);
+            let Some(room) = link.room() else {
+                match self.pace {
+                    Pace::Keeping => self.pace = Pace::Waiting(now),
+                    Pace::Waiting(since) if now >= since + PATIENCE => {
+                        rib.part(self.id);
+                        self.pace = Pace::Parted;
+                    }
+                    Pace::Waiting(_) | Pace::Parted => {}
+                }
+                return;
+            };
+            let Some(run) = rib.take_run(self.id) else { break };
+            self.pace = Pace::Keeping;
+            self.stats.sent(MessageType::Update, u64::from(run.messages));
+            room.send(run.octets);
+        }
+        self.pace = Pace::Keeping;
+    }
+
+    /// When it has had no room for too long.
+    pub fn impatient_at(&self) -> Option<Instant> {
+        match self.pace {
+            Pace::Waiting(since) => Some(since + PATIENCE),
+            Pace::Keeping | Pace::Parted => None,
         }
     }
 
@@ -189,6 +222,7 @@ impl Neighbour {
             return;
         };
         self.up = Some(role);
+        self.pace = Pace::Keeping;
         self.stats.up();
         self.awaited = Some(negotiated.session.families.iter().copied().collect());
         let mut next_hops = self.config.next_hops.clone();
@@ -210,6 +244,7 @@ impl Neighbour {
 
     fn down(&mut self, cause: &Cause, rib: &mut Rib) {
         self.up = None;
+        self.pace = Pace::Keeping;
         self.stats.flaps += 1;
         rib.peer_down(self.id);
         tracing::warn!(peer = %self.title, reason = %cause, "session down");

@@ -180,7 +180,10 @@ impl Speaker {
     fn next_timeout(&self) -> Option<Instant> {
         let completion =
             self.orders.as_ref().filter(|orders| !orders.synced).map(|orders| orders.complete_by);
-        self.neighbours.values().filter_map(|neighbour| neighbour.fsm.next_timeout()).chain(completion).min()
+        let timers = |neighbour: &Neighbour| {
+            neighbour.fsm.next_timeout().into_iter().chain(neighbour.impatient_at()).min()
+        };
+        self.neighbours.values().filter_map(timers).chain(completion).min()
     }
 
     fn tick(&mut self) {
@@ -200,15 +203,21 @@ impl Speaker {
 
     /// Tells watchers and neighbours what came of the inputs, as far as they can take it.
     fn flush(&mut self) {
+        let now = Instant::now();
         let Some(orders) = &mut self.orders else { return };
-        let changes = orders.rib.take_changes();
-        self.watchers.retain_mut(|watcher| {
-            watcher.merge(&changes);
-            watcher.push(orders.synced)
-        });
-        for neighbour in self.neighbours.values_mut() {
-            neighbour.pump(&mut orders.rib);
+        if self.watchers.is_empty() {
+            orders.rib.drop_changes();
+        } else {
+            let changes = orders.rib.take_changes();
+            self.watchers.retain_mut(|watcher| {
+                watcher.merge(&changes);
+                watcher.push(orders.synced)
+            });
         }
+        for neighbour in self.neighbours.values_mut() {
+            neighbour.pump(&mut orders.rib, now);
+        }
+        orders.rib.tidy();
     }
 
     fn input(&mut self, input: Input) {

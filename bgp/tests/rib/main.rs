@@ -12,11 +12,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use manx_bgp::api::{Export, Import, Network, RouteChange};
 use manx_bgp::rib::{PeerFacts, PeerId, Rib};
 use manx_bgp::types::{Asn, Family, Prefix, RouterId};
 use manx_bgp::wire::{
-    Announcement, AsPath, Attributes, Community, NextHop, Origin, Segment, Session, Update,
+    Announcement, AsPath, Attributes, Community, Message, NextHop, Origin, Segment, Session, Update, frame,
+    parse,
 };
 
 const OUR_AS: Asn = Asn(64512);
@@ -129,6 +131,15 @@ impl Heard {
             self.routes.extend(prefixes.into_iter().map(|prefix| (prefix, (next_hop, attributes.clone()))));
         }
         self.ends.extend(update.end_of_rib);
+    }
+
+    fn hear_octets(&mut self, octets: &[u8], session: &Session) {
+        let mut octets = BytesMut::from(octets);
+        while let Some(frame) = frame(&mut octets, session.max_message()).unwrap() {
+            if let Message::Update(update) = parse(&frame, Some(session)).unwrap() {
+                self.hear(update);
+            }
+        }
     }
 
     /// Takes all there is.

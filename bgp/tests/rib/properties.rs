@@ -195,7 +195,6 @@ impl World {
     fn take(&mut self, take: &Take) {
         let side = take.peer.index(PEERS.len());
         let updates = self.rib.take_updates(PeerId::new(side as u32), take.limit);
-        assert!(updates.len() <= take.limit);
         if let Some(heard) = &mut self.heard[side] {
             updates.into_iter().for_each(|update| heard.hear(update));
         } else {

@@ -250,29 +250,32 @@ proptest! {
         }),
         withdraw: bool,
     ) {
-        let attributes = Arc::new(attributes);
-        let mut packer = if withdraw {
+        let packer = if withdraw {
             Packer::withdrawals(family, &session)
         } else {
             Packer::announcements(&attributes, next_hop, family, &session).expect("there is room")
         };
-        let mut updates = Vec::new();
-        for &prefix in &prefixes {
-            if !packer.has_room(prefix) {
-                updates.extend(packer.take());
-            }
-            packer.push(prefix);
-        }
-        updates.extend(packer.take());
+        let mut octets = Vec::new();
+        let messages = packer.write(prefixes.iter().copied(), &mut octets);
+        let mut stream = BytesMut::from(octets.as_slice());
         let mut heard = Vec::new();
         let mut sizes = Vec::new();
-        for update in updates {
-            let written = write(&Message::Update(update.clone()), &session);
-            prop_assert_eq!(read(&written, &session), Ok(Message::Update(update.clone())));
-            sizes.push(written.len());
+        while let Some(frame) = wire::frame(&mut stream, session.max_message()).expect("whole messages") {
+            sizes.push(frame.body.len() + 19);
+            let Message::Update(update) = wire::parse(&frame, Some(&session)).expect("good messages") else {
+                panic!("not an UPDATE");
+            };
+            prop_assert_eq!(&update.faults, &[]);
+            if let Some(announced) = update.attributes {
+                prop_assert_eq!(&*announced, &attributes);
+            }
             heard.extend(update.withdrawn);
-            heard.extend(update.announced.into_iter().flat_map(|announcement| announcement.prefixes));
+            for announcement in update.announced {
+                prop_assert_eq!(announcement.next_hop, next_hop);
+                heard.extend(announcement.prefixes);
+            }
         }
+        prop_assert_eq!(sizes.len(), messages as usize);
         prop_assert_eq!(heard, prefixes);
         // All but the last are full, up to one prefix and a length octet.
         sizes.pop();
@@ -285,7 +288,7 @@ fn a_route_whose_attributes_leave_no_room_cannot_be_told() {
     let session = Session { asn4: true, families: vec![Family::Ipv4], ebgp: true, extended: false };
     let attributes = |octets: usize| {
         let unknown = vec![UnknownAttr { code: 99, flags: 0xc0, value: vec![0; octets] }];
-        Arc::new(Attributes {
+        Attributes {
             origin: Origin::Igp,
             as_path: AsPath::default(),
             med: None,
@@ -297,7 +300,7 @@ fn a_route_whose_attributes_leave_no_room_cannot_be_told() {
             cluster_list: Vec::new(),
             large_communities: Vec::new(),
             unknown,
-        })
+        }
     };
     let next_hop = NextHop::V4(Ipv4Addr::new(10, 0, 0, 1));
     // Header and lengths 23, ORIGIN 4, AS_PATH 3, NEXT_HOP 7, the attribute's own header 4, a /32 5.
@@ -306,7 +309,7 @@ fn a_route_whose_attributes_leave_no_room_cannot_be_told() {
     assert!(packer(most).is_some());
     assert!(packer(most + 1).is_none());
     assert!(packer(70_000).is_none());
-    let mut packer = packer(most).unwrap();
-    packer.push("192.0.2.1/32".parse().unwrap());
-    assert_eq!(write(&Message::Update(packer.take().unwrap()), &session).len(), 4096);
+    let mut octets = Vec::new();
+    assert_eq!(packer(most).unwrap().write(["192.0.2.1/32".parse().unwrap()], &mut octets), 1);
+    assert_eq!(octets.len(), 4096);
 }

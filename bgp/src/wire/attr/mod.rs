@@ -24,7 +24,7 @@ use nom::number::complete::{be_u8, be_u16};
 pub use as_path::{AsPath, Segment};
 pub use community::{Community, ParseCommunityError};
 pub use large_community::LargeCommunity;
-pub(super) use multiprotocol::{write_reach, write_unreach};
+pub(super) use multiprotocol::{open_reach, open_unreach, write_reach, write_unreach};
 pub use next_hop::NextHop;
 pub use origin::Origin;
 

@@ -9,7 +9,7 @@ use nom::multi::length_data;
 use nom::number::complete::{be_u8, be_u16};
 
 use super::{Draft, Malformed, NextHop, put};
-use crate::iana::{attribute, attribute_flag::OPTIONAL, safi};
+use crate::iana::{attribute, attribute_flag::EXTENDED_LENGTH, attribute_flag::OPTIONAL, safi};
 use crate::types::{Family, Prefix};
 use crate::wire::parse::{Parsed, WireError, all, octets};
 use crate::wire::{Announcement, Session, nlri};
@@ -95,24 +95,49 @@ pub(in crate::wire) fn write_reach(
     out: &mut Vec<u8>,
 ) {
     put(OPTIONAL, attribute::MP_REACH_NLRI, out, |out| {
-        out.extend(family.afi().to_be_bytes());
-        out.push(safi::UNICAST);
-        match next_hop {
-            NextHop::V4(addr) => {
-                out.push(4);
-                out.extend(addr.octets());
-            }
-            NextHop::V6 { global, link_local } => {
-                out.push(if link_local.is_some() { 32 } else { 16 });
-                out.extend(global.octets());
-                out.extend(link_local.into_iter().flat_map(|addr| addr.octets()));
-            }
-        }
-        out.push(0);
+        reach(family, next_hop, out);
         for prefix in prefixes {
             nlri::write(*prefix, out);
         }
     });
+}
+
+/// Begins an MP_REACH_NLRI whose prefixes follow, and says where its length of two octets is to be put.
+pub(in crate::wire) fn open_reach(family: Family, next_hop: NextHop, out: &mut Vec<u8>) -> usize {
+    let length = open(attribute::MP_REACH_NLRI, out);
+    reach(family, next_hop, out);
+    length
+}
+
+/// As [`open_reach`].
+pub(in crate::wire) fn open_unreach(family: Family, out: &mut Vec<u8>) -> usize {
+    let length = open(attribute::MP_UNREACH_NLRI, out);
+    out.extend(family.afi().to_be_bytes());
+    out.push(safi::UNICAST);
+    length
+}
+
+fn open(code: u8, out: &mut Vec<u8>) -> usize {
+    out.extend([OPTIONAL | EXTENDED_LENGTH, code]);
+    out.extend([0, 0]);
+    out.len() - 2
+}
+
+fn reach(family: Family, next_hop: NextHop, out: &mut Vec<u8>) {
+    out.extend(family.afi().to_be_bytes());
+    out.push(safi::UNICAST);
+    match next_hop {
+        NextHop::V4(addr) => {
+            out.push(4);
+            out.extend(addr.octets());
+        }
+        NextHop::V6 { global, link_local } => {
+            out.push(if link_local.is_some() { 32 } else { 16 });
+            out.extend(global.octets());
+            out.extend(link_local.into_iter().flat_map(|addr| addr.octets()));
+        }
+    }
+    out.push(0);
 }
 
 /// Without prefixes: the family's End-of-RIB, where it is alone in its UPDATE (RFC 4724, section 2).

@@ -1,108 +1,122 @@
 //! As many prefixes a message as fit.
 
-use std::sync::Arc;
-
-use super::{Announcement, Update};
+use crate::iana::MessageType;
 use crate::types::{Family, Prefix};
 use crate::wire::attr::{self, Attributes, NextHop};
-use crate::wire::frame::HEADER;
+use crate::wire::frame::{HEADER, MARKER};
 use crate::wire::{Session, nlri};
 
-/// Header and the two length fields of every UPDATE, in octets.
-const EMPTY: usize = HEADER + 4;
-
-/// Header, AFI and SAFI of MP_REACH_NLRI and MP_UNREACH_NLRI with an extended length, in octets.
-const MULTIPROTOCOL: usize = 4 + 3;
-
-/// Fills UPDATEs of one kind: announcements that share attributes and next hop, or withdrawals.
+/// Writes UPDATEs of one kind: announcements that share attributes and next hop, or withdrawals.
 ///
 /// ```text
-///   while there is a prefix:  if !packer.has_room(prefix) { send(packer.take()) }
-///                             packer.push(prefix)
-///   at the end:               if let Some(update) = packer.take() { send(update) }
+///   head: header, lengths, [attributes] │ prefixes │ tail: [attributes behind MP_REACH_NLRI], [length 0]
 /// ```
 #[derive(Clone, Debug)]
 pub struct Packer {
-    /// None: withdrawals.
-    route: Option<(Arc<Attributes>, NextHop)>,
-    /// Octets for prefixes in an otherwise complete message.
+    head: Vec<u8>,
+    tail: Vec<u8>,
+    /// Where in the head a length stands that counts up to the end of the prefixes.
+    prefixes_length: Option<usize>,
+    /// Where in the head the attributes' length stands, if prefixes are among them.
+    attributes_length: Option<usize>,
+    /// Octets for prefixes in a message.
     room: usize,
-    left: usize,
-    prefixes: Vec<Prefix>,
 }
 
 impl Packer {
     /// For prefixes of `family` reached by `next_hop`. `None` where the attributes are so large that a
     /// prefix may not fit beside them: such a route cannot be told to this neighbour.
     pub fn announcements(
-        attributes: &Arc<Attributes>,
+        attributes: &Attributes,
         next_hop: NextHop,
         family: Family,
         session: &Session,
     ) -> Option<Self> {
-        let mut written = Vec::with_capacity(256);
-        let reach = match (family, next_hop) {
-            (Family::Ipv4, NextHop::V4(addr)) => {
-                attr::write(attributes, Some(addr), session, &mut written);
-                0
-            }
-            _ => {
-                attr::write(attributes, None, session, &mut written);
-                let addrs = match next_hop {
-                    NextHop::V4(_) => 4,
-                    NextHop::V6 { link_local: None, .. } => 16,
-                    NextHop::V6 { link_local: Some(_), .. } => 32,
-                };
-                // Behind the family: the next hop's length, the next hop, a reserved octet.
-                MULTIPROTOCOL + 1 + addrs + 1
-            }
-        };
-        let room = session.max_message().checked_sub(EMPTY + reach + written.len())?;
-        let longest = match family {
-            Family::Ipv4 => 1 + 4,
-            Family::Ipv6 => 1 + 16,
-        };
-        (room >= longest).then(|| Self::new(Some((attributes.clone(), next_hop)), room))
+        let mut packer = Self::new();
+        packer.head.extend([0, 0]);
+        if let (Family::Ipv4, NextHop::V4(addr)) = (family, next_hop) {
+            let start = packer.head.len();
+            packer.head.extend([0, 0]);
+            attr::write(attributes, Some(addr), session, &mut packer.head);
+            let length = u16::try_from(packer.head.len() - start - 2).ok()?;
+            packer.head[start..start + 2].copy_from_slice(&length.to_be_bytes());
+        } else {
+            packer.attributes_length = Some(packer.head.len());
+            packer.head.extend([0, 0]);
+            packer.prefixes_length = Some(attr::open_reach(family, next_hop, &mut packer.head));
+            attr::write(attributes, None, session, &mut packer.tail);
+        }
+        packer.within(session, family)
     }
 
     /// For withdrawals of `family`.
     pub fn withdrawals(family: Family, session: &Session) -> Self {
-        let unreach = match family {
-            Family::Ipv4 => 0,
-            Family::Ipv6 => MULTIPROTOCOL,
-        };
-        Self::new(None, session.max_message() - EMPTY - unreach)
-    }
-
-    fn new(route: Option<(Arc<Attributes>, NextHop)>, room: usize) -> Self {
-        Self { route, room, left: room, prefixes: Vec::new() }
-    }
-
-    /// Whether `prefix` fits into the message being filled.
-    pub fn has_room(&self, prefix: Prefix) -> bool {
-        nlri::size(prefix) <= self.left
-    }
-
-    /// Adds a prefix there is room for, of the family the packer was made for.
-    pub fn push(&mut self, prefix: Prefix) {
-        self.left = self.left.saturating_sub(nlri::size(prefix));
-        self.prefixes.push(prefix);
-    }
-
-    /// The message filled so far, if there is anything in it; the next one is begun.
-    pub fn take(&mut self) -> Option<Update> {
-        if self.prefixes.is_empty() {
-            return None;
+        let mut packer = Self::new();
+        match family {
+            Family::Ipv4 => {
+                packer.prefixes_length = Some(packer.head.len());
+                packer.head.extend([0, 0]);
+                packer.tail.extend([0, 0]);
+            }
+            Family::Ipv6 => {
+                packer.head.extend([0, 0]);
+                packer.attributes_length = Some(packer.head.len());
+                packer.head.extend([0, 0]);
+                packer.prefixes_length = Some(attr::open_unreach(family, &mut packer.head));
+            }
         }
-        self.left = self.room;
-        let prefixes = std::mem::take(&mut self.prefixes);
-        Some(match &self.route {
-            None => Update { withdrawn: prefixes, ..Update::default() },
-            Some((attributes, next_hop)) => Update {
-                announced: vec![Announcement { next_hop: *next_hop, prefixes }],
-                attributes: Some(attributes.clone()),
-                ..Update::default()
-            },
-        })
+        packer.room = session.max_message().saturating_sub(packer.head.len() + packer.tail.len());
+        packer
     }
+
+    fn new() -> Self {
+        let mut head = Vec::with_capacity(128);
+        head.extend(MARKER);
+        head.extend([0, 0, MessageType::Update as u8]);
+        debug_assert_eq!(head.len(), HEADER);
+        Self { head, tail: Vec::new(), prefixes_length: None, attributes_length: None, room: 0 }
+    }
+
+    fn within(mut self, session: &Session, family: Family) -> Option<Self> {
+        self.room = session.max_message().checked_sub(self.head.len() + self.tail.len())?;
+        let longest = match family {
+            Family::Ipv4 => 1 + 4,
+            Family::Ipv6 => 1 + 16,
+        };
+        (self.room >= longest).then_some(self)
+    }
+
+    /// Appends the messages that say all `prefixes`, of the family the packer was made for, and says how
+    /// many they are.
+    pub fn write(&self, prefixes: impl IntoIterator<Item = Prefix>, out: &mut Vec<u8>) -> u32 {
+        let mut prefixes = prefixes.into_iter().peekable();
+        let mut messages = 0;
+        while prefixes.peek().is_some() {
+            let start = out.len();
+            out.extend_from_slice(&self.head);
+            let full = out.len() + self.room;
+            // The longest prefix fits into an empty message: each has at least one.
+            while let Some(prefix) = prefixes.next_if(|prefix| out.len() + nlri::size(*prefix) <= full) {
+                nlri::write(prefix, out);
+            }
+            let end = out.len();
+            out.extend_from_slice(&self.tail);
+            let all = out.len();
+            set_length(out, start + MARKER.len(), all - start);
+            if let Some(at) = self.prefixes_length {
+                set_length(out, start + at, end - (start + at + 2));
+            }
+            if let Some(at) = self.attributes_length {
+                set_length(out, start + at, all - (start + at + 2));
+            }
+            messages += 1;
+        }
+        messages
+    }
+}
+
+/// No message is longer than two octets can say.
+fn set_length(out: &mut [u8], at: usize, length: usize) {
+    let length = u16::try_from(length).unwrap_or(u16::MAX);
+    out[at..at + 2].copy_from_slice(&length.to_be_bytes());
 }

@@ -1,0 +1,30 @@
+//! What decides what a peer hears, whoever it is.
+
+use std::net::IpAddr;
+
+use super::PeerFacts;
+use crate::api::Export;
+use crate::wire::Session;
+
+/// Peers of whom all of this is the same are told the same octets, each path's own source apart. What may
+/// go out and in which form looks at nothing else of a peer.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Audience {
+    pub(super) session: Session,
+    /// See [`PeerFacts::next_hops`].
+    pub(super) next_hops: Vec<IpAddr>,
+    /// See [`PeerFacts::client`].
+    pub(super) client: bool,
+    pub(super) export: Export,
+}
+
+impl Audience {
+    pub(super) fn of(facts: &PeerFacts) -> Self {
+        Self {
+            session: facts.session.clone(),
+            next_hops: facts.next_hops.clone(),
+            client: facts.client,
+            export: facts.export.clone(),
+        }
+    }
+}

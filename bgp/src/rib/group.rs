@@ -1,0 +1,341 @@
+//! Peers that are told the same: what they know, what has changed since, and the messages in between.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+
+use super::adj_out::{Exports, Outbox, Run, Whom};
+use super::audience::Audience;
+use super::destinations::{Destinations, Slot};
+use super::net::Net;
+use super::noted::Noted;
+use super::path::{Path, PeerId};
+use super::peers::Peers;
+use super::{adj_out, policy};
+use crate::wire::{Attributes, NextHop};
+
+/// Destinations worked out at once: enough to fill messages, few enough that what a slow peer still hears
+/// is not long past.
+const BATCH: usize = 8192;
+
+/// Octets the slowest member may be behind before the others wait for it, or go on without it.
+const WINDOW: usize = 1 << 20;
+
+/// Changes are only noted; they are worked out a batch at a time, when a member can take more:
+///
+/// ```text
+///   noted ──begin──▶ told, and the queue: runs of messages, withdrawals first, [End-of-RIB]
+///                                   ▲     ▲ each member is somewhere in it: take
+/// ```
+///
+/// A path is told to all but the peer it came from. So that those stay one group, `told` says what all
+/// others know; a member knows nothing of a destination whose path told is its own.
+#[derive(Debug)]
+pub(super) struct Group<K> {
+    audience: Audience,
+    /// By slot.
+    told: Vec<Option<Arc<Path>>>,
+    noted: Noted,
+    queue: VecDeque<Run>,
+    /// Octets in the queue.
+    queued: usize,
+    /// The number of the queue's first run.
+    first: u64,
+    /// The run each member takes next.
+    members: BTreeMap<PeerId, u64>,
+    /// How much was noted before the End-of-RIB is due; none once it is in the queue.
+    initial: Option<usize>,
+    /// Destinations told, all and those of each source.
+    count: usize,
+    counts: FxHashMap<PeerId, usize>,
+    key: std::marker::PhantomData<K>,
+}
+
+impl<K: Net> Group<K> {
+    /// One that knows nothing yet, and whom it is to hear of at first.
+    pub(super) fn new(peer: PeerId, audience: Audience, initial: impl Iterator<Item = Slot>) -> Self {
+        let mut noted = Noted::default();
+        initial.for_each(|slot| noted.insert(slot));
+        Self {
+            audience,
+            told: Vec::new(),
+            initial: Some(noted.len()),
+            noted,
+            queue: VecDeque::new(),
+            queued: 0,
+            first: 0,
+            members: BTreeMap::from([(peer, 0)]),
+            count: 0,
+            counts: FxHashMap::default(),
+            key: std::marker::PhantomData,
+        }
+    }
+
+    /// Notes that the best path of a destination is another, if it is of interest here.
+    pub(super) fn note(&mut self, slot: Slot, best: Option<&Arc<Path>>, peers: &Peers) {
+        if self.told(slot).is_some()
+            || best.is_some_and(|path| policy::export(&self.audience, path, peers.source(path)))
+        {
+            self.noted.insert(slot);
+        }
+    }
+
+    /// Whether it has to do with a destination that has no path any more.
+    pub(super) fn remembers(&self, slot: Slot) -> bool {
+        self.told(slot).is_some() || self.noted.contains(slot)
+    }
+
+    /// Everything is to be worked out anew; what comes out as it was is not said again.
+    pub(super) fn note_all(&mut self, slots: impl Iterator<Item = Slot>) {
+        let told = (0..).zip(&self.told).filter(|(_, told)| told.is_some()).map(|(slot, _)| slot);
+        told.chain(slots).for_each(|slot| self.noted.insert(slot));
+    }
+
+    /// Everything is to be said again. For a group of one.
+    pub(super) fn refresh(&mut self, slots: impl Iterator<Item = Slot>) {
+        self.retell(|_| false);
+        self.note_all(slots);
+    }
+
+    /// Tells what is heard differently under other policies. For a group of one.
+    pub(super) fn address(&mut self, audience: Audience, slots: impl Iterator<Item = Slot>, peers: &Peers) {
+        let before = std::mem::replace(&mut self.audience, audience.clone());
+        let mut known: FxHashMap<*const Path, bool> = FxHashMap::default();
+        self.retell(|path| {
+            *known.entry(Arc::as_ptr(path)).or_insert_with(|| {
+                adj_out::exported(path, K::FAMILY, peers, &before)
+                    == adj_out::exported(path, K::FAMILY, peers, &audience)
+            })
+        });
+        self.note_all(slots);
+    }
+
+    /// Keeps of what was told only that something was, unless `keep` says it would be said just so.
+    fn retell(&mut self, mut keep: impl FnMut(&Arc<Path>) -> bool) {
+        let something = adj_out::something();
+        for told in &mut self.told {
+            let Some(path) = told else { continue };
+            if path.source.is_some_and(|source| self.members.contains_key(&source)) {
+                *told = None;
+            } else if !keep(path) {
+                *told = Some(something.clone());
+            }
+        }
+        self.recount();
+    }
+
+    fn recount(&mut self) {
+        (self.count, self.counts) = (0, FxHashMap::default());
+        for path in self.told.iter().flatten() {
+            self.count += 1;
+            path.source.into_iter().for_each(|source| *self.counts.entry(source).or_default() += 1);
+        }
+    }
+
+    fn told(&self, slot: Slot) -> Option<&Arc<Path>> {
+        self.told.get(slot as usize)?.as_ref()
+    }
+
+    fn tell(&mut self, slot: Slot, path: Option<Arc<Path>>) {
+        if self.told.len() <= slot as usize {
+            self.told.resize(slot as usize + 1, None);
+        }
+        self.count += usize::from(path.is_some());
+        if let Some(source) = path.as_ref().and_then(|path| path.source) {
+            *self.counts.entry(source).or_default() += 1;
+        }
+        let Some(before) = std::mem::replace(&mut self.told[slot as usize], path) else { return };
+        self.count -= 1;
+        if let Some(count) = before.source.and_then(|source| self.counts.get_mut(&source)) {
+            *count -= 1;
+        }
+        if self.count == 0 {
+            (self.told, self.counts) = Default::default();
+        }
+    }
+
+    /// What a member knows of a destination, as it was told; nothing where it is being told again.
+    pub(super) fn said(&self, peer: PeerId, slot: Slot, peers: &Peers) -> Option<(Attributes, NextHop)> {
+        let path = self.told(slot).filter(|path| path.refusal.is_none() && path.source != Some(peer))?;
+        adj_out::exported(path, K::FAMILY, peers, &self.audience)
+    }
+
+    /// Destinations told to a member.
+    pub(super) fn advertised(&self, peer: PeerId) -> usize {
+        self.count - self.counts.get(&peer).copied().unwrap_or(0)
+    }
+
+    /// Whether [`Group::take`], or that after [`Group::begin`], may give this member something.
+    pub(super) fn has_pending(&self, peer: PeerId) -> bool {
+        self.members.get(&peer).is_some_and(|next| *next < self.end()) || self.can_begin()
+    }
+
+    /// Whether there is something to work out, and nobody too far behind.
+    pub(super) fn can_begin(&self) -> bool {
+        (!self.noted.is_empty() || self.initial.is_some()) && self.queued < WINDOW
+    }
+
+    /// Whether everybody knows everything.
+    pub(super) fn is_idle(&self) -> bool {
+        self.noted.is_empty() && self.initial.is_none() && self.queue.is_empty()
+    }
+
+    fn end(&self) -> u64 {
+        self.first + self.queue.len() as u64
+    }
+
+    /// The next run for a member.
+    pub(super) fn take(&mut self, peer: PeerId) -> Option<Run> {
+        let (first, end) = (self.first, self.end());
+        let next = self.members.get_mut(&peer)?;
+        let mut taken = None;
+        while taken.is_none() && *next < end {
+            taken = self.queue.get((*next - first) as usize).filter(|run| run.is_for(peer)).cloned();
+            *next += 1;
+        }
+        self.trim();
+        taken
+    }
+
+    /// Drops what everybody has taken.
+    fn trim(&mut self) {
+        let least = self.members.values().min().copied().unwrap_or(self.end());
+        let taken = (least - self.first) as usize;
+        if taken > 0 {
+            self.queued -= self.queue.drain(..taken).map(|run| run.octets.len()).sum::<usize>();
+            self.first = least;
+        }
+    }
+
+    /// Works out the next batch of what was noted.
+    pub(super) fn begin(&mut self, destinations: &Destinations<K>, peers: &Peers) {
+        let audience = self.audience.clone();
+        let mut exports = Exports::new(K::FAMILY, peers, &audience);
+        let mut outbox = Outbox::default();
+        let mut worked = 0;
+        while worked < BATCH
+            && let Some(slot) = self.noted.pop()
+        {
+            worked += 1;
+            self.work_out(slot, destinations, &mut exports, &mut outbox);
+        }
+        outbox.close(&exports, K::FAMILY, &audience, &mut self.queue);
+        if let Some(initial) = &mut self.initial {
+            *initial = initial.saturating_sub(worked);
+            if *initial == 0 {
+                self.initial = None;
+                self.queue.push_back(Run::end_of_rib(K::FAMILY, &audience));
+            }
+        }
+        self.queued = octets(&self.queue);
+    }
+
+    fn work_out(
+        &mut self,
+        slot: Slot,
+        destinations: &Destinations<K>,
+        exports: &mut Exports,
+        outbox: &mut Outbox<K>,
+    ) {
+        let destination = destinations.get(slot);
+        let key = destination.key;
+        let wanted = destination.paths.best().and_then(|path| Some((path, exports.place(path)?)));
+        match (wanted, self.told(slot)) {
+            (None, None) => {}
+            (None, Some(told)) => {
+                outbox.withdrawn.push((self.all_but_source(told), key));
+                self.tell(slot, None);
+            }
+            (Some((path, _)), Some(told)) if Arc::ptr_eq(path, told) => {}
+            (Some((path, place)), told) => {
+                let whom = self.all_but_source(path);
+                let same_source = told.is_some_and(|told| told.source == path.source);
+                if let (Some(_), Whom::AllBut(source), false) = (told, whom, same_source) {
+                    outbox.withdrawn.push((Whom::Only(source), key));
+                }
+                if !(same_source && told.is_some_and(|told| exports.alike(told, path))) {
+                    outbox.announced.push((place, whom, key));
+                }
+                self.tell(slot, Some(path.clone()));
+            }
+        }
+    }
+
+    fn all_but_source(&self, path: &Path) -> Whom {
+        match path.source {
+            Some(source) if self.members.contains_key(&source) => Whom::AllBut(source),
+            _ => Whom::All,
+        }
+    }
+
+    pub(super) fn audience(&self) -> &Audience {
+        &self.audience
+    }
+
+    pub(super) fn members(&self) -> impl Iterator<Item = PeerId> + use<'_, K> {
+        self.members.keys().copied()
+    }
+
+    pub(super) fn remove(&mut self, peer: PeerId) {
+        self.members.remove(&peer);
+        self.trim();
+    }
+
+    /// Takes in the members of a group that knows the same; both are idle.
+    pub(super) fn join(&mut self, other: &Self) {
+        let end = self.end();
+        self.members.extend(other.members.keys().map(|peer| (*peer, end)));
+    }
+
+    /// Whether nobody is alone with what is to come.
+    pub(super) fn is_shared(&self) -> bool {
+        self.members.len() > 1
+    }
+
+    /// Parts from a member: a group of its own that knows what it knows and has before it what it has.
+    pub(super) fn part(&mut self, peer: PeerId) -> Option<Self> {
+        let next = self.members.remove(&peer)?;
+        let ahead = self.queue.iter().skip((next - self.first) as usize);
+        let queue = ahead.filter(|run| run.is_for(peer)).cloned().collect();
+        let parted = Self {
+            audience: self.audience.clone(),
+            told: self.told.clone(),
+            noted: self.noted.clone(),
+            queued: octets(&queue),
+            queue,
+            first: 0,
+            members: BTreeMap::from([(peer, 0)]),
+            initial: self.initial,
+            count: self.count,
+            counts: self.counts.clone(),
+            key: self.key,
+        };
+        self.trim();
+        Some(parted)
+    }
+}
+
+fn octets(queue: &VecDeque<Run>) -> usize {
+    queue.iter().map(|run| run.octets.len()).sum()
+}
+
+impl Run {
+    /// Whether this member is to hear it.
+    fn is_for(&self, peer: PeerId) -> bool {
+        match self.whom {
+            Whom::All => true,
+            Whom::AllBut(source) => source != peer,
+            Whom::Only(member) => member == peer,
+        }
+    }
+
+    fn end_of_rib(family: crate::types::Family, audience: &Audience) -> Self {
+        let mut octets = Vec::new();
+        let message = crate::wire::Message::Update(crate::wire::Update::end_of_rib(family));
+        // It has nothing that could be too long.
+        let _ = crate::wire::write(&message, Some(&audience.session), &mut octets);
+        Self { octets: Bytes::from(octets), messages: 1, whom: Whom::All }
+    }
+}
