@@ -131,6 +131,11 @@ pub struct Config {
     /// Prefixes to originate.
     #[serde(default)]
     pub networks: Vec<Network>,
+    /// With the first orders after the speaker's start: an earlier speaker was here, and what it learned
+    /// is still forwarded (RFC 4724: the neighbours are told, and keep our routes until we have said them
+    /// again). Later it changes nothing.
+    #[serde(default)]
+    pub restarting: bool,
 }
 
 /// One neighbour.
@@ -165,6 +170,9 @@ pub struct PeerConfig {
     /// Wait for the neighbour to call, never call it.
     #[serde(default)]
     pub passive: bool,
+    /// What it may expect of us when we restart.
+    #[serde(default)]
+    pub graceful_restart: GracefulRestart,
     /// What may be imported from it.
     #[serde(default)]
     pub import: Import,
@@ -179,7 +187,15 @@ pub struct PeerConfig {
 impl Config {
     /// A speaker of this AS and identifier that does nothing yet.
     pub fn new(asn: Asn, router_id: RouterId) -> Self {
-        Self { asn, router_id, cluster_id: None, listen: Vec::new(), peers: Vec::new(), networks: Vec::new() }
+        Self {
+            asn,
+            router_id,
+            cluster_id: None,
+            listen: Vec::new(),
+            peers: Vec::new(),
+            networks: Vec::new(),
+            restarting: false,
+        }
     }
 
     /// [`Config::cluster_id`], or what stands for it.
@@ -202,10 +218,31 @@ impl PeerConfig {
             hold_time: default_hold_time(),
             connect_retry: default_connect_retry(),
             passive: false,
+            graceful_restart: GracefulRestart::default(),
             import: Import::default(),
             export: Export::default(),
             route_reflector_client: false,
         }
+    }
+}
+
+/// Graceful restart (RFC 4724, RFC 8538) as the one that restarts. Neighbours that restart are always
+/// helped as they ask, and End-of-RIB is always sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GracefulRestart {
+    /// How long the neighbour is to wait for us, in seconds: 0–4095; 120 unless set.
+    #[serde(default = "default_restart_time")]
+    pub restart_time: u16,
+    /// Somebody goes on forwarding by what was learned while the speaker is away: the neighbour may keep
+    /// sending. The speaker's end then is a restart: the neighbour is parted from without a word.
+    #[serde(default)]
+    pub preserve_forwarding: bool,
+}
+
+impl Default for GracefulRestart {
+    fn default() -> Self {
+        Self { restart_time: default_restart_time(), preserve_forwarding: false }
     }
 }
 
@@ -295,6 +332,9 @@ pub struct PathInfo {
     pub med: Option<u32>,
     /// `asn:value`.
     pub communities: Vec<String>,
+    /// The neighbour is restarting and has not said it again yet.
+    #[serde(default)]
+    pub stale: bool,
     /// `best`, `multipath`, by what it lost, or what refused it, in words; `advertised` in an Adj-RIB-Out.
     pub verdict: String,
     /// The step of the decision process it lost at, from 1 ([`crate::rib::decision`] has the table); none: it did
@@ -349,6 +389,9 @@ pub struct Session {
     pub received: usize,
     /// Prefixes of those that passed the import policy.
     pub accepted: usize,
+    /// Prefixes of those held that a restarting neighbour has not said again.
+    #[serde(default)]
+    pub stale: usize,
     /// Prefixes it has been told.
     pub advertised: usize,
     /// Messages in and out since the session came up.
@@ -398,6 +441,10 @@ fn default_families() -> Vec<Family> {
 
 fn default_hold_time() -> u16 {
     90
+}
+
+fn default_restart_time() -> u16 {
+    120
 }
 
 fn default_connect_retry() -> u16 {

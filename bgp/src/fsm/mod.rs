@@ -35,6 +35,7 @@
 mod connection;
 pub mod negotiate;
 pub mod peer;
+pub mod restart;
 pub mod timer;
 
 #[cfg(test)]
@@ -170,6 +171,18 @@ impl Cause {
             Self::HoldTimer(_) => "hold_timer",
             Self::Collision => "collision",
             Self::Stopped(_) => "stopped",
+        }
+    }
+
+    /// Whether the neighbour's routes may outlive the session (RFC 4724, section 4.2): where it ended
+    /// without a NOTIFICATION or, with `notifications`, by any but a Hard Reset (RFC 8538, section 3). What
+    /// we ended ourselves is over.
+    pub fn is_graceful(&self, notifications: bool) -> bool {
+        match self {
+            Self::Connect(_) | Self::Lost(_) => true,
+            Self::Received(notification) => notifications && !notification.is_hard_reset(),
+            Self::HoldTimer(_) | Self::Malformed(_) | Self::Unexpected(..) => notifications,
+            Self::Refused(_) | Self::Collision | Self::Stopped(_) => false,
         }
     }
 

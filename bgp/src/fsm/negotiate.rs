@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::restart;
 use crate::types::{Asn, Family, RouterId};
 use crate::wire::{Capability, Notification, Open, Session};
 
@@ -22,6 +23,8 @@ pub struct Local {
     pub connect_retry: Duration,
     /// Never call, only be called.
     pub passive: bool,
+    /// What is offered of graceful restart.
+    pub restart: restart::Offer,
 }
 
 /// What both OPENs together mean.
@@ -35,6 +38,8 @@ pub struct Negotiated {
     pub router_id: RouterId,
     /// The neighbour answers ROUTE-REFRESH (RFC 2918).
     pub route_refresh: bool,
+    /// What the neighbour offers of graceful restart.
+    pub restart: Option<restart::Theirs>,
 }
 
 /// An OPEN that cannot be accepted.
@@ -53,6 +58,7 @@ impl Local {
     pub fn open(&self) -> Open {
         let mut capabilities: Vec<_> = self.families.iter().copied().map(Capability::Multiprotocol).collect();
         capabilities.push(Capability::RouteRefresh);
+        capabilities.push(self.restart.capability(&self.families));
         capabilities.push(Capability::FourOctetAs(self.asn));
         Open { asn: self.asn, hold_time: self.hold_time, router_id: self.router_id, capabilities }
     }
@@ -92,6 +98,7 @@ impl Local {
             hold_time: self.hold_time.min(theirs.hold_time),
             router_id: theirs.router_id,
             route_refresh: has(&|capability| *capability == Capability::RouteRefresh),
+            restart: restart::Theirs::of(&theirs.capabilities),
         })
     }
 }
@@ -133,6 +140,11 @@ mod tests {
             hold_time: 90,
             connect_retry: Duration::from_secs(5),
             passive: false,
+            restart: restart::Offer {
+                time: 120,
+                forwarding: restart::Forwarding::Lost,
+                start: restart::Start::Over,
+            },
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::restart::{Forwarding, Offer, Start};
 use super::{Action, Cause, Event, Local, Peer, Role};
 use crate::types::{Asn, Family, RouterId};
 use crate::wire::{Message, Notification};
@@ -58,6 +59,7 @@ pub(super) fn local(asn: u32, id: u8, peer_asn: u32) -> Local {
         hold_time: 9,
         connect_retry: Duration::from_secs(5),
         passive: false,
+        restart: Offer { time: 120, forwarding: Forwarding::Preserved, start: Start::Over },
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::connection::{Connection, Input, Next, Opened};
 use super::negotiate::{Local, Negotiated};
+use super::restart::Start;
 use super::timer::{Jitter, Timer, TimerTable};
 use super::{Action, Cause, Event, Role};
 use crate::api::SessionState;
@@ -31,6 +32,22 @@ pub struct Peer {
     down: Option<Cause>,
     /// What the last end was, until it is taken.
     ended: Option<&'static str>,
+}
+
+/// What the end of an Established connection depends on.
+#[derive(Debug)]
+struct Session {
+    since: Instant,
+    /// The neighbour keeps our routes over a NOTIFICATION (RFC 8538).
+    notifications: bool,
+}
+
+impl Session {
+    fn of(connection: &Connection) -> Option<Self> {
+        let negotiated = connection.negotiated().filter(|_| connection.is_established())?;
+        let notifications = negotiated.restart.as_ref().is_some_and(|restart| restart.notification);
+        Some(Self { since: connection.since, notifications })
+    }
 }
 
 /// What the peer does apart from the connections it has.
@@ -150,6 +167,11 @@ impl Peer {
         Some(self.slots.iter().flatten().find_map(Connection::negotiated)?.router_id)
     }
 
+    /// The start of the speaker is history: OPENs from here on are those of one that has been there.
+    pub fn started(&mut self) {
+        self.local.restart.start = Start::Over;
+    }
+
     fn is_alone(&self) -> bool {
         self.slots.iter().all(Option::is_none)
     }
@@ -239,13 +261,14 @@ impl Peer {
 
     fn step(&mut self, role: Role, input: Input, now: Instant, out: &mut Vec<Action>) {
         let Some(connection) = self.slots[role as usize].take() else { return };
-        let was_established = connection.is_established().then_some(connection.since);
+        let was_established = Session::of(&connection);
         match connection.handle(input, &self.local, &mut self.jitter, now, out) {
             Next::Lives(connection) => self.slots[role as usize] = Some(connection),
             Next::Opened(opened) => self.resolve(role, opened, now, out),
             Next::Up(connection) => {
                 self.slots[role as usize] = Some(connection);
                 self.trouble = None;
+                self.started();
                 out.push(Action::Up(role));
             }
             Next::Over(cause) => {
@@ -291,7 +314,7 @@ impl Peer {
 
     fn drop_slot(&mut self, role: Role, cause: &Cause, now: Instant, out: &mut Vec<Action>) {
         if let Some(connection) = self.slots[role as usize].take() {
-            let was_established = connection.is_established().then_some(connection.since);
+            let was_established = Session::of(&connection);
             self.end(role, cause, was_established, now, out);
         }
     }
@@ -301,15 +324,18 @@ impl Peer {
         &mut self,
         role: Role,
         cause: &Cause,
-        up_since: Option<Instant>,
+        session: Option<Session>,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        if let Some(notification) = cause.notification() {
+        if let Some(mut notification) = cause.notification() {
+            if notification.is_final() && session.as_ref().is_some_and(|session| session.notifications) {
+                notification = Notification::hard_reset(&notification);
+            }
             out.push(Action::Send(role, Message::Notification(notification)));
         }
         out.push(Action::Close(role));
-        if let Some(since) = up_since {
+        if let Some(Session { since, .. }) = session {
             // A session that never lasts keeps its back-off.
             if now.duration_since(since) >= self.local.connect_retry {
                 self.failures = 0;

@@ -6,6 +6,7 @@ use super::pair::{LEFT, Pair, RIGHT, local};
 use super::*;
 use crate::api::SessionState;
 use crate::types::Asn;
+use crate::wire::Capability;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -136,7 +137,7 @@ fn stop_says_administrative_shutdown_with_its_text_and_start_begins_again() {
     assert_eq!(pair.peers[LEFT].state(), SessionState::Idle);
     assert_eq!(pair.peers[LEFT].next_timeout(), None);
     pair.run_for(SECOND);
-    let reason = r#"they sent cease: administrative shutdown (6/2): "maintenance""#;
+    let reason = r#"they sent cease: hard reset (6/9): cease: administrative shutdown (6/2): "maintenance""#;
     assert_eq!(pair.reason(RIGHT), reason, "also after calls that were refused");
     assert_eq!(pair.downs[RIGHT].len(), 1);
     assert!(pair.calls[RIGHT].len() > 1, "the neighbour keeps asking");
@@ -150,7 +151,8 @@ fn a_deconfigured_peer_is_told_so() {
     let mut pair = up();
     pair.event(RIGHT, Event::Stop(Notification::peer_deconfigured()));
     pair.run_for(SECOND);
-    assert_eq!(pair.notified[LEFT].iter().filter(|n| **n == Notification::peer_deconfigured()).count(), 1);
+    let hard = Notification::hard_reset(&Notification::peer_deconfigured());
+    assert_eq!(pair.notified[LEFT].iter().filter(|n| **n == hard).count(), 1);
 }
 
 #[test]
@@ -389,6 +391,41 @@ fn event() -> impl Strategy<Value = Event> {
 fn the_offer_names_every_family_and_four_octet_as_numbers() {
     let open = local(4_200_000_000, 1, 65001).open();
     assert_eq!(open.asn, Asn(4_200_000_000));
-    assert!(open.capabilities.contains(&crate::wire::Capability::FourOctetAs(open.asn)));
-    assert_eq!(open.capabilities.len(), 4);
+    assert!(open.capabilities.contains(&Capability::FourOctetAs(open.asn)));
+    assert_eq!(open.capabilities.len(), 5);
+}
+
+#[test]
+fn only_what_means_an_end_is_a_hard_reset_and_only_to_one_that_would_take_it_for_a_restart() {
+    let mut pair = up();
+    pair.event(LEFT, Event::Stop(Notification::other_configuration_change()));
+    pair.run_for(SECOND);
+    assert_eq!(pair.notified[RIGHT][0], Notification::other_configuration_change());
+
+    let now = Instant::now();
+    let mut peer = open_sent(now);
+    let mut open = local(64512, 2, 64512).open();
+    open.capabilities.retain(|capability| !matches!(capability, Capability::GracefulRestart { .. }));
+    let _ = peer.handle(Event::Received(Role::Passive, Message::Open(open)), now);
+    let _ = peer.handle(Event::Received(Role::Passive, Message::Keepalive), now);
+    assert_eq!(peer.state(), SessionState::Established);
+    let actions = peer.handle(Event::Stop(Notification::administrative_shutdown("")), now);
+    assert_eq!(sent(&actions), [Notification::administrative_shutdown("")]);
+}
+
+#[test]
+fn the_restart_bit_is_in_the_first_session_only() {
+    use super::restart::{Offer, Start};
+    let restarted = local(64512, 1, 64512);
+    let restarted =
+        Local { restart: Offer { start: Start::Restarted, ..restarted.restart.clone() }, ..restarted };
+    let mut pair = Pair::new(restarted, local(64512, 2, 64512));
+    pair.start_both();
+    let restarting =
+        |pair: &Pair| pair.peers[RIGHT].established().unwrap().restart.as_ref().unwrap().restarting;
+    assert!(pair.run_until(SECOND, Pair::both_up));
+    assert!(restarting(&pair));
+    pair.cut();
+    assert!(pair.run_until(SECOND, Pair::both_up));
+    assert!(!restarting(&pair));
 }

@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use super::audience::Audience;
 use super::decision::DEFAULT_LOCAL_PREF;
 use super::net::Net;
-use super::path::{Path, PeerId, Refusal};
+use super::path::{Generation, Path, PeerId, Refusal};
 use super::peers::Peers;
 use super::{originate, policy};
 use crate::iana::attribute_flag::PARTIAL;
@@ -28,6 +28,8 @@ pub struct Run {
     pub octets: Bytes,
     /// How many messages they are.
     pub messages: u32,
+    /// It is this family's End-of-RIB and nothing else.
+    pub end_of_rib: Option<Family>,
     pub(super) whom: Whom,
 }
 
@@ -48,6 +50,7 @@ pub(super) fn something() -> Arc<Path> {
         next_hop: NextHop::V4(Ipv4Addr::BROADCAST),
         source: None,
         refusal: Some(Refusal::Policy),
+        generation: Generation::default(),
     })
 }
 
@@ -180,7 +183,7 @@ impl Writer<'_> {
     fn finish(&mut self) {
         if !self.octets.is_empty() {
             let octets = Bytes::copy_from_slice(&self.octets);
-            self.queue.push_back(Run { octets, messages: self.messages, whom: self.whom });
+            self.queue.push_back(Run { octets, messages: self.messages, end_of_rib: None, whom: self.whom });
             self.octets.clear();
             self.messages = 0;
         }

@@ -336,6 +336,6 @@ impl Run {
         let message = crate::wire::Message::Update(crate::wire::Update::end_of_rib(family));
         // It has nothing that could be too long.
         let _ = crate::wire::write(&message, Some(&audience.session), &mut octets);
-        Self { octets: Bytes::from(octets), messages: 1, whom: Whom::All }
+        Self { octets: Bytes::from(octets), messages: 1, end_of_rib: Some(family), whom: Whom::All }
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! | tell | take |
 //! |---|---|
-//! | [`Rib::set_networks`], [`Rib::set_cluster_id`], [`Rib::peer_up`], [`Rib::peer_down`], [`Rib::set_policy`], [`Rib::update`], [`Rib::refresh`] | [`Rib::take_changes`] for watchers, [`Rib::take_run`] for each peer |
+//! | [`Rib::set_networks`], [`Rib::set_cluster_id`], [`Rib::peer_up`], [`Rib::peer_down`], [`Rib::peer_stale`], [`Rib::sweep`], [`Rib::set_policy`], [`Rib::update`], [`Rib::refresh`] | [`Rib::take_changes`] for watchers, [`Rib::take_run`] for each peer |
 //!
 //! Telling never produces output; taking coalesces everything told since. [`Rib::snapshot`],
 //! [`Rib::destinations`], [`Rib::received`], [`Rib::advertised`] and [`Rib::counts`] look without taking. Both takings are to be done again and
@@ -44,7 +44,7 @@ use std::sync::Arc;
 pub use adj_out::Run;
 use net::{Net, Net4, Net6};
 pub use path::PeerId;
-use path::{Interner, Path};
+use path::{Generation, Interner, Path};
 use peers::Peers;
 use table::Table;
 
@@ -87,6 +87,8 @@ pub struct Counts {
     pub received: usize,
     /// Of those, not refused by policy or a loop check.
     pub accepted: usize,
+    /// Of those received, not said again since [`Rib::peer_stale`].
+    pub stale: usize,
     /// Told to it and not withdrawn.
     pub advertised: usize,
 }
@@ -178,23 +180,72 @@ impl Rib {
                 Family::Ipv6 => NextHop::V6 { global: Ipv6Addr::UNSPECIFIED, link_local: None },
             };
             let attributes = Arc::new(originate::attributes(communities.clone()));
-            let path = self.interner.intern(Path { attributes, next_hop, source: None, refusal: None });
+            let generation = Generation::default();
+            let path = Path { attributes, next_hop, source: None, refusal: None, generation };
+            let path = self.interner.intern(path);
             self.tables.learn(*prefix, path, &self.peers);
         }
         Ok(())
     }
 
-    /// A session is established: everything it may hear becomes pending, End-of-RIB after it. One that
+    /// A session is established: everything it may hear becomes pending, End-of-RIB after it. What is
+    /// held of the peer as stale stays so, as far as it is the same speaker and speaks the family. One that
     /// is up already is taken down first.
     pub fn peer_up(&mut self, peer: PeerId, facts: PeerFacts) {
-        self.peer_down(peer);
-        for family in &facts.session.families {
+        let same = self.peers.facts.get(&peer).is_some_and(|before| {
+            (before.asn, before.router_id, before.address) == (facts.asn, facts.router_id, facts.address)
+        });
+        if !same || self.tables.ipv4.hears(peer) || self.tables.ipv6.hears(peer) {
+            self.peer_down(peer);
+        }
+        let Self { peers, tables: Tables { ipv4, ipv6 }, interner, .. } = self;
+        let spoken = facts.session.families.clone();
+        if !spoken.contains(&Family::Ipv4) {
+            ipv4.peer_down(peer, peers);
+        }
+        if !spoken.contains(&Family::Ipv6) {
+            ipv6.peer_down(peer, peers);
+        }
+        peers.facts.insert(peer, facts.clone());
+        for family in spoken {
             match family {
-                Family::Ipv4 => self.tables.ipv4.peer_up(peer, &facts),
-                Family::Ipv6 => self.tables.ipv6.peer_up(peer, &facts),
+                Family::Ipv4 => {
+                    ipv4.peer_up(peer, &facts);
+                    ipv4.judge_again(peer, peers, interner);
+                }
+                Family::Ipv6 => {
+                    ipv6.peer_up(peer, &facts);
+                    ipv6.judge_again(peer, peers, interner);
+                }
             }
         }
-        self.peers.facts.insert(peer, facts);
+    }
+
+    /// A session is gone, but the peer will be back: what it said of `families` is used as before, and is
+    /// stale; what was stale already goes, and what it said of other families (RFC 4724, section 4.2).
+    /// Until [`Rib::peer_up`] nothing is told to it.
+    pub fn peer_stale(&mut self, peer: PeerId, families: &[Family]) {
+        let Self { peers, tables: Tables { ipv4, ipv6 }, .. } = self;
+        if families.contains(&Family::Ipv4) {
+            ipv4.silence(peer);
+            ipv4.mark_stale(peer, peers);
+        } else {
+            ipv4.peer_down(peer, peers);
+        }
+        if families.contains(&Family::Ipv6) {
+            ipv6.silence(peer);
+            ipv6.mark_stale(peer, peers);
+        } else {
+            ipv6.peer_down(peer, peers);
+        }
+    }
+
+    /// What is still stale of a family goes: the peer has said all it has, or is waited for no longer.
+    pub fn sweep(&mut self, peer: PeerId, family: Family) {
+        match family {
+            Family::Ipv4 => self.tables.ipv4.sweep(peer, &self.peers),
+            Family::Ipv6 => self.tables.ipv6.sweep(peer, &self.peers),
+        }
     }
 
     /// A session is gone, and all it said with it. Unknown peers are ignored.
@@ -248,9 +299,11 @@ impl Rib {
         let mut last: Option<Arc<Path>> = None;
         for prefix in prefixes.into_iter().filter(|prefix| families.contains(&prefix.family())) {
             let refusal = adj_in::refusal(loops, facts, prefix);
-            let path = last.take_if(|last| last.refusal == refusal).unwrap_or_else(|| {
+            let generation = self.tables.generation(peer, prefix.family());
+            let path = last.take_if(|last| (last.refusal, last.generation) == (refusal, generation));
+            let path = path.unwrap_or_else(|| {
                 let attributes = attributes.clone();
-                self.interner.intern(Path { attributes, next_hop, source: Some(peer), refusal })
+                self.interner.intern(Path { attributes, next_hop, source: Some(peer), refusal, generation })
             });
             last = Some(path.clone());
             self.tables.learn(prefix, path, &self.peers);
@@ -377,7 +430,8 @@ impl Rib {
                     .filter(|(path, ..)| wanted(path))
                     .map(|(path, verdict, step)| {
                         let source = self.peers.source(path);
-                        describe(&path.attributes, path.next_hop, source, verdict, step)
+                        let told = describe(&path.attributes, path.next_hop, source, verdict, step);
+                        PathInfo { stale: self.tables.is_stale(path, prefix.family()), ..told }
                     })
                     .collect();
                 Destination { prefix, paths }
@@ -414,6 +468,7 @@ impl Rib {
         Counts {
             received: ipv4.received + ipv6.received,
             accepted: ipv4.accepted + ipv6.accepted,
+            stale: ipv4.stale + ipv6.stale,
             advertised: ipv4.advertised + ipv6.advertised,
         }
     }
@@ -435,12 +490,27 @@ fn describe(
         origin: attributes.origin.to_string(),
         med: attributes.med,
         communities: attributes.communities.iter().map(ToString::to_string).collect(),
+        stale: false,
         verdict,
         step,
     }
 }
 
 impl Tables {
+    fn generation(&self, peer: PeerId, family: Family) -> Generation {
+        match family {
+            Family::Ipv4 => self.ipv4.generation(peer),
+            Family::Ipv6 => self.ipv6.generation(peer),
+        }
+    }
+
+    fn is_stale(&self, path: &Path, family: Family) -> bool {
+        match family {
+            Family::Ipv4 => self.ipv4.is_stale(path),
+            Family::Ipv6 => self.ipv6.is_stale(path),
+        }
+    }
+
     fn learn(&mut self, prefix: Prefix, path: Arc<Path>, peers: &Peers) {
         if let Some(key) = Net::new(prefix) {
             self.ipv4.learn(key, path, peers);

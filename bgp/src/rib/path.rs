@@ -36,6 +36,26 @@ pub(super) struct Path {
     pub(super) source: Option<PeerId>,
     /// Why it is held but not used.
     pub(super) refusal: Option<Refusal>,
+    /// Stale where it is not that of its source's table.
+    pub(super) generation: Generation,
+}
+
+/// All a peer says between two markings is of one generation. Two are enough: what is left of the one
+/// before the last is gone when the next begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) enum Generation {
+    #[default]
+    Even,
+    Odd,
+}
+
+impl Generation {
+    pub(super) fn next(self) -> Self {
+        match self {
+            Self::Even => Self::Odd,
+            Self::Odd => Self::Even,
+        }
+    }
 }
 
 /// Why a path in an Adj-RIB-In does not take part in the decision.
@@ -119,6 +139,7 @@ mod tests {
             next_hop: IpAddr::from(next_hop).into(),
             source: None,
             refusal: None,
+            generation: Generation::Even,
         }
     }
 

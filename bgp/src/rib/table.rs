@@ -11,7 +11,7 @@ use super::destination::{Destination, Paths};
 use super::destinations::{Destinations, Slot};
 use super::group::Group;
 use super::net::Net;
-use super::path::{Interner, Path, PeerId, Refusal};
+use super::path::{Generation, Interner, Path, PeerId, Refusal};
 use super::peers::Peers;
 use super::{Counts, PeerFacts, adj_in};
 use crate::api::RouteChange;
@@ -47,8 +47,11 @@ struct Followers<K> {
 struct PeerTable {
     received: usize,
     accepted: usize,
-    /// Index of its group.
-    group: usize,
+    /// Of the received, those not of the present generation.
+    stale: usize,
+    generation: Generation,
+    /// Index of its group; none while the session is gone and its routes are held as stale.
+    group: Option<usize>,
 }
 
 impl<K: Net> Table<K> {
@@ -78,14 +81,73 @@ impl<K: Net> Table<K> {
         let slots = self.destinations.iter().map(|(slot, _)| slot);
         let group = Group::new(peer, Audience::of(facts), slots);
         self.followers.groups.push(group);
-        let group = self.followers.groups.len() - 1;
-        self.followers.peers.insert(peer, PeerTable { received: 0, accepted: 0, group });
+        let group = Some(self.followers.groups.len() - 1);
+        match self.followers.peers.get_mut(&peer) {
+            Some(table) => table.group = group,
+            None => {
+                let generation = Generation::default();
+                let table = PeerTable { received: 0, accepted: 0, stale: 0, generation, group };
+                self.followers.peers.insert(peer, table);
+            }
+        }
+    }
+
+    /// Nothing more is told to the peer.
+    pub(super) fn silence(&mut self, peer: PeerId) {
+        if let Some(group) = self.followers.peers.get_mut(&peer).and_then(|table| table.group.take()) {
+            self.followers.leave(peer, group);
+        }
+    }
+
+    /// Whether anything is told to the peer.
+    pub(super) fn hears(&self, peer: PeerId) -> bool {
+        self.followers.peers.get(&peer).is_some_and(|table| table.group.is_some())
+    }
+
+    /// Of what the peer says now.
+    pub(super) fn generation(&self, peer: PeerId) -> Generation {
+        self.followers.peers.get(&peer).map(|table| table.generation).unwrap_or_default()
+    }
+
+    /// All the peer has said becomes stale; what was stale before goes.
+    pub(super) fn mark_stale(&mut self, peer: PeerId, peers: &Peers) {
+        self.sweep(peer, peers);
+        if let Some(table) = self.followers.peers.get_mut(&peer) {
+            table.generation = table.generation.next();
+            table.stale = table.received;
+        }
+    }
+
+    /// What is stale goes.
+    pub(super) fn sweep(&mut self, peer: PeerId, peers: &Peers) {
+        if self.followers.peers.get(&peer).is_none_or(|table| table.stale == 0) {
+            return;
+        }
+        let generation = self.generation(peer);
+        for (slot, destination) in self.destinations.iter_mut() {
+            let Some(before) = destination.paths.from(Some(peer)) else { continue };
+            if before.generation == generation {
+                continue;
+            }
+            if let Some(table) = self.followers.peers.get_mut(&peer) {
+                table.uncount(Some(before));
+            }
+            self.followers.follow(slot, destination, peers, |destination| {
+                destination.paths.remove(Some(peer), peers);
+            });
+        }
+    }
+
+    pub(super) fn is_stale(&self, path: &Path) -> bool {
+        path.source.is_some_and(|source| self.generation(source) != path.generation)
     }
 
     /// To be called while `peers` still knows the peer: others may have heard its paths.
     pub(super) fn peer_down(&mut self, peer: PeerId, peers: &Peers) {
         let Some(table) = self.followers.peers.remove(&peer) else { return };
-        self.followers.leave(peer, table.group);
+        if let Some(group) = table.group {
+            self.followers.leave(peer, group);
+        }
         if table.received == 0 {
             return;
         }
@@ -243,8 +305,7 @@ impl<K: Net> Table<K> {
         only: Option<Prefix>,
         peers: &Peers,
     ) -> Vec<(Prefix, (Attributes, NextHop))> {
-        let Some(table) = self.followers.peers.get(&peer) else { return Vec::new() };
-        let group = &self.followers.groups[table.group];
+        let Some(group) = self.followers.of(peer) else { return Vec::new() };
         let slots = 0..self.destinations.slots() as Slot;
         let mut routes: Vec<_> = slots
             .map(|slot| (slot, self.destinations.get(slot).key.prefix()))
@@ -259,18 +320,18 @@ impl<K: Net> Table<K> {
         self.followers.peers.get(&peer).map_or(Counts::default(), |table| Counts {
             received: table.received,
             accepted: table.accepted,
-            advertised: self.followers.groups[table.group].advertised(peer),
+            stale: table.stale,
+            advertised: self.followers.of(peer).map_or(0, |group| group.advertised(peer)),
         })
     }
 
     pub(super) fn has_pending(&self, peer: PeerId) -> bool {
-        let table = self.followers.peers.get(&peer);
-        table.is_some_and(|table| self.followers.groups[table.group].has_pending(peer))
+        self.followers.of(peer).is_some_and(|group| group.has_pending(peer))
     }
 
     /// The next run of the present batch for `peer`.
     pub(super) fn take_run(&mut self, peer: PeerId) -> Option<Run> {
-        let group = self.followers.peers.get(&peer)?.group;
+        let group = self.followers.peers.get(&peer)?.group?;
         let run = self.followers.groups[group].take(peer);
         if run.is_none() && self.followers.groups[group].is_idle() {
             self.followers.merge(group);
@@ -280,8 +341,10 @@ impl<K: Net> Table<K> {
 
     /// Works out the next batch of what was noted for `peer`; false where there is nothing to be done.
     pub(super) fn begin(&mut self, peer: PeerId, peers: &Peers) -> bool {
-        let Some(table) = self.followers.peers.get(&peer) else { return false };
-        let group = &mut self.followers.groups[table.group];
+        let Some(group) = self.followers.peers.get(&peer).and_then(|table| table.group) else {
+            return false;
+        };
+        let group = &mut self.followers.groups[group];
         let can = group.can_begin();
         if can {
             group.begin(&self.destinations, peers);
@@ -323,16 +386,23 @@ impl<K: Net> Followers<K> {
         }
     }
 
+    /// The group of a peer.
+    fn of(&self, peer: PeerId) -> Option<&Group<K>> {
+        self.groups.get(self.peers.get(&peer)?.group?)
+    }
+
     /// The group of a peer, which is alone in it from now on.
     fn alone(&mut self, peer: PeerId) -> Option<&mut Group<K>> {
         let table = self.peers.get_mut(&peer)?;
-        if self.groups[table.group].is_shared()
-            && let Some(parted) = self.groups[table.group].part(peer)
+        let mut group = table.group?;
+        if self.groups[group].is_shared()
+            && let Some(parted) = self.groups[group].part(peer)
         {
             self.groups.push(parted);
-            table.group = self.groups.len() - 1;
+            group = self.groups.len() - 1;
+            table.group = Some(group);
         }
-        self.groups.get_mut(table.group)
+        self.groups.get_mut(group)
     }
 
     fn leave(&mut self, peer: PeerId, group: usize) {
@@ -352,7 +422,7 @@ impl<K: Net> Followers<K> {
         let members: Vec<_> = self.groups[group].members().collect();
         for peer in members {
             if let Some(table) = self.peers.get_mut(&peer) {
-                table.group = other;
+                table.group = Some(other);
             }
         }
         if let Ok([group, other]) = self.groups.get_disjoint_mut([group, other]) {
@@ -366,7 +436,7 @@ impl<K: Net> Followers<K> {
         if let Some(moved) = self.groups.get(group) {
             for peer in moved.members() {
                 if let Some(table) = self.peers.get_mut(&peer) {
-                    table.group = group;
+                    table.group = Some(group);
                 }
             }
         }
@@ -377,12 +447,14 @@ impl PeerTable {
     fn count(&mut self, path: &Path) {
         self.received += 1;
         self.accepted += usize::from(path.refusal.is_none());
+        self.stale += usize::from(path.generation != self.generation);
     }
 
     fn uncount(&mut self, path: Option<&Arc<Path>>) {
         if let Some(path) = path {
             self.received -= 1;
             self.accepted -= usize::from(path.refusal.is_none());
+            self.stale -= usize::from(path.generation != self.generation);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::api::{Config, PeerConfig};
+use crate::fsm::restart;
 use crate::rib::{NetworkError, Rib};
 use crate::types::{Asn, Family};
 
@@ -49,6 +50,9 @@ pub enum PeerFault {
     /// RFC 4271, section 4.2.
     #[error("holdTime is {0} s; it is 0 (none) or at least 3")]
     HoldTime(u16),
+    /// The field has twelve bits (RFC 4724, section 3).
+    #[error("gracefulRestart.restartTime is {0} s; it is at most 4095")]
+    RestartTime(u16),
     /// There would be no pause between two tries.
     #[error("connectRetry is 0 s; it is at least 1")]
     ConnectRetry,
@@ -117,6 +121,9 @@ fn check_peer(peer: &PeerConfig) -> Result<(), PeerFault> {
     match peer.local_address {
         _ if peer.asn == Asn(0) => Err(PeerFault::NoAsn),
         _ if matches!(peer.hold_time, 1 | 2) => Err(PeerFault::HoldTime(peer.hold_time)),
+        _ if peer.graceful_restart.restart_time > restart::MAX_TIME => {
+            Err(PeerFault::RestartTime(peer.graceful_restart.restart_time))
+        }
         _ if peer.connect_retry == 0 => Err(PeerFault::ConnectRetry),
         _ if peer.families.is_empty() => Err(PeerFault::NoFamilies),
         _ if peer.port == 0 => Err(PeerFault::NoPort),
@@ -257,6 +264,7 @@ mod tests {
             fault(&peer("holdTime = 2")),
             "peer 10.0.0.2: holdTime is 2 s; it is 0 (none) or at least 3"
         );
+        assert!(fault(&peer("gracefulRestart = { restartTime = 4096 }")).contains("at most 4095"));
         assert!(fault(&peer("connectRetry = 0")).contains("at least 1"));
         assert!(fault(&peer("families = []")).contains("\"ipv4\""));
         assert!(fault(&peer("port = 0")).contains("179"));

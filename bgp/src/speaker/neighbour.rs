@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
@@ -12,12 +13,22 @@ use super::config::title;
 use super::link::{self, Link};
 use super::stats::Stats;
 use super::task::Io;
-use crate::api::{PeerConfig, SessionState};
+use crate::api::{Export, PeerConfig, SessionState};
+use crate::fsm::restart::{Forwarding, Helper, Offer, Start};
 use crate::fsm::{Action, Cause, Event, Local, Negotiated, Peer, Role};
 use crate::iana::MessageType;
 use crate::rib::{PeerFacts, PeerId, Rib};
 use crate::types::{Asn, Family, RouterId};
-use crate::wire::{RouteRefresh, Update};
+use crate::wire::{Notification, RouteRefresh, Update};
+
+/// How much of what our neighbours know we know ourselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Table {
+    /// We have restarted, and not all have told us what they have.
+    Restarting,
+    /// As much as can be had.
+    Complete,
+}
 
 /// How long those that hear the same wait for one that does not read.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -46,12 +57,30 @@ pub(super) struct Neighbour {
     /// Families whose End-of-RIB has not come; none before the first session.
     awaited: Option<BTreeSet<Family>>,
     pace: Pace,
+    /// What becomes of its routes while it restarts.
+    helper: Helper,
+    /// End-of-RIBs it is to hear once our own table is complete.
+    held: Vec<Bytes>,
     title: String,
+}
+
+/// Whose neighbour it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Us {
+    pub asn: Asn,
+    pub router_id: RouterId,
+    /// What came before the first session.
+    pub start: Start,
 }
 
 impl Neighbour {
     /// Stopped.
-    pub fn new(config: PeerConfig, id: PeerId, asn: Asn, router_id: RouterId, now: Instant) -> Self {
+    pub fn new(config: PeerConfig, id: PeerId, us: Us, now: Instant) -> Self {
+        let forwarding = match config.graceful_restart.preserve_forwarding {
+            true => Forwarding::Preserved,
+            false => Forwarding::Lost,
+        };
+        let Us { asn, router_id, start } = us;
         let local = Local {
             asn,
             router_id,
@@ -60,6 +89,7 @@ impl Neighbour {
             hold_time: config.hold_time,
             connect_retry: Duration::from_secs(config.connect_retry.into()),
             passive: config.passive,
+            restart: Offer { time: config.graceful_restart.restart_time, forwarding, start },
         };
         Self {
             id,
@@ -70,6 +100,8 @@ impl Neighbour {
             up: None,
             awaited: None,
             pace: Pace::Keeping,
+            helper: Helper::default(),
+            held: Vec::new(),
             title: title(&config),
             config,
         }
@@ -77,8 +109,7 @@ impl Neighbour {
 
     /// A new name or new policies; everything else wants a new session.
     pub fn set_policy(&mut self, config: PeerConfig, rib: &mut Rib) {
-        if self.up.is_some() && (&config.import, &config.export) != (&self.config.import, &self.config.export)
-        {
+        if (&config.import, &config.export) != (&self.config.import, &self.config.export) {
             rib.set_policy(self.id, config.import.clone(), config.export.clone());
         }
         self.title = title(&config);
@@ -88,6 +119,41 @@ impl Neighbour {
     /// Whether it has said all it had to say at the start.
     pub fn is_synced(&self) -> bool {
         self.awaited.as_ref().is_some_and(BTreeSet::is_empty)
+    }
+
+    /// Whether our table may count as complete without it: it has said all it had to say, or restarts itself
+    /// and may be waiting for us (RFC 4724, section 4.1).
+    pub fn is_not_waited_for(&self) -> bool {
+        let restart = self.fsm.established().and_then(|negotiated| negotiated.restart.as_ref());
+        self.is_synced() || restart.is_some_and(|restart| restart.restarting)
+    }
+
+    /// The start of the speaker is history.
+    pub fn started(&mut self) {
+        self.fsm.started();
+    }
+
+    /// When [`Neighbour::tick`] is due.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let timers = [self.fsm.next_timeout(), self.helper.next_timeout(), self.impatient_at()];
+        timers.into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, io: &mut Io, rib: &mut Rib, now: Instant) {
+        if self.fsm.next_timeout().is_some_and(|due| due <= now) {
+            self.handle(Event::Tick, None, io, rib, now);
+        }
+        for family in self.helper.expired(now) {
+            tracing::warn!(peer = %self.title, "{family}: stale routes are waited for no longer");
+            rib.sweep(self.id, family);
+        }
+    }
+
+    /// Ends it: the neighbour is told why, and nothing of it stays.
+    pub fn end(&mut self, cease: Notification, io: &mut Io, rib: &mut Rib, now: Instant) {
+        self.handle(Event::Stop(cease), None, io, rib, now);
+        rib.peer_down(self.id);
     }
 
     /// The call that was made as number `call` was answered.
@@ -131,7 +197,7 @@ impl Neighbour {
                 self.stats.received(message.kind());
             }
             for action in self.fsm.handle(event, now) {
-                events.extend(self.act(action, &mut incoming, io, rib));
+                events.extend(self.act(action, &mut incoming, io, rib, now));
             }
             if let Some(kind) = self.fsm.take_ended() {
                 self.stats.ended(kind);
@@ -140,9 +206,20 @@ impl Neighbour {
         self.log(before);
     }
 
+    /// Whether it hears more of us than what we originate.
+    fn hears_learned(&self) -> bool {
+        match self.config.export {
+            Export::All => true,
+            Export::Default => self.fsm.established().is_some_and(|negotiated| !negotiated.session.ebgp),
+            Export::Originated | Export::Reject => false,
+        }
+    }
+
     /// Hands updates to the link as far as it has room. One that has none for long is parted from those that
-    /// hear the same: they wait no more.
-    pub fn pump(&mut self, rib: &mut Rib, now: Instant) {
+    /// hear the same: they wait no more. Until our table is complete after a restart, one that hears learned
+    /// routes is not told that it has heard them all.
+    pub fn pump(&mut self, rib: &mut Rib, table: Table, now: Instant) {
+        let hold = table == Table::Restarting && self.hears_learned();
         let Some(link) = self.up.and_then(|role| self.links[role as usize].as_ref()) else { return };
         while rib.has_pending(self.id) {
             let Some(room) = link.room() else {
@@ -158,10 +235,21 @@ impl Neighbour {
             };
             let Some(run) = rib.take_run(self.id) else { break };
             self.pace = Pace::Keeping;
+            if hold && run.end_of_rib.is_some() {
+                self.held.push(run.octets);
+                continue;
+            }
             self.stats.sent(MessageType::Update, u64::from(run.messages));
             room.send(run.octets);
         }
         self.pace = Pace::Keeping;
+        while !hold
+            && !self.held.is_empty()
+            && let Some(room) = link.room()
+        {
+            self.stats.sent(MessageType::Update, 1);
+            room.send(self.held.remove(0));
+        }
     }
 
     /// When it has had no room for too long.
@@ -178,6 +266,7 @@ impl Neighbour {
         incoming: &mut Option<TcpStream>,
         io: &mut Io,
         rib: &mut Rib,
+        now: Instant,
     ) -> Option<Event> {
         match action {
             Action::Connect => {
@@ -209,15 +298,15 @@ impl Neighbour {
             Action::Negotiated(role, negotiated) => {
                 self.links[role as usize].as_ref()?.negotiated(negotiated.session);
             }
-            Action::Up(role) => self.up(role, rib),
-            Action::Down(cause) => self.down(&cause, rib),
+            Action::Up(role) => self.up(role, rib, now),
+            Action::Down(cause) => self.down(&cause, rib, now),
             Action::Update(update) => self.update(update, rib),
             Action::Refresh(refresh) => self.refresh(refresh, rib),
         }
         None
     }
 
-    fn up(&mut self, role: Role, rib: &mut Rib) {
+    fn up(&mut self, role: Role, rib: &mut Rib, now: Instant) {
         let (Some(link), Some(negotiated)) = (&self.links[role as usize], self.fsm.established()) else {
             return;
         };
@@ -239,23 +328,38 @@ impl Neighbour {
             import: self.config.import.clone(),
             export: self.config.export.clone(),
         };
+        for family in self.helper.up(negotiated, now) {
+            rib.sweep(self.id, family);
+        }
         rib.peer_up(self.id, facts);
     }
 
-    fn down(&mut self, cause: &Cause, rib: &mut Rib) {
+    fn down(&mut self, cause: &Cause, rib: &mut Rib, now: Instant) {
         self.up = None;
         self.pace = Pace::Keeping;
+        self.held.clear();
         self.stats.flaps += 1;
-        rib.peer_down(self.id);
-        tracing::warn!(peer = %self.title, reason = %cause, "session down");
+        let kept = self.helper.down(cause, now);
+        if kept.is_empty() {
+            rib.peer_down(self.id);
+        } else {
+            rib.peer_stale(self.id, &kept);
+        }
+        let stale = rib.counts(self.id).stale;
+        tracing::warn!(peer = %self.title, reason = %cause, stale, "session down");
     }
 
     fn update(&mut self, update: Update, rib: &mut Rib) {
         self.stats.forgive(&self.title, &update);
-        if let (Some(family), Some(awaited)) = (update.end_of_rib, &mut self.awaited) {
+        let end = update.end_of_rib;
+        rib.update(self.id, update);
+        let Some(family) = end else { return };
+        if let Some(awaited) = &mut self.awaited {
             awaited.remove(&family);
         }
-        rib.update(self.id, update);
+        if self.helper.end_of_rib(family) {
+            rib.sweep(self.id, family);
+        }
     }
 
     fn refresh(&self, refresh: RouteRefresh, rib: &mut Rib) {

@@ -109,6 +109,7 @@ impl Stats {
             families: established.map(|negotiated| negotiated.session.families.clone()).unwrap_or_default(),
             received: counts.received,
             accepted: counts.accepted,
+            stale: counts.stale,
             advertised: counts.advertised,
             messages_in: self.messages_in,
             messages_out: self.messages_out,

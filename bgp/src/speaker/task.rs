@@ -14,10 +14,11 @@ use tokio::time::{sleep_until, timeout};
 use super::link::{self, Heard, Link, LinkId};
 use super::listen::{ListenError, Listener};
 use super::metrics::Report;
-use super::neighbour::{self, Neighbour};
+use super::neighbour::{self, Neighbour, Table, Us};
 use super::watch::{Watch, Watcher};
 use super::{ApplyError, Command, ConfigError, NAME, NoPeer, Options, config};
 use crate::api::{Config, Destination, PeerConfig, Status};
+use crate::fsm::restart::Start;
 use crate::fsm::{Event, Role};
 use crate::rib::{PeerId, Rib};
 use crate::types::Prefix;
@@ -110,6 +111,8 @@ struct Orders {
     /// When the table counts as complete at the latest.
     complete_by: Instant,
     synced: bool,
+    /// Whether neighbours may be told that they have heard everything.
+    table: Table,
 }
 
 /// The owner.
@@ -180,23 +183,25 @@ impl Speaker {
     fn next_timeout(&self) -> Option<Instant> {
         let completion =
             self.orders.as_ref().filter(|orders| !orders.synced).map(|orders| orders.complete_by);
-        let timers = |neighbour: &Neighbour| {
-            neighbour.fsm.next_timeout().into_iter().chain(neighbour.impatient_at()).min()
-        };
-        self.neighbours.values().filter_map(timers).chain(completion).min()
+        self.neighbours.values().filter_map(Neighbour::next_timeout).chain(completion).min()
     }
 
     fn tick(&mut self) {
         let now = Instant::now();
         let Some(orders) = &mut self.orders else { return };
         for neighbour in self.neighbours.values_mut() {
-            if neighbour.fsm.next_timeout().is_some_and(|due| due <= now) {
-                neighbour.handle(Event::Tick, None, &mut self.io, &mut orders.rib, now);
+            if neighbour.next_timeout().is_some_and(|due| due <= now) {
+                neighbour.tick(&mut self.io, &mut orders.rib, now);
             }
+        }
+        let waits = !self.neighbours.values().all(Neighbour::is_not_waited_for);
+        if orders.table == Table::Restarting && (now >= orders.complete_by || !waits) {
+            orders.table = Table::Complete;
         }
         if !orders.synced && (now >= orders.complete_by || self.neighbours.values().all(Neighbour::is_synced))
         {
             orders.synced = true;
+            self.neighbours.values_mut().for_each(Neighbour::started);
             tracing::info!(destinations = orders.rib.len(), "the table is complete");
         }
     }
@@ -215,7 +220,7 @@ impl Speaker {
             });
         }
         for neighbour in self.neighbours.values_mut() {
-            neighbour.pump(&mut orders.rib, now);
+            neighbour.pump(&mut orders.rib, orders.table, now);
         }
         orders.rib.tidy();
     }
@@ -281,13 +286,19 @@ impl Speaker {
             tracing::info!("{change}");
         }
         let now = Instant::now();
+        let start = match &self.orders {
+            Some(_) => Start::Over,
+            None if config.restarting => Start::Restarted,
+            None => Start::Cold,
+        };
+        let us = Us { asn: config.asn, router_id: config.router_id, start };
         let mut orders = self.identify(&config, now);
         orders.rib.set_cluster_id(config.cluster());
         // Cannot fail: the same was tried on an empty RIB by `check`.
         let networks = orders.rib.set_networks(&config.networks).map_err(ConfigError::from);
         self.remove_peers(&config, &mut orders.rib, now);
         for peer in &config.peers {
-            self.apply_peer(peer, &config, &mut orders.rib, now);
+            self.apply_peer(peer, us, &mut orders.rib, now);
         }
         orders.config = config;
         self.orders = Some(orders);
@@ -308,15 +319,18 @@ impl Speaker {
             }
             Some(mut orders) => {
                 for neighbour in self.neighbours.values_mut() {
-                    let cease = Event::Stop(Notification::other_configuration_change());
-                    neighbour.handle(cease, None, &mut self.io, &mut orders.rib, now);
+                    let cease = Notification::other_configuration_change();
+                    neighbour.end(cease, &mut self.io, &mut orders.rib, now);
                 }
                 self.neighbours.clear();
                 let gone = orders.rib.take_changes();
                 self.watchers.iter_mut().for_each(|watcher| watcher.merge(&gone));
                 Orders { rib, ..orders }
             }
-            None => Orders { config: config.clone(), rib, complete_by, synced: false },
+            None => {
+                let table = if config.restarting { Table::Restarting } else { Table::Complete };
+                Orders { config: config.clone(), rib, complete_by, synced: false, table }
+            }
         }
     }
 
@@ -324,31 +338,24 @@ impl Speaker {
         self.neighbours.retain(|address, neighbour| {
             let stays = config.peers.iter().any(|peer| peer.address == *address);
             if !stays {
-                neighbour.handle(
-                    Event::Stop(Notification::peer_deconfigured()),
-                    None,
-                    &mut self.io,
-                    rib,
-                    now,
-                );
+                neighbour.end(Notification::peer_deconfigured(), &mut self.io, rib, now);
             }
             stays
         });
     }
 
-    fn apply_peer(&mut self, peer: &PeerConfig, config: &Config, rib: &mut Rib, now: Instant) {
+    fn apply_peer(&mut self, peer: &PeerConfig, us: Us, rib: &mut Rib, now: Instant) {
         let mut stats = Default::default();
         if let Some(neighbour) = self.neighbours.get_mut(&peer.address) {
             if !config::needs_restart(&neighbour.config, peer) {
                 return neighbour.set_policy(peer.clone(), rib);
             }
-            let cease = Event::Stop(Notification::other_configuration_change());
-            neighbour.handle(cease, None, &mut self.io, rib, now);
+            neighbour.end(Notification::other_configuration_change(), &mut self.io, rib, now);
             stats = std::mem::take(&mut neighbour.stats);
         }
         let id = PeerId::new(self.next_peer);
         self.next_peer = self.next_peer.wrapping_add(1);
-        let mut neighbour = Neighbour::new(peer.clone(), id, config.asn, config.router_id, now);
+        let mut neighbour = Neighbour::new(peer.clone(), id, us, now);
         neighbour.stats = stats;
         neighbour.handle(Event::Start, None, &mut self.io, rib, now);
         self.neighbours.insert(peer.address, neighbour);
@@ -474,9 +481,11 @@ impl Speaker {
         self.listeners.clear();
         let now = Instant::now();
         if let Some(orders) = &mut self.orders {
-            for neighbour in self.neighbours.values_mut() {
-                let cease = Event::Stop(Notification::administrative_shutdown(text));
-                neighbour.handle(cease, None, &mut self.io, &mut orders.rib, now);
+            // One that is to keep our routes would forget them at a word: its connection ends, no more.
+            let told = |neighbour: &&mut Neighbour| !neighbour.config.graceful_restart.preserve_forwarding;
+            for neighbour in self.neighbours.values_mut().filter(told) {
+                let cease = Notification::administrative_shutdown(text);
+                neighbour.end(cease, &mut self.io, &mut orders.rib, now);
             }
         }
         self.neighbours.clear();

@@ -22,7 +22,9 @@ pub struct Notification {
 /// A shutdown communication has at most this many octets of UTF-8 (RFC 9003, section 2).
 const MAX_COMMUNICATION: usize = 255;
 
+const MAXIMUM_PREFIXES: u8 = 1;
 const ADMINISTRATIVE_SHUTDOWN: u8 = 2;
+const PEER_DECONFIGURED: u8 = 3;
 const ADMINISTRATIVE_RESET: u8 = 4;
 const HARD_RESET: u8 = 9;
 
@@ -145,7 +147,7 @@ impl Notification {
         let mut data = family.afi().to_be_bytes().to_vec();
         data.push(safi::UNICAST);
         data.extend(limit.to_be_bytes());
-        Self::with(error::CEASE, 1, data)
+        Self::with(error::CEASE, MAXIMUM_PREFIXES, data)
     }
 
     /// 6/2, with a text for the neighbour's operator (cut at 255 octets; empty: none).
@@ -155,7 +157,7 @@ impl Notification {
 
     /// 6/3: the neighbour is no longer configured.
     pub fn peer_deconfigured() -> Self {
-        Self::bare(error::CEASE, 3)
+        Self::bare(error::CEASE, PEER_DECONFIGURED)
     }
 
     /// 6/4, with a text for the neighbour's operator (cut at 255 octets; empty: none).
@@ -205,6 +207,21 @@ impl Notification {
 }
 
 impl Notification {
+    /// Whether it ends the session whatever graceful restart promises (RFC 8538).
+    pub fn is_hard_reset(&self) -> bool {
+        (self.code, self.subcode) == (error::CEASE, HARD_RESET)
+    }
+
+    /// Whether it means an end and no restart, so that a neighbour that would keep our routes over a
+    /// NOTIFICATION has to be sent it as a Hard Reset (RFC 8538, section 3).
+    pub fn is_final(&self) -> bool {
+        self.code == error::CEASE
+            && matches!(
+                self.subcode,
+                MAXIMUM_PREFIXES | ADMINISTRATIVE_SHUTDOWN | PEER_DECONFIGURED | ADMINISTRATIVE_RESET
+            )
+    }
+
     fn bare(code: u8, subcode: u8) -> Self {
         Self { code, subcode, data: Vec::new() }
     }
@@ -263,9 +280,9 @@ impl Notification {
             (error::FSM, 1) => "unexpected message in OpenSent",
             (error::FSM, 2) => "unexpected message in OpenConfirm",
             (error::FSM, 3) => "unexpected message in Established",
-            (error::CEASE, 1) => "maximum number of prefixes reached",
+            (error::CEASE, MAXIMUM_PREFIXES) => "maximum number of prefixes reached",
             (error::CEASE, ADMINISTRATIVE_SHUTDOWN) => "administrative shutdown",
-            (error::CEASE, 3) => "peer de-configured",
+            (error::CEASE, PEER_DECONFIGURED) => "peer de-configured",
             (error::CEASE, ADMINISTRATIVE_RESET) => "administrative reset",
             (error::CEASE, 5) => "connection rejected",
             (error::CEASE, 6) => "other configuration change",

@@ -114,11 +114,11 @@ fn an_external_peer_without_a_policy_gives_nothing_and_an_internal_one_everythin
     assert_eq!(rib.take_changes(), []);
     let refused = "peer1: refused: an external peer without an import policy";
     assert_eq!(verdicts(&rib, "192.0.2.0/24"), [refused]);
-    assert_eq!(rib.counts(external), Counts { received: 1, accepted: 0, advertised: 0 });
+    assert_eq!(rib.counts(external), Counts { received: 1, accepted: 0, stale: 0, advertised: 0 });
     rib.update(internal, announce("10.0.0.2", attributes(&[]), &["192.0.2.0/24"]));
     assert_eq!(rib.take_changes(), [change("192.0.2.0/24", &["10.0.0.2"])]);
     assert_eq!(verdicts(&rib, "192.0.2.0/24"), ["peer2: best", refused]);
-    assert_eq!(rib.counts(internal), Counts { received: 1, accepted: 1, advertised: 0 });
+    assert_eq!(rib.counts(internal), Counts { received: 1, accepted: 1, stale: 0, advertised: 0 });
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn a_new_import_policy_applies_to_what_was_said_before() {
     assert_eq!(rib.counts(peer).accepted, 1);
     rib.set_policy(peer, Import::Accept { except: prefixes(&["192.0.0.0/8"]) }, Export::All);
     assert_eq!(rib.take_changes(), [change("192.0.2.0/24", &[])]);
-    assert_eq!(rib.counts(peer), Counts { received: 1, accepted: 0, advertised: 0 });
+    assert_eq!(rib.counts(peer), Counts { received: 1, accepted: 0, stale: 0, advertised: 0 });
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn a_path_that_becomes_a_loop_is_a_loss() {
     assert_eq!(rib.take_changes().len(), 1);
     rib.update(peer, announce("10.0.0.1", attributes(&[65001, 64512]), &["192.0.2.0/24"]));
     assert_eq!(rib.take_changes(), [change("192.0.2.0/24", &[])]);
-    assert_eq!(rib.counts(peer), Counts { received: 1, accepted: 0, advertised: 0 });
+    assert_eq!(rib.counts(peer), Counts { received: 1, accepted: 0, stale: 0, advertised: 0 });
 }
 
 #[test]
@@ -262,4 +262,67 @@ fn what_a_peer_said_and_was_told_is_shown_with_what_became_of_it() {
         shown(rib.advertised(far, Some(prefix("198.51.100.0/24")))),
         ["198.51.100.0/24 10.0.0.100 64512 65001 None advertised"]
     );
+}
+
+#[test]
+fn the_routes_of_a_restarting_peer_are_used_until_it_has_said_which_it_still_has() {
+    let mut rib = rib();
+    let (peer, other) = (up(&mut rib, 1, 65001), up(&mut rib, 2, 65002));
+    rib.update(peer, announce("10.0.0.1", attributes(&[65001]), &["192.0.2.0/24", "192.0.3.0/24"]));
+    rib.update(peer, announce("fd00::1", attributes(&[65001]), &["2001:db8::/32"]));
+    let mut hears = crate::heard(&mut rib, other);
+    assert_eq!(rib.take_changes().len(), 3);
+
+    rib.peer_stale(peer, &[Family::Ipv4]);
+    assert_eq!(rib.take_changes(), [change("2001:db8::/32", &[])], "the family that is not kept");
+    assert_eq!(rib.counts(peer), Counts { received: 2, accepted: 2, stale: 2, advertised: 0 });
+    assert!(rib.destinations(Some(prefix("192.0.2.0/24")))[0].paths[0].stale);
+    assert!(!rib.has_pending(peer), "nothing is told to one that is away");
+
+    rib.peer_up(peer, facts(1, 65001));
+    rib.update(peer, announce("10.0.0.1", attributes(&[65001]), &["192.0.2.0/24"]));
+    assert_eq!(rib.counts(peer).stale, 1);
+    assert!(!rib.destinations(Some(prefix("192.0.2.0/24")))[0].paths[0].stale);
+    assert_eq!(rib.take_changes(), [], "what is said again is no news");
+    rib.sweep(peer, Family::Ipv4);
+    assert_eq!(rib.take_changes(), [change("192.0.3.0/24", &[])]);
+    assert_eq!(rib.counts(peer), Counts { received: 1, accepted: 1, stale: 0, advertised: 0 });
+    hears.drain(&mut rib, other);
+    assert_eq!(hears.prefixes(), ["192.0.2.0/24"]);
+}
+
+#[test]
+fn what_was_stale_already_goes_when_a_peer_restarts_again() {
+    let mut rib = rib();
+    let peer = up(&mut rib, 1, 65001);
+    rib.update(peer, announce("10.0.0.1", attributes(&[65001]), &["192.0.2.0/24", "192.0.3.0/24"]));
+    rib.peer_stale(peer, &Family::ALL);
+    rib.peer_up(peer, facts(1, 65001));
+    rib.update(peer, announce("10.0.0.1", attributes(&[65001]), &["192.0.2.0/24"]));
+    rib.peer_stale(peer, &Family::ALL);
+    assert_eq!(rib.snapshot(), [change("192.0.2.0/24", &["10.0.0.1"])]);
+    assert_eq!(rib.counts(peer).stale, 1);
+    rib.update(peer, withdraw(&["192.0.2.0/24"]));
+    assert_eq!(rib.counts(peer), Counts::default());
+}
+
+#[test]
+fn another_speaker_at_the_same_address_inherits_no_stale_routes() {
+    let mut rib = rib();
+    let peer = up(&mut rib, 1, 65001);
+    rib.update(peer, announce("10.0.0.1", attributes(&[65001]), &["192.0.2.0/24"]));
+    rib.peer_stale(peer, &Family::ALL);
+    rib.peer_up(peer, PeerFacts { router_id: RouterId(Ipv4Addr::new(10, 9, 9, 9)), ..facts(1, 65001) });
+    assert_eq!(rib.snapshot(), []);
+}
+
+#[test]
+fn stale_routes_are_judged_by_the_policy_in_force_when_their_peer_is_back() {
+    let mut rib = rib();
+    let peer = up(&mut rib, 1, 65001);
+    rib.update(peer, announce("10.0.0.1", attributes(&[65001]), &["192.0.2.0/24"]));
+    rib.peer_stale(peer, &Family::ALL);
+    rib.peer_up(peer, PeerFacts { import: Import::Reject, ..facts(1, 65001) });
+    assert_eq!(rib.snapshot(), []);
+    assert_eq!(rib.counts(peer), Counts { received: 1, accepted: 0, stale: 1, advertised: 0 });
 }

@@ -132,6 +132,9 @@ pub struct Core {
     pub(super) answers: Vec<Answer<()>>,
     /// Orders the speaker may not have yet.
     unsent: Option<Config>,
+    /// Whether a speaker that starts now is not this boot's first: what an earlier one taught the kernel is still
+    /// there.
+    respoken: bool,
     pub(super) swept: bool,
     /// Whether the kernel has answered for what complete watches wanted.
     programmed: bool,
@@ -182,11 +185,14 @@ impl Core {
             effects: Vec::new(),
             answers: Vec::new(),
             unsent: None,
+            respoken: false,
             swept: false,
             programmed: false,
         };
         core.restore_blocks();
         core.restore_pods()?;
+        // Attachments die with the boot, as the kernel's routes do.
+        core.respoken = !core.attachments.is_empty();
         Ok(core)
     }
 
@@ -245,6 +251,10 @@ impl Core {
                 }
                 self.heard.ordered = true;
                 self.heard.refused = None;
+                // Said now, it is there when the speaker comes back.
+                if !std::mem::replace(&mut self.respoken, true) {
+                    self.unsent = self.unsent.take().or_else(|| self.graph.spoken().orders.clone());
+                }
             }
             speaker::Event::Refused { reason } => {
                 tracing::error!("the speaker did not take its orders: {reason}; it keeps those before");
@@ -307,6 +317,7 @@ impl Core {
             self.unsent = speaking.orders;
         }
         let orders = if self.cluster.has_read(&SPEAKING) { self.unsent.take() } else { None };
+        let orders = orders.map(|orders| Config { restarting: self.respoken, ..orders });
         let answers = std::mem::take(&mut self.answers);
         let changed = delta.fib != FibDelta::default();
         if changed || orders.is_some() || !answers.is_empty() || (self.in_sync() && !self.programmed) {

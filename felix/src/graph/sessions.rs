@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use manx_bgp::api::{Config, Export, Import, Network, PeerConfig};
+use manx_bgp::api::{Config, Export, GracefulRestart, Import, Network, PeerConfig};
 use manx_bgp::types::{Family, Prefix, RouterId};
 
 use super::desired::{Problem, Speaking};
@@ -11,6 +11,10 @@ use crate::model::{BgpConfig, Node, Peer};
 
 /// Upper bound of the speaker's ConnectRetry timer, in seconds: a neighbour that came back is found within this.
 const CONNECT_RETRY: u16 = 5;
+
+/// Learned routes stay in the kernel while the speaker is away (see `speaker`), so neighbours may keep sending: for
+/// as long as a container may take to be started again, its image pulled.
+const GRACEFUL_RESTART: GracefulRestart = GracefulRestart { restart_time: 120, preserve_forwarding: true };
 
 /// Never taken from a neighbour: what has no meaning beyond one link or one machine (RFC 6890). A default route is.
 const MARTIANS: [(IpAddr, u8); 7] = [
@@ -112,6 +116,7 @@ impl Table<'_> {
             connect_retry: CONNECT_RETRY,
             import: Import::Accept { except },
             export: Export::Originated,
+            graceful_restart: GRACEFUL_RESTART,
             ..PeerConfig::new(address, self.bgp.asn)
         }
     }

@@ -193,6 +193,7 @@ pub mod tests {
             families: Family::ALL.to_vec(),
             received: 3,
             accepted: 2,
+            stale: 0,
             advertised: 1,
             messages_in: 10,
             messages_out: 11,
@@ -232,6 +233,7 @@ pub mod tests {
             } else {
                 vec!["64512:1".to_owned(), "64512:2".to_owned()]
             },
+            stale: false,
             verdict: verdict.to_owned(),
             step: verdict.starts_with("lost").then_some(3),
         };
