@@ -24,6 +24,7 @@ pub mod link;
 pub mod netns;
 pub mod pod;
 pub mod programs;
+pub mod terminal;
 pub mod topology;
 
 pub use eventually::eventually;

@@ -7,11 +7,12 @@ mod report;
 mod routers;
 mod world;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::graph::{self, Picture};
-use crate::lab::{self, Lab, Options};
+use crate::lab::{Lab, Options};
+use crate::terminal::say;
 use crate::topology::Topology;
 
 pub use report::Report;
@@ -19,9 +20,6 @@ use world::World;
 
 /// The topology shown.
 pub const TOPOLOGY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/labs/demo.clab.yml");
-
-/// The name of its lab unless told otherwise.
-pub const NAME: &str = "demo";
 
 /// How the demo is shown.
 #[derive(Clone, Debug, Default)]
@@ -41,18 +39,25 @@ pub async fn run(show: &Show) -> anyhow::Result<bool> {
     let topology = Topology::read(Path::new(TOPOLOGY))?;
     let mut report = Report::new();
     report.step("a rack: one switch, two top-of-rack routers, three nodes, a client behind the routers");
-    let options = Options { name: show.name.clone(), progress: Arc::new(|said| println!("    {said}")) };
+    let options =
+        Options { name: show.name.clone(), progress: Arc::new(|said| say(format_args!("    {said}"))) };
     let lab = Lab::up(&topology, options).await?;
-    let name = lab.name().to_owned();
-    let tried = try_everything(lab, &mut report).await;
+    // Gone however this ends: interrupted, or by a panic.
+    let _temporary = (!show.keep).then(|| lab.clone().temporary());
+    let tried = try_everything(lab.clone(), &mut report).await;
     if show.keep {
-        println!("{}", what_to_type(&name));
+        report.step("tor1 is started again");
+        lab.start_node("tor1").await?;
     } else {
         report.step("taking the lab down");
-        lab::destroy(&name)?;
+        lab.down()?;
+    }
+    let passed = report.conclude();
+    if show.keep {
+        say(what_to_type(&lab));
     }
     tried?;
-    Ok(report.conclude())
+    Ok(passed)
 }
 
 async fn try_everything(lab: Lab, report: &mut Report) -> anyhow::Result<()> {
@@ -66,7 +71,7 @@ async fn try_everything(lab: Lab, report: &mut Report) -> anyhow::Result<()> {
         "kubelet is played by the lab",
         world.start_pods().await?,
     );
-    println!("\n{}", graph::text(&Picture::of_lab(&world.lab).await?));
+    say(format_args!("\n{}", graph::text(&Picture::of_lab(&world.lab).await?)));
 
     report.step("every pod and every node to every pod, both families");
     reach::pods_and_nodes(&world, report).await;
@@ -86,21 +91,23 @@ async fn try_everything(lab: Lab, report: &mut Report) -> anyhow::Result<()> {
     report.step("a pod is deleted");
     failures::pod_deleted(&mut world, report).await?;
 
-    println!("\n{}", world.lab.run("node1", &["manxctl", "status"]).await?);
+    say(format_args!("\n{}", world.lab.run("node1", &["manxctl", "status"]).await?));
     Ok(())
 }
 
-fn what_to_type(name: &str) -> String {
-    let kubeconfig: PathBuf = Path::new(lab::ROOT).join(name).join("kubeconfig");
+fn what_to_type(lab: &Lab) -> String {
+    let (name, programs, kubeconfig) = (lab.name(), lab.programs().display(), lab.kubeconfig());
     format!(
-        "\nThe lab \"{name}\" is running (tor1 is stopped). What to type next, from target/debug:
+        "\nThe lab \"{name}\" is running. What to type next:
+    export PATH=$PATH:{programs} MANX_LAB={name} KUBECONFIG={kubeconfig}
+    manx-lab exec node1 -- manxctl status                sessions, blocks, routes, pods; the cluster
     manx-lab exec node1 -- ip route                      the kernel's routes of a node
-    manx-lab exec node1 -- manxctl status                this node and the cluster
+    manx-lab exec tor1 -- vtysh -c 'show bgp summary'    what the first router says
     manx-lab exec tor2 -- birdc show route               what the second router knows
     manx-lab pod add node2 web                           one more pod
+    kubectl get ippools,ipamblocks,nodestatuses          the cluster's objects
     manx-lab graph -o lab.svg                            a picture
-    kubectl --kubeconfig {} get ippools,ipamblocks
     manx-lab down {name}",
-        kubeconfig.display()
+        kubeconfig = kubeconfig.display()
     )
 }

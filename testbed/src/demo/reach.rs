@@ -97,7 +97,8 @@ fn seen(world: &World, family: Family) -> String {
     family.pick(&world.client).map(|own| format!("seen as {own}")).unwrap_or_default()
 }
 
-async fn all<F: Future<Output = Result<(), String>>>(probes: Vec<F>) -> Vec<Result<(), String>> {
+/// Waits for all probes, a few at a time.
+pub async fn all<F: Future<Output = Result<(), String>>>(probes: Vec<F>) -> Vec<Result<(), String>> {
     futures::stream::iter(probes).buffered(AT_ONCE).collect().await
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use crate::terminal::say;
+
 /// The checks done so far.
 pub struct Report {
     started: Instant,
@@ -27,7 +29,7 @@ impl Report {
 
     /// Says what is about to be done.
     pub fn step(&self, what: &str) {
-        println!("\n[{:5.1}s] {what}", self.started.elapsed().as_secs_f32());
+        say(format_args!("\n[{:5.1}s] {what}", self.started.elapsed().as_secs_f32()));
     }
 
     /// Records one check made of many outcomes, and says how it went.
@@ -35,12 +37,12 @@ impl Report {
         let passed = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
         let failures = outcomes.into_iter().filter_map(Result::err).collect();
         let check = Check { name: name.to_owned(), passed, failures, seen: seen.into() };
-        println!("    {} {} {} {}", check.mark(), check.name, check.count(), check.seen);
+        say(format_args!("    {} {} {} {}", check.mark(), check.name, check.count(), check.seen));
         for failure in check.failures.iter().take(FAILURES_TOLD) {
-            println!("        {failure}");
+            say(format_args!("        {failure}"));
         }
         if check.failures.len() > FAILURES_TOLD {
-            println!("        … and {} more", check.failures.len() - FAILURES_TOLD);
+            say(format_args!("        … and {} more", check.failures.len() - FAILURES_TOLD));
         }
         self.checks.push(check);
     }
@@ -52,14 +54,14 @@ impl Report {
         for check in &self.checks {
             table.add_row([check.mark().to_owned(), check.name.clone(), check.count(), check.seen.clone()]);
         }
-        println!("\n{table}");
+        say(format_args!("\n{table}"));
         let failed = self.checks.iter().filter(|check| !check.passed()).count();
         let total = self.checks.len();
-        println!(
+        say(format_args!(
             "\n{} of {total} checks passed in {:.0} s",
             total - failed,
             self.started.elapsed().as_secs_f32()
-        );
+        ));
         failed == 0
     }
 }

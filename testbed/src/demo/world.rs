@@ -17,6 +17,7 @@ use tokio::process::Child;
 use crate::eventually;
 use crate::lab::Lab;
 use crate::pod::PodInfo;
+use crate::terminal::say;
 
 /// The Manx nodes.
 pub const NODES: [&str; 3] = ["node1", "node2", "node3"];
@@ -98,7 +99,7 @@ impl World {
             for letter in ["a", "b"] {
                 let name = format!("{node}-{letter}");
                 let pod = self.lab.pod_add(node, "default", &name).await?;
-                println!("    {name}: {}", words(&pod.addresses));
+                say(format_args!("    {name}: {}", words(&pod.addresses)));
                 let families = [IpAddr::is_ipv4, IpAddr::is_ipv6].map(|of| pod.addresses.iter().any(of));
                 let both = families == [true, true];
                 outcomes

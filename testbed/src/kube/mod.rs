@@ -18,7 +18,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::discovery::{Discovery, Scope};
-use kube::{Api, Client, Config, CustomResourceExt};
+use kube::{Api, Client, Config};
 use serde_json::json;
 
 use crate::eventually::eventually;
@@ -128,20 +128,9 @@ pub(crate) async fn fill(lab: &Lab, api: &str, say: &(dyn Fn(&str) + Send + Sync
     Ok(())
 }
 
-/// The custom resources of Manx, from the types the programs are built with.
-pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![
-        manx_ipam::crd::IPPool::crd(),
-        manx_ipam::crd::IPAMBlock::crd(),
-        manx_felix::crd::BGPConfiguration::crd(),
-        manx_felix::crd::BGPPeer::crd(),
-        manx_felix::crd::NodeStatus::crd(),
-    ]
-}
-
 async fn create_crds(client: &Client) -> Result<usize, LabError> {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let crds = crds();
+    let crds = manx_felix::crd::all();
     for crd in &crds {
         let name = crd.metadata.name.clone().unwrap_or_default();
         api.create(&PostParams::default(), crd)

@@ -103,8 +103,10 @@ impl Deref for TemporaryLab {
 
 impl Drop for TemporaryLab {
     fn drop(&mut self) {
-        if let Err(error) = self.0.down() {
-            tracing::error!(%error, "a temporary lab is left behind");
+        match self.0.down() {
+            // Gone already: somebody wanted to know how it went.
+            Ok(()) | Err(LabError::NotFound { .. }) => {}
+            Err(error) => tracing::error!(%error, "a temporary lab is left behind"),
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,7 +13,10 @@ use manx_testbed::demo::{self, Show};
 use manx_testbed::enter::{self, Life};
 use manx_testbed::graph::{self, Picture};
 use manx_testbed::lab::{self, destroy};
+use manx_testbed::terminal::say;
 use manx_testbed::{Lab, Options, Topology, echo, kube};
+
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Cli, Command, Pod, Which};
 
@@ -61,7 +63,7 @@ async fn run_async(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Probe { service, timeout } => {
             let seen = echo::probe(service, Duration::from_millis(timeout)).await;
-            println!("{}", seen.map_err(|error| anyhow!("{service}: {error}"))?);
+            say(seen.map_err(|error| anyhow!("{service}: {error}"))?);
         }
         _ => {}
     }
@@ -93,26 +95,35 @@ fn become_command(which: &Which, place: &str, argv: &[OsString], life: Life) -> 
 async fn up(file: &Path, name: Option<String>) -> anyhow::Result<()> {
     let topology = Topology::read(file)?;
     let begin = Instant::now();
-    let progress = Arc::new(move |what: &str| println!("{:6.2} s  {what}", begin.elapsed().as_secs_f32()));
+    let tell = move |what: &str| say(format_args!("{:6.2} s  {what}", begin.elapsed().as_secs_f32()));
     let lab = tokio::select! {
-        lab = Lab::up(&topology, Options { name, progress }) => lab?,
-        _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted: what was built is removed"),
+        lab = Lab::up(&topology, Options { name, progress: Arc::new(tell) }) => lab?,
+        ended = interrupted()? => anyhow::bail!("{ended}: what was built is removed"),
     };
-    println!("{:6.2} s  lab \"{}\" is up", begin.elapsed().as_secs_f32(), lab.name());
+    tell(&format!("lab \"{}\" is up", lab.name()));
     Ok(())
 }
 
 async fn show(show: &Show) -> anyhow::Result<ExitCode> {
     let passed = tokio::select! {
         passed = demo::run(show) => passed?,
-        _ = tokio::signal::ctrl_c() => {
-            if !show.keep {
-                destroy(show.name.as_deref().unwrap_or(demo::NAME))?;
-            }
-            anyhow::bail!("interrupted");
-        }
+        ended = interrupted()? => anyhow::bail!("{ended}"),
     };
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Resolves when somebody wants an end (Ctrl-C, a CI job's time limit, a terminal that is closed) and says who.
+fn interrupted() -> anyhow::Result<impl Future<Output = &'static str>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => "interrupted",
+            _ = terminate.recv() => "terminated",
+            _ = hangup.recv() => "the terminal is closed",
+        }
+    })
 }
 
 fn down(name: Option<String>, all: bool) -> anyhow::Result<()> {
@@ -125,11 +136,15 @@ fn down(name: Option<String>, all: bool) -> anyhow::Result<()> {
             vec![]
         }
     };
+    let mut left = Ok(());
     for name in names {
-        destroy(&name)?;
-        println!("lab \"{name}\" is gone");
+        match destroy(&name) {
+            Ok(()) => say(format_args!("lab \"{name}\" is gone")),
+            // One that cannot be removed (it is being built) does not keep the others.
+            Err(error) => left = left.and(Err(error)),
+        }
     }
-    Ok(())
+    Ok(left?)
 }
 
 fn list() {
@@ -145,7 +160,7 @@ fn list() {
             Err(error) => table.add_row([name, "?".into(), "?".into(), error.to_string()]),
         };
     }
-    println!("{table}");
+    say(table);
 }
 
 async fn inspect(lab: &Lab) -> anyhow::Result<()> {
@@ -163,9 +178,9 @@ async fn inspect(lab: &Lab) -> anyhow::Result<()> {
         let addresses: Vec<_> = addresses.collect();
         table.add_row([node.name.clone(), node.runs.to_string(), programs.join("\n"), addresses.join("\n")]);
     }
-    println!("{table}");
+    say(table);
     if lab.kubeconfig().exists() {
-        println!("kubectl --kubeconfig {} get nodes", lab.kubeconfig().display());
+        say(format_args!("kubectl --kubeconfig {} get nodes", lab.kubeconfig().display()));
     }
     Ok(())
 }
@@ -175,7 +190,7 @@ async fn run_pod(command: Pod) -> anyhow::Result<()> {
         Pod::Add { which, node, name, namespace } => {
             let pod = which.lab()?.pod_add(&node, &namespace, &name).await?;
             let addresses: Vec<_> = pod.addresses.iter().map(ToString::to_string).collect();
-            println!("{namespace}/{name} on {node}: {}", addresses.join(", "));
+            say(format_args!("{namespace}/{name} on {node}: {}", addresses.join(", ")));
         }
         Pod::Del { which, name, namespace } => which.lab()?.pod_del(&namespace, &name).await?,
         Pod::List { which } => {
@@ -184,7 +199,7 @@ async fn run_pod(command: Pod) -> anyhow::Result<()> {
                 let addresses: Vec<_> = pod.addresses.iter().map(ToString::to_string).collect();
                 table.add_row([pod.node, pod.namespace, pod.name, addresses.join(", ")]);
             }
-            println!("{table}");
+            say(table);
         }
     }
     Ok(())
@@ -208,10 +223,10 @@ async fn graph(
         Some(output) => Some(output),
     };
     match output {
-        None => print!("{drawn}"),
+        None => say(drawn.trim_end()),
         Some(file) => {
             fs::write(&file, drawn).map_err(|error| anyhow!("{}: {error}", file.display()))?;
-            println!("{}", file.display());
+            say(file.display());
         }
     }
     Ok(())
@@ -222,14 +237,13 @@ fn logs(lab: &Lab, node: &str, daemon: Option<String>) -> anyhow::Result<()> {
         Some(name) => vec![name],
         None => lab.daemons(node)?.into_iter().map(str::to_owned).collect(),
     };
-    let mut out = std::io::stdout().lock();
     for name in &names {
         let path = lab.log(node, name)?;
         if names.len() > 1 {
-            writeln!(out, "==> {node}: {name} <==")?;
+            say(format_args!("==> {node}: {name} <=="));
         }
         let text = fs::read(&path).map_err(|error| anyhow!("{}: {error}", path.display()))?;
-        out.write_all(&text)?;
+        say(String::from_utf8_lossy(&text).trim_end());
     }
     Ok(())
 }
