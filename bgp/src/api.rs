@@ -10,7 +10,12 @@
 //! [`Config`] is the whole wanted state and can be handed over at any time: the daemon does the
 //! difference and keeps the last one while its client is away.
 
+pub mod community;
+mod policy;
+
 use std::net::{IpAddr, SocketAddr};
+
+pub use policy::{Match, Outcome, PathMatch, Policy, PrefixRange, RangeError, Rule, Source, Then, Verdict};
 
 use serde::{Deserialize, Serialize};
 
@@ -173,12 +178,13 @@ pub struct PeerConfig {
     /// What it may expect of us when we restart.
     #[serde(default)]
     pub graceful_restart: GracefulRestart,
-    /// What may be imported from it.
-    #[serde(default)]
-    pub import: Import,
-    /// What is exported to it.
-    #[serde(default)]
-    pub export: Export,
+    /// What is taken from it. Without one, everything from an internal neighbour and nothing from an
+    /// external one (RFC 8212).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<Policy>,
+    /// What is told to it, of what BGP's rules allow. Without one, as for `import`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<Policy>,
     /// Reflect routes to and from it (RFC 4456): it is one of our clients. Internal neighbours only.
     #[serde(default)]
     pub route_reflector_client: bool,
@@ -219,8 +225,8 @@ impl PeerConfig {
             connect_retry: default_connect_retry(),
             passive: false,
             graceful_restart: GracefulRestart::default(),
-            import: Import::default(),
-            export: Export::default(),
+            import: None,
+            export: None,
             route_reflector_client: false,
         }
     }
@@ -244,38 +250,6 @@ impl Default for GracefulRestart {
     fn default() -> Self {
         Self { restart_time: default_restart_time(), preserve_forwarding: false }
     }
-}
-
-/// What is taken from a neighbour (RFC 8212: an eBGP neighbour without a policy gives nothing).
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "policy", rename_all = "camelCase")]
-pub enum Import {
-    /// iBGP: everything. eBGP: nothing (RFC 8212).
-    #[default]
-    Default,
-    /// Everything but what is inside `except` (or equal to it).
-    Accept {
-        /// Prefixes refused with all their more specifics: our own blocks, martians.
-        #[serde(default)]
-        except: Vec<Prefix>,
-    },
-    /// Nothing.
-    Reject,
-}
-
-/// What is told to a neighbour.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "policy", rename_all = "camelCase")]
-pub enum Export {
-    /// iBGP: what BGP's rules allow. eBGP: nothing (RFC 8212).
-    #[default]
-    Default,
-    /// Only what this speaker originates.
-    Originated,
-    /// Every best path BGP's rules allow (a router's own work).
-    All,
-    /// Nothing.
-    Reject,
 }
 
 /// A prefix to originate.

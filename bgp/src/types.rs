@@ -56,6 +56,14 @@ impl Family {
         }
     }
 
+    /// The longest prefix, in bits.
+    pub fn width(self) -> u8 {
+        match self {
+            Self::Ipv4 => 32,
+            Self::Ipv6 => 128,
+        }
+    }
+
     /// The Address Family Identifier.
     pub fn afi(self) -> u16 {
         match self {

@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use manx_bgp::api::{
-    Config, Export, GracefulRestart, Import, Network, PeerConfig, Reply, SessionState, Status,
-};
+use manx_bgp::api::{Config, GracefulRestart, Network, PeerConfig, Policy, Reply, SessionState, Status};
 use manx_bgp::speaker::{self, Handle, Options, Watch};
 use manx_bgp::types::{Asn, Family, Prefix, RouterId};
 use manx_bgp::wire::{self, Capability, Message, Notification, Open};
@@ -188,14 +186,14 @@ async fn networks_names_and_policies_change_without_a_session_noticing() {
     let (handle, config) = &speakers[0];
     let mut changed = config.clone();
     changed.peers[0].name = "tor1".to_owned();
-    changed.peers[0].import = Import::Accept { except: vec!["10.1.0.0/16".parse().unwrap()] };
+    changed.peers[0].import = Some(Policy::accept_except("ours", ["10.1.0.0/16".parse().unwrap()]));
     let changes = handle.apply(changed.clone()).await.unwrap();
     assert_eq!(changes.len(), 1);
     assert!(changes[0].contains("renamed") && changes[0].contains("import policy"), "{changes:?}");
     table.until("one refused", |t| t.routes.len() == 1 && t.has("fd00:1:2::/64", v6(2))).await;
     assert_eq!(handle.apply(changed.clone()).await.unwrap(), [""; 0]);
 
-    changed.peers[0].import = Import::Default;
+    changed.peers[0].import = None;
     handle.apply(changed).await.unwrap();
     table.until("taken again, from memory", |t| t.routes.len() == 2).await;
     let learned = handle.routes(Some("10.1.2.0/26".parse().unwrap())).await.unwrap();
@@ -442,10 +440,8 @@ async fn a_neighbour_that_does_not_read_delays_nobody_and_is_told_all_when_it_re
 /// Our own, whose forwarding stays while the speaker is away, told to external peers.
 fn restartable(peer: PeerConfig) -> PeerConfig {
     let graceful_restart = GracefulRestart { restart_time: 60, preserve_forwarding: true };
-    PeerConfig { graceful_restart, import: ACCEPT, export: Export::All, ..peer }
+    PeerConfig { graceful_restart, import: Some(Policy::accept()), export: Some(Policy::accept()), ..peer }
 }
-
-const ACCEPT: Import = Import::Accept { except: Vec::new() };
 
 /// Of AS 64512, which restarts; the router before it, of AS 65001; and one behind that, of AS 65002.
 async fn line(lab: Lab) -> (Config, tokio::task::JoinHandle<()>, Handle, Handle) {
@@ -539,7 +535,7 @@ async fn two_that_restart_together_do_not_wait_for_each_other() {
     let (left, _) = speaker::start(hour.clone());
     let (right, _) = speaker::start(hour);
     let config = |host, other| Config {
-        peers: vec![PeerConfig { export: Export::All, ..lab.peer(host, other) }],
+        peers: vec![PeerConfig { export: Some(Policy::accept()), ..lab.peer(host, other) }],
         networks: networks(host),
         restarting: true,
         ..lab.config(host)

@@ -12,9 +12,10 @@ use super::decision::DEFAULT_LOCAL_PREF;
 use super::net::Net;
 use super::path::{Generation, Path, PeerId, Refusal};
 use super::peers::Peers;
+use super::policy::Applied;
 use super::{originate, policy};
 use crate::iana::attribute_flag::PARTIAL;
-use crate::types::{Family, RouterId};
+use crate::types::{Family, Prefix, RouterId};
 use crate::wire::update::Packer;
 use crate::wire::{Attributes, NextHop};
 
@@ -51,7 +52,15 @@ pub(super) fn something() -> Arc<Path> {
         source: None,
         refusal: Some(Refusal::Policy),
         generation: Generation::default(),
+        received: None,
     })
+}
+
+/// Two paths, and what the policy does to each.
+#[derive(PartialEq)]
+struct Alike {
+    pair: [*const Path; 2],
+    applied: [Option<Applied>; 2],
 }
 
 /// What paths become for an audience: each is judged and written once a batch.
@@ -60,10 +69,10 @@ pub(super) struct Exports<'a> {
     peers: &'a Peers,
     audience: &'a Audience,
     packers: Vec<Packer>,
-    places: FxHashMap<*const Path, Option<u32>>,
-    /// Most destinations have the path of the one before.
-    last: Option<(*const Path, Option<u32>)>,
-    alike: Option<([*const Path; 2], bool)>,
+    places: FxHashMap<(*const Path, Applied), Option<u32>>,
+    /// Most destinations have the path of the one before, and the same is done to it.
+    last: Option<(*const Path, Applied, Option<u32>)>,
+    alike: Option<(Alike, bool)>,
 }
 
 impl<'a> Exports<'a> {
@@ -80,47 +89,52 @@ impl<'a> Exports<'a> {
     }
 
     /// Where its packer is; none where it does not go out.
-    pub(super) fn place(&mut self, path: &Arc<Path>) -> Option<u32> {
+    pub(super) fn place(&mut self, path: &Arc<Path>, prefix: Prefix) -> Option<u32> {
+        let applied = self.applied(path, prefix)?;
         let pointer = Arc::as_ptr(path);
-        if let Some((_, place)) = self.last.filter(|(last, _)| *last == pointer) {
-            return place;
+        if let Some((_, _, place)) =
+            self.last.as_ref().filter(|last| (last.0, &last.1) == (pointer, &applied))
+        {
+            return *place;
         }
-        let place = match self.places.get(&pointer) {
+        let place = match self.places.get(&(pointer, applied.clone())) {
             Some(place) => *place,
             None => {
-                let packer = self.packer(path);
-                let place = packer.map(|packer| {
+                let place = self.packer(path, &applied).map(|packer| {
                     self.packers.push(packer);
                     (self.packers.len() - 1) as u32
                 });
-                self.places.insert(pointer, place);
+                self.places.insert((pointer, applied.clone()), place);
                 place
             }
         };
-        self.last = Some((pointer, place));
+        self.last = Some((pointer, applied, place));
         place
     }
 
-    fn packer(&self, path: &Path) -> Option<Packer> {
-        if !policy::export(self.audience, path, self.peers.source(path)) {
-            return None;
-        }
-        let (attributes, next_hop) = exported(path, self.family, self.peers, self.audience)?;
+    fn applied(&self, path: &Path, prefix: Prefix) -> Option<Applied> {
+        policy::export(self.audience, prefix, path, self.peers.source(path))
+    }
+
+    fn packer(&self, path: &Path, applied: &Applied) -> Option<Packer> {
+        let (attributes, next_hop) = exported(path, applied, self.family, self.peers, self.audience)?;
         Packer::announcements(&attributes, next_hop, self.family, &self.audience.session)
     }
 
     /// Whether two paths look the same to the audience.
-    pub(super) fn alike(&mut self, one: &Arc<Path>, other: &Arc<Path>) -> bool {
+    pub(super) fn alike(&mut self, one: &Arc<Path>, other: &Arc<Path>, prefix: Prefix) -> bool {
         if one.refusal != other.refusal {
             return false;
         }
         let pair = [Arc::as_ptr(one), Arc::as_ptr(other)];
-        if let Some((_, alike)) = self.alike.filter(|(last, _)| *last == pair) {
-            return alike;
+        let applied = [self.applied(one, prefix), self.applied(other, prefix)];
+        let asked = Alike { pair, applied };
+        if let Some((_, alike)) = self.alike.as_ref().filter(|(last, _)| *last == asked) {
+            return *alike;
         }
-        let form = |path| exported(path, self.family, self.peers, self.audience);
+        let form = |path| form(path, prefix, self.peers, self.audience);
         let alike = form(one) == form(other);
-        self.alike = Some((pair, alike));
+        self.alike = Some((asked, alike));
         alike
     }
 }
@@ -190,10 +204,22 @@ impl Writer<'_> {
     }
 }
 
+/// What an audience is told of a destination by this path, if anything.
+pub(super) fn form(
+    path: &Path,
+    prefix: Prefix,
+    peers: &Peers,
+    audience: &Audience,
+) -> Option<(Attributes, NextHop)> {
+    let applied = policy::export(audience, prefix, path, peers.source(path))?;
+    exported(path, &applied, prefix.family(), peers, audience)
+}
+
 /// What of a best path is told to an audience: RFC 4271, sections 5.1 and 9.1.3. `None` where there is no
 /// address of ours to name as next hop.
-pub(super) fn exported(
+fn exported(
     path: &Path,
+    applied: &Applied,
     family: Family,
     peers: &Peers,
     audience: &Audience,
@@ -204,15 +230,14 @@ pub(super) fn exported(
         unknown.flags |= PARTIAL;
     }
     let own = || audience.next_hops.iter().copied().find(|addr| Family::of(*addr) == family);
-    let next_hop = if audience.session.ebgp {
+    let next_hop: Option<NextHop> = if audience.session.ebgp {
         attributes.as_path.prepend(peers.asn);
-        attributes.local_pref = None;
         attributes.originator_id = None;
         attributes.cluster_list.clear();
         if origin != RouteOrigin::Here {
             attributes.med = None;
         }
-        own()?.into()
+        own().map(Into::into)
     } else {
         attributes.local_pref = attributes.local_pref.or(Some(DEFAULT_LOCAL_PREF));
         if let RouteOrigin::Internal(source) = origin {
@@ -221,11 +246,17 @@ pub(super) fn exported(
             attributes.cluster_list.insert(0, peers.cluster_id.0);
         }
         match origin {
-            RouteOrigin::Here => own()?.into(),
-            RouteOrigin::External | RouteOrigin::Internal(_) => passed_on(path.next_hop)?,
+            RouteOrigin::Here => own().map(Into::into),
+            RouteOrigin::External | RouteOrigin::Internal(_) => passed_on(path.next_hop),
         }
     };
-    Some((attributes, next_hop))
+    let policy = audience.export.as_ref();
+    let wanted = policy.and_then(|policy| policy.apply(applied, family, peers.asn, &mut attributes));
+    if audience.session.ebgp {
+        // RFC 4271, section 5.1.5: whatever a policy says.
+        attributes.local_pref = None;
+    }
+    Some((attributes, wanted.map(Into::into).or(next_hop)?))
 }
 
 /// A link-local next hop is of one link only (RFC 2545, section 3): without it, and not without a global one.

@@ -2,8 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::PeerFacts;
-use crate::api::Export;
+use super::{PeerFacts, Policy};
 use crate::wire::Session;
 
 /// Peers of whom all of this is the same are told the same octets, each path's own source apart. What may
@@ -15,7 +14,7 @@ pub(super) struct Audience {
     pub(super) next_hops: Vec<IpAddr>,
     /// See [`PeerFacts::client`].
     pub(super) client: bool,
-    pub(super) export: Export,
+    pub(super) export: Option<Policy>,
 }
 
 impl Audience {

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use super::decision::{self, Verdict};
 use super::path::{Path, PeerId};
 use super::peers::Peers;
+use super::policy;
 
 /// Twenty-four octets for IPv4, without a heap of its own for the one path most destinations have.
 #[derive(Debug)]
@@ -109,7 +110,10 @@ impl Paths {
             };
             (usable[i], verdict.to_string(), step)
         });
-        let refused = self.all().iter().filter_map(|path| Some((path, path.refusal?.to_string(), None)));
+        let refused = self.all().iter().filter_map(|path| {
+            let words = policy::words(path.refusal?, peers.source(path));
+            Some((path, words, None))
+        });
         ranked.chain(refused).collect()
     }
 }

@@ -13,7 +13,9 @@ use super::net::Net;
 use super::noted::Noted;
 use super::path::{Path, PeerId};
 use super::peers::Peers;
+use super::policy::Applied;
 use super::{adj_out, policy};
+use crate::types::Prefix;
 use crate::wire::{Attributes, NextHop};
 
 /// Destinations worked out at once: enough to fill messages, few enough that what a slow peer still hears
@@ -74,9 +76,11 @@ impl<K: Net> Group<K> {
     }
 
     /// Notes that the best path of a destination is another, if it is of interest here.
-    pub(super) fn note(&mut self, slot: Slot, best: Option<&Arc<Path>>, peers: &Peers) {
+    pub(super) fn note(&mut self, slot: Slot, prefix: Prefix, best: Option<&Arc<Path>>, peers: &Peers) {
         if self.told(slot).is_some()
-            || best.is_some_and(|path| policy::export(&self.audience, path, peers.source(path)))
+            || best.is_some_and(|path| {
+                policy::export(&self.audience, prefix, path, peers.source(path)).is_some()
+            })
         {
             self.noted.insert(slot);
         }
@@ -95,31 +99,34 @@ impl<K: Net> Group<K> {
 
     /// Everything is to be said again. For a group of one.
     pub(super) fn refresh(&mut self, slots: impl Iterator<Item = Slot>) {
-        self.retell(|_| false);
+        self.retell(|_, _| false);
         self.note_all(slots);
     }
 
     /// Tells what is heard differently under other policies. For a group of one.
-    pub(super) fn address(&mut self, audience: Audience, slots: impl Iterator<Item = Slot>, peers: &Peers) {
+    pub(super) fn address(&mut self, audience: Audience, destinations: &Destinations<K>, peers: &Peers) {
         let before = std::mem::replace(&mut self.audience, audience.clone());
-        let mut known: FxHashMap<*const Path, bool> = FxHashMap::default();
-        self.retell(|path| {
-            *known.entry(Arc::as_ptr(path)).or_insert_with(|| {
-                adj_out::exported(path, K::FAMILY, peers, &before)
-                    == adj_out::exported(path, K::FAMILY, peers, &audience)
+        let mut known: FxHashMap<(*const Path, Option<Applied>, Option<Applied>), bool> =
+            FxHashMap::default();
+        self.retell(|slot, path| {
+            let prefix = destinations.get(slot).key.prefix();
+            let [old, new] = [&before, &audience]
+                .map(|audience| policy::export(audience, prefix, path, peers.source(path)));
+            *known.entry((Arc::as_ptr(path), old, new)).or_insert_with(|| {
+                adj_out::form(path, prefix, peers, &before) == adj_out::form(path, prefix, peers, &audience)
             })
         });
-        self.note_all(slots);
+        self.note_all(destinations.iter().map(|(slot, _)| slot));
     }
 
     /// Keeps of what was told only that something was, unless `keep` says it would be said just so.
-    fn retell(&mut self, mut keep: impl FnMut(&Arc<Path>) -> bool) {
+    fn retell(&mut self, mut keep: impl FnMut(Slot, &Arc<Path>) -> bool) {
         let something = adj_out::something();
-        for told in &mut self.told {
+        for (slot, told) in (0..).zip(&mut self.told) {
             let Some(path) = told else { continue };
             if path.source.is_some_and(|source| self.members.contains_key(&source)) {
                 *told = None;
-            } else if !keep(path) {
+            } else if !keep(slot, path) {
                 *told = Some(something.clone());
             }
         }
@@ -157,9 +164,15 @@ impl<K: Net> Group<K> {
     }
 
     /// What a member knows of a destination, as it was told; nothing where it is being told again.
-    pub(super) fn said(&self, peer: PeerId, slot: Slot, peers: &Peers) -> Option<(Attributes, NextHop)> {
+    pub(super) fn said(
+        &self,
+        peer: PeerId,
+        slot: Slot,
+        prefix: Prefix,
+        peers: &Peers,
+    ) -> Option<(Attributes, NextHop)> {
         let path = self.told(slot).filter(|path| path.refusal.is_none() && path.source != Some(peer))?;
-        adj_out::exported(path, K::FAMILY, peers, &self.audience)
+        adj_out::form(path, prefix, peers, &self.audience)
     }
 
     /// Destinations told to a member.
@@ -241,7 +254,8 @@ impl<K: Net> Group<K> {
     ) {
         let destination = destinations.get(slot);
         let key = destination.key;
-        let wanted = destination.paths.best().and_then(|path| Some((path, exports.place(path)?)));
+        let wanted =
+            destination.paths.best().and_then(|path| Some((path, exports.place(path, key.prefix())?)));
         match (wanted, self.told(slot)) {
             (None, None) => {}
             (None, Some(told)) => {
@@ -255,7 +269,7 @@ impl<K: Net> Group<K> {
                 if let (Some(_), Whom::AllBut(source), false) = (told, whom, same_source) {
                     outbox.withdrawn.push((Whom::Only(source), key));
                 }
-                if !(same_source && told.is_some_and(|told| exports.alike(told, path))) {
+                if !(same_source && told.is_some_and(|told| exports.alike(told, path, key.prefix()))) {
                     outbox.announced.push((place, whom, key));
                 }
                 self.tell(slot, Some(path.clone()));

@@ -41,17 +41,18 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use adj_in::Judge;
 pub use adj_out::Run;
+use bytes::BytesMut;
 use net::{Net, Net4, Net6};
 pub use path::PeerId;
-use path::{Generation, Interner, Path};
+use path::{Generation, Interner, Path, Received};
 use peers::Peers;
+pub use policy::Policy;
 use table::Table;
 
-use crate::api::{Destination, Export, Import, Network, PathInfo, RouteChange};
+use crate::api::{Destination, Network, PathInfo, RouteChange};
 use crate::types::{Asn, Family, Prefix, RouterId};
-use bytes::BytesMut;
-
 use crate::wire::frame::MAX_EXTENDED;
 use crate::wire::{self, Announcement, Attributes, Community, Message, NextHop, Session, Update, frame};
 
@@ -74,10 +75,10 @@ pub struct PeerFacts {
     pub next_hops: Vec<IpAddr>,
     /// It is a client of ours (RFC 4456): routes are reflected to and from it.
     pub client: bool,
-    /// What is taken from it.
-    pub import: Import,
-    /// What is told to it.
-    pub export: Export,
+    /// What is taken from it; see [`crate::api::PeerConfig::import`].
+    pub import: Option<Policy>,
+    /// What is told to it; see [`crate::api::PeerConfig::export`].
+    pub export: Option<Policy>,
 }
 
 /// Prefixes of one peer, both families together.
@@ -181,7 +182,7 @@ impl Rib {
             };
             let attributes = Arc::new(originate::attributes(communities.clone()));
             let generation = Generation::default();
-            let path = Path { attributes, next_hop, source: None, refusal: None, generation };
+            let path = Path { attributes, next_hop, source: None, refusal: None, generation, received: None };
             let path = self.interner.intern(path);
             self.tables.learn(*prefix, path, &self.peers);
         }
@@ -256,7 +257,7 @@ impl Rib {
     }
 
     /// Replaces an established peer's policies and applies them to all it said and heard, without asking it.
-    pub fn set_policy(&mut self, peer: PeerId, import: Import, export: Export) {
+    pub fn set_policy(&mut self, peer: PeerId, import: Option<Policy>, export: Option<Policy>) {
         let Some(facts) = self.peers.facts.get_mut(&peer) else { return };
         let other_import = std::mem::replace(&mut facts.import, import) != facts.import;
         let other_export = std::mem::replace(&mut facts.export, export) != facts.export;
@@ -293,20 +294,12 @@ impl Rib {
 
     fn learn(&mut self, peer: PeerId, attributes: &Arc<Attributes>, announcement: Announcement) {
         let Announcement { next_hop, prefixes } = announcement;
-        let Some(facts) = self.peers.facts.get(&peer) else { return };
-        let loops = adj_in::loops(attributes, next_hop, facts, &self.peers);
-        let families = &facts.session.families;
-        let mut last: Option<Arc<Path>> = None;
+        let Some(mut judge) = Judge::new(peer, &self.peers, &mut self.interner) else { return };
+        let received = Received { attributes: attributes.clone(), next_hop };
+        let families = judge.families();
         for prefix in prefixes.into_iter().filter(|prefix| families.contains(&prefix.family())) {
-            let refusal = adj_in::refusal(loops, facts, prefix);
             let generation = self.tables.generation(peer, prefix.family());
-            let path = last.take_if(|last| (last.refusal, last.generation) == (refusal, generation));
-            let path = path.unwrap_or_else(|| {
-                let attributes = attributes.clone();
-                self.interner.intern(Path { attributes, next_hop, source: Some(peer), refusal, generation })
-            });
-            last = Some(path.clone());
-            self.tables.learn(prefix, path, &self.peers);
+            self.tables.learn(prefix, judge.path(&received, prefix, generation), &self.peers);
         }
     }
 

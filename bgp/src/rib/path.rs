@@ -38,6 +38,8 @@ pub(super) struct Path {
     pub(super) refusal: Option<Refusal>,
     /// Stale where it is not that of its source's table.
     pub(super) generation: Generation,
+    /// What came, where the import policy made something else of it.
+    pub(super) received: Option<Arc<Received>>,
 }
 
 /// All a peer says between two markings is of one generation. Two are enough: what is left of the one
@@ -58,6 +60,30 @@ impl Generation {
     }
 }
 
+/// An announcement without its prefixes, as a peer said it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Received {
+    pub(super) attributes: Arc<Attributes>,
+    pub(super) next_hop: NextHop,
+}
+
+impl Received {
+    /// Whether it is the very same, without a look at the attributes.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.attributes, &other.attributes) && self.next_hop == other.next_hop
+    }
+}
+
+impl Path {
+    /// As it came.
+    pub(super) fn received(&self) -> Received {
+        self.received
+            .as_deref()
+            .cloned()
+            .unwrap_or_else(|| Received { attributes: self.attributes.clone(), next_hop: self.next_hop })
+    }
+}
+
 /// Why a path in an Adj-RIB-In does not take part in the decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Refusal {
@@ -71,22 +97,22 @@ pub(super) enum Refusal {
     OwnNextHop,
     /// RFC 8212.
     NoPolicy,
-    /// The policy refuses everything.
+    /// No rule of the import policy decides, and its default is to refuse.
     Policy,
-    /// The policy refuses this prefix.
-    Excepted,
+    /// By this rule of the import policy, counted from zero.
+    Rule(u16),
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Rule(_) => "refused: the import policy",
             Self::AsLoop => "refused: our own AS is in its AS path",
             Self::OriginatorLoop => "refused: we are its originator",
             Self::ClusterLoop => "refused: it has been through our own cluster",
             Self::OwnNextHop => "refused: its next hop is our own address",
             Self::NoPolicy => "refused: an external peer without an import policy",
-            Self::Policy => "refused: the import policy takes nothing",
-            Self::Excepted => "refused: the import policy excepts the prefix",
+            Self::Policy => "refused: no rule of the import policy takes it",
         })
     }
 }
@@ -140,6 +166,7 @@ mod tests {
             source: None,
             refusal: None,
             generation: Generation::Even,
+            received: None,
         }
     }
 

@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-
+use super::adj_in::Judge;
 use super::adj_out::Run;
 use super::audience::Audience;
 use super::destination::{Destination, Paths};
 use super::destinations::{Destinations, Slot};
 use super::group::Group;
 use super::net::Net;
-use super::path::{Generation, Interner, Path, PeerId, Refusal};
+use super::path::{Generation, Interner, Path, PeerId};
 use super::peers::Peers;
-use super::{Counts, PeerFacts, adj_in};
+use super::{Counts, PeerFacts};
 use crate::api::RouteChange;
 use crate::types::Prefix;
 use crate::wire::{Attributes, NextHop};
@@ -188,19 +187,13 @@ impl<K: Net> Table<K> {
 
     /// A peer's import policy is another: all it said is judged again.
     pub(super) fn judge_again(&mut self, peer: PeerId, peers: &Peers, interner: &mut Interner) {
-        let Some(facts) = peers.facts.get(&peer) else { return };
-        let mut loops: FxHashMap<*const Path, Option<Refusal>> = FxHashMap::default();
+        let Some(mut judge) = Judge::new(peer, peers, interner) else { return };
         for (slot, destination) in self.destinations.iter_mut() {
             let Some(before) = destination.paths.from(Some(peer)) else { continue };
-            let loops = *loops
-                .entry(Arc::as_ptr(before))
-                .or_insert_with(|| adj_in::loops(&before.attributes, before.next_hop, facts, peers));
-            let refusal = adj_in::refusal(loops, facts, destination.key.prefix());
-            if refusal == before.refusal {
+            let path = judge.path(&before.received(), destination.key.prefix(), before.generation);
+            if Arc::ptr_eq(&path, before) {
                 continue;
             }
-            let attributes = before.attributes.clone();
-            let path = interner.intern(Path { attributes, refusal, ..**before });
             if let Some(table) = self.followers.peers.get_mut(&peer) {
                 table.uncount(Some(before));
                 table.count(&path);
@@ -213,8 +206,7 @@ impl<K: Net> Table<K> {
     pub(super) fn tell_anew(&mut self, peer: PeerId, peers: &Peers) {
         let Some(facts) = peers.facts.get(&peer) else { return };
         if let Some(group) = self.followers.alone(peer) {
-            let slots = self.destinations.iter().map(|(slot, _)| slot);
-            group.address(Audience::of(facts), slots, peers);
+            group.address(Audience::of(facts), &self.destinations, peers);
         }
     }
 
@@ -310,7 +302,7 @@ impl<K: Net> Table<K> {
         let mut routes: Vec<_> = slots
             .map(|slot| (slot, self.destinations.get(slot).key.prefix()))
             .filter(|(_, prefix)| only.is_none_or(|only| only == *prefix))
-            .filter_map(|(slot, prefix)| Some((prefix, group.said(peer, slot, peers)?)))
+            .filter_map(|(slot, prefix)| Some((prefix, group.said(peer, slot, prefix, peers)?)))
             .collect();
         routes.sort_unstable_by_key(|(prefix, _)| *prefix);
         routes
@@ -381,7 +373,7 @@ impl<K: Net> Followers<K> {
         };
         if !same {
             for group in &mut self.groups {
-                group.note(slot, now, peers);
+                group.note(slot, destination.key.prefix(), now, peers);
             }
         }
     }

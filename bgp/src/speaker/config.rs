@@ -71,6 +71,9 @@ pub enum PeerFault {
     /// The kernel could not call.
     #[error("localAddress {0} is of the other family than the neighbour's address")]
     LocalFamily(IpAddr),
+    /// They are numbered in two octets.
+    #[error("a policy of it has {0} rules; it may have up to 65535")]
+    Rules(usize),
     /// RFC 4456 reflects inside one AS.
     #[error("routeReflectorClient is for a neighbour in our own AS: its asn is another")]
     ExternalClient,
@@ -117,6 +120,7 @@ fn check_peer(peer: &PeerConfig) -> Result<(), PeerFault> {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
     };
+    let rules = [&peer.import, &peer.export].into_iter().flatten().map(|policy| policy.rules.len()).max();
     let broadcast = matches!(peer.address, IpAddr::V4(address) if address.is_broadcast());
     match peer.local_address {
         _ if peer.asn == Asn(0) => Err(PeerFault::NoAsn),
@@ -126,6 +130,7 @@ fn check_peer(peer: &PeerConfig) -> Result<(), PeerFault> {
         }
         _ if peer.connect_retry == 0 => Err(PeerFault::ConnectRetry),
         _ if peer.families.is_empty() => Err(PeerFault::NoFamilies),
+        _ if rules > Some(usize::from(u16::MAX)) => Err(PeerFault::Rules(rules.unwrap_or_default())),
         _ if peer.port == 0 => Err(PeerFault::NoPort),
         _ if peer.address.is_unspecified() || peer.address.is_multicast() || broadcast => {
             Err(PeerFault::NotAHost)
@@ -139,12 +144,8 @@ fn check_peer(peer: &PeerConfig) -> Result<(), PeerFault> {
 
 /// Whether the change needs a new session. Names and policies do not.
 pub(super) fn needs_restart(old: &PeerConfig, new: &PeerConfig) -> bool {
-    let session = |peer: &PeerConfig| PeerConfig {
-        name: String::new(),
-        import: Default::default(),
-        export: Default::default(),
-        ..peer.clone()
-    };
+    let session =
+        |peer: &PeerConfig| PeerConfig { name: String::new(), import: None, export: None, ..peer.clone() };
     session(old) != session(new)
 }
 
@@ -243,6 +244,7 @@ fn differ<K: Ord, V: PartialEq>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Policy;
 
     fn config(toml: &str) -> Config {
         toml::from_str(&format!("asn = 64512\nrouterId = \"10.0.0.1\"\n{toml}")).unwrap()
@@ -295,7 +297,7 @@ mod tests {
         let mut new = old.clone();
         new.peers.remove(1);
         new.peers[0].hold_time = 9;
-        new.peers[0].export = crate::api::Export::All;
+        new.peers[0].export = Some(Policy::accept());
         new.networks[0].communities = vec!["64512:1".to_owned()];
         new.listen.clear();
         assert_eq!(
@@ -314,8 +316,8 @@ mod tests {
         let old = config("[[peers]]\naddress = \"10.0.0.2\"\nasn = 64512\n").peers.remove(0);
         let policy = PeerConfig {
             name: "tor1".to_owned(),
-            import: crate::api::Import::Reject,
-            export: crate::api::Export::All,
+            import: Some(Policy::reject()),
+            export: Some(Policy::accept()),
             ..old.clone()
         };
         assert!(!needs_restart(&old, &policy));

@@ -13,7 +13,7 @@ use super::config::title;
 use super::link::{self, Link};
 use super::stats::Stats;
 use super::task::Io;
-use crate::api::{Export, PeerConfig, SessionState};
+use crate::api::{PeerConfig, SessionState};
 use crate::fsm::restart::{Forwarding, Helper, Offer, Start};
 use crate::fsm::{Action, Cause, Event, Local, Negotiated, Peer, Role};
 use crate::iana::MessageType;
@@ -110,7 +110,11 @@ impl Neighbour {
     /// A new name or new policies; everything else wants a new session.
     pub fn set_policy(&mut self, config: PeerConfig, rib: &mut Rib) {
         if (&config.import, &config.export) != (&self.config.import, &self.config.export) {
-            rib.set_policy(self.id, config.import.clone(), config.export.clone());
+            rib.set_policy(
+                self.id,
+                config.import.as_ref().map(Into::into),
+                config.export.as_ref().map(Into::into),
+            );
         }
         self.title = title(&config);
         self.config = config;
@@ -208,10 +212,9 @@ impl Neighbour {
 
     /// Whether it hears more of us than what we originate.
     fn hears_learned(&self) -> bool {
-        match self.config.export {
-            Export::All => true,
-            Export::Default => self.fsm.established().is_some_and(|negotiated| !negotiated.session.ebgp),
-            Export::Originated | Export::Reject => false,
+        match &self.config.export {
+            Some(policy) => policy.takes_learned(),
+            None => self.fsm.established().is_some_and(|negotiated| !negotiated.session.ebgp),
         }
     }
 
@@ -325,8 +328,8 @@ impl Neighbour {
             session: negotiated.session.clone(),
             next_hops,
             client: self.config.route_reflector_client,
-            import: self.config.import.clone(),
-            export: self.config.export.clone(),
+            import: self.config.import.as_ref().map(Into::into),
+            export: self.config.export.as_ref().map(Into::into),
         };
         for family in self.helper.up(negotiated, now) {
             rib.sweep(self.id, family);

@@ -2,13 +2,14 @@
 
 use std::net::Ipv4Addr;
 
-use manx_bgp::api::{Export, Import, Network};
+use manx_bgp::api::Network;
 use manx_bgp::rib::{Counts, NetworkError, PeerFacts, PeerId};
 use manx_bgp::types::{Family, RouterId};
 use manx_bgp::wire::{Attributes, Community};
 
 use crate::{
-    announce, attributes, change, facts, network, prefix, prefixes, rib, up, up_with, verdicts, withdraw,
+    accept, announce, attributes, change, except, facts, network, prefix, prefixes, reject, rib, up, up_with,
+    verdicts, withdraw,
 };
 
 #[test]
@@ -107,7 +108,7 @@ fn a_network_that_is_never_learned_comes_and_goes_without_a_word() {
 #[test]
 fn an_external_peer_without_a_policy_gives_nothing_and_an_internal_one_everything() {
     let mut rib = rib();
-    let default = |n, asn| PeerFacts { import: Import::Default, export: Export::Default, ..facts(n, asn) };
+    let default = |n, asn| PeerFacts { import: None, export: None, ..facts(n, asn) };
     let external = up_with(&mut rib, 1, default(1, 65001));
     let internal = up_with(&mut rib, 2, default(2, 64512));
     rib.update(external, announce("10.0.0.1", attributes(&[65001]), &["192.0.2.0/24"]));
@@ -124,26 +125,26 @@ fn an_external_peer_without_a_policy_gives_nothing_and_an_internal_one_everythin
 #[test]
 fn excepted_prefixes_are_refused_with_their_more_specifics() {
     let mut rib = rib();
-    let import = Import::Accept { except: prefixes(&["10.1.0.0/16"]) };
+    let import = except(&["10.1.0.0/16"]);
     let peer = up_with(&mut rib, 1, PeerFacts { import, ..facts(1, 65001) });
     rib.update(
         peer,
         announce("10.0.0.1", attributes(&[65001]), &["10.1.0.0/16", "10.1.2.0/24", "10.0.0.0/8"]),
     );
     assert_eq!(rib.snapshot(), [change("10.0.0.0/8", &["10.0.0.1"])]);
-    assert_eq!(verdicts(&rib, "10.1.2.0/24"), ["peer1: refused: the import policy excepts the prefix"]);
+    assert_eq!(verdicts(&rib, "10.1.2.0/24"), ["peer1: refused: rule 1 of the import policy"]);
 }
 
 #[test]
 fn a_new_import_policy_applies_to_what_was_said_before() {
     let mut rib = rib();
-    let peer = up_with(&mut rib, 1, PeerFacts { import: Import::Reject, ..facts(1, 65001) });
+    let peer = up_with(&mut rib, 1, PeerFacts { import: reject(), ..facts(1, 65001) });
     rib.update(peer, announce("10.0.0.1", attributes(&[65001]), &["192.0.2.0/24"]));
     assert_eq!(rib.take_changes(), []);
-    rib.set_policy(peer, Import::Accept { except: Vec::new() }, Export::All);
+    rib.set_policy(peer, accept(), accept());
     assert_eq!(rib.take_changes(), [change("192.0.2.0/24", &["10.0.0.1"])]);
     assert_eq!(rib.counts(peer).accepted, 1);
-    rib.set_policy(peer, Import::Accept { except: prefixes(&["192.0.0.0/8"]) }, Export::All);
+    rib.set_policy(peer, except(&["192.0.0.0/8"]), accept());
     assert_eq!(rib.take_changes(), [change("192.0.2.0/24", &[])]);
     assert_eq!(rib.counts(peer), Counts { received: 1, accepted: 0, stale: 0, advertised: 0 });
 }
@@ -322,7 +323,7 @@ fn stale_routes_are_judged_by_the_policy_in_force_when_their_peer_is_back() {
     let peer = up(&mut rib, 1, 65001);
     rib.update(peer, announce("10.0.0.1", attributes(&[65001]), &["192.0.2.0/24"]));
     rib.peer_stale(peer, &Family::ALL);
-    rib.peer_up(peer, PeerFacts { import: Import::Reject, ..facts(1, 65001) });
+    rib.peer_up(peer, PeerFacts { import: reject(), ..facts(1, 65001) });
     assert_eq!(rib.snapshot(), []);
     assert_eq!(rib.counts(peer), Counts { received: 1, accepted: 0, stale: 1, advertised: 0 });
 }

@@ -1,12 +1,13 @@
 //! What peers are told, and how.
 
-use manx_bgp::api::{Export, Import, Network};
+use manx_bgp::api::Network;
 use manx_bgp::rib::PeerFacts;
 use manx_bgp::types::Family;
 use manx_bgp::wire::{Attributes, Community, Message, UnknownAttr, Update, write};
 
 use crate::{
-    Heard, announce, attributes, facts, heard, network, prefix, rib, up, up_with, with_community, withdraw,
+    Heard, accept, announce, attributes, facts, heard, network, originated, prefix, reject, rib, up, up_with,
+    with_community, withdraw,
 };
 
 const NET: &str = "192.0.2.0/24";
@@ -116,7 +117,7 @@ fn an_originated_route_carries_its_communities_to_external_peers_for_them_to_obe
 #[test]
 fn export_policies_choose_what_is_told() {
     for (export, external_hears, internal_hears) in
-        [(Export::Default, 0, 2), (Export::Originated, 1, 1), (Export::All, 2, 2), (Export::Reject, 0, 0)]
+        [(None, 0, 2), (originated(), 1, 1), (accept(), 2, 2), (reject(), 0, 0)]
     {
         let mut rib = rib();
         rib.set_networks(&[network("10.1.0.0/26")]).unwrap();
@@ -137,7 +138,7 @@ fn a_new_export_policy_tells_the_difference() {
     rib.update(from, announce("10.0.0.1", attributes(&[65001]), &[NET]));
     let peer = up(&mut rib, 2, 65002);
     let mut told = heard(&mut rib, peer);
-    rib.set_policy(peer, Import::Default, Export::Originated);
+    rib.set_policy(peer, None, originated());
     let updates = rib.take_updates(peer, 10);
     assert_eq!(updates, [withdraw(&[NET])]);
     updates.into_iter().for_each(|update| told.hear(update));

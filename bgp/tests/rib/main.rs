@@ -5,6 +5,7 @@
 mod behaviour;
 mod decision;
 mod export;
+mod policy;
 mod properties;
 mod reflection;
 
@@ -13,8 +14,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use manx_bgp::api::{Export, Import, Network, RouteChange};
-use manx_bgp::rib::{PeerFacts, PeerId, Rib};
+use manx_bgp::api::{self, Network, RouteChange};
+use manx_bgp::rib::{PeerFacts, PeerId, Policy, Rib};
 use manx_bgp::types::{Asn, Family, Prefix, RouterId};
 use manx_bgp::wire::{
     Announcement, AsPath, Attributes, Community, Message, NextHop, Origin, Segment, Session, Update, frame,
@@ -35,6 +36,28 @@ fn prefixes(texts: &[&str]) -> Vec<Prefix> {
     texts.iter().map(|text| prefix(text)).collect()
 }
 
+/// As it is compiled.
+fn policy(written: &api::Policy) -> Option<Policy> {
+    Some(written.into())
+}
+
+fn accept() -> Option<Policy> {
+    policy(&api::Policy::accept())
+}
+
+fn reject() -> Option<Policy> {
+    policy(&api::Policy::reject())
+}
+
+fn originated() -> Option<Policy> {
+    policy(&api::Policy::originated())
+}
+
+/// All but what is in these.
+fn except(texts: &[&str]) -> Option<Policy> {
+    policy(&api::Policy::accept_except("", prefixes(texts)))
+}
+
 /// The peer numbered `n`: 10.0.0.n and fd00::n, we are .100.
 fn facts(n: u8, asn: u32) -> PeerFacts {
     PeerFacts {
@@ -50,8 +73,8 @@ fn facts(n: u8, asn: u32) -> PeerFacts {
         },
         next_hops: vec!["10.0.0.100".parse().unwrap(), "fd00::100".parse().unwrap()],
         client: false,
-        import: Import::Accept { except: Vec::new() },
-        export: Export::All,
+        import: accept(),
+        export: accept(),
     }
 }
 

@@ -4,15 +4,18 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use manx_bgp::api::{Export, Import, Network};
-use manx_bgp::rib::{PeerFacts, PeerId, Rib};
+use manx_bgp::api::Network;
+use manx_bgp::rib::{PeerFacts, PeerId, Policy, Rib};
 use manx_bgp::types::{Family, Prefix};
 use manx_bgp::wire::{Attributes, Community, Origin};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use crate::{Heard, OUR_AS, announce, attributes, facts, network, prefix, rib, withdraw};
+use crate::{
+    Heard, OUR_AS, accept, announce, attributes, except, facts, network, originated, policy, prefix, reject,
+    rib, withdraw,
+};
 
 /// The first internal peer is a client of ours (RFC 4456).
 const CLIENT: usize = 2;
@@ -38,7 +41,7 @@ enum Op {
     Down,
     Announce { prefixes: Vec<usize>, attributes: Attributes, own_next_hop: bool },
     Withdraw(Vec<usize>),
-    Policy(Import, Export),
+    Policy(Option<Policy>, Option<Policy>),
     Refresh(Family),
     Networks(Vec<usize>, bool),
 }
@@ -49,6 +52,20 @@ struct Take {
     peer: Index,
     limit: usize,
     changes: bool,
+}
+
+/// Refuses what carries 0:7, marks /24s, and prefers what peer1 said.
+fn rules() -> Option<Policy> {
+    policy(
+        &serde_json::from_str(
+            r#"{"default": "accept", "rules": [
+              {"match": {"communities": ["0:7"]}, "then": {"verdict": "reject"}},
+              {"match": {"prefixes": [{"prefix": "0.0.0.0/0", "ge": 24, "le": 24}]},
+               "then": {"verdict": "next", "addCommunities": ["0:9", "1:2:3"]}},
+              {"match": {"peer": ["10.0.0.1"]}, "then": {"localPref": 101, "prepend": 1}}]}"#,
+        )
+        .unwrap(),
+    )
 }
 
 fn some_attributes(ibgp: bool) -> impl Strategy<Value = Attributes> {
@@ -78,13 +95,19 @@ fn some_attributes(ibgp: bool) -> impl Strategy<Value = Attributes> {
 fn op(ibgp: bool) -> impl Strategy<Value = Op> {
     let some = || vec(0..POOL.len(), 1..4);
     let import = prop_oneof![
-        Just(Import::Default),
-        Just(Import::Accept { except: Vec::new() }),
-        Just(Import::Accept { except: vec![prefix("192.0.2.0/24")] }),
-        Just(Import::Reject),
+        1 => Just(None),
+        1 => Just(accept()),
+        1 => Just(except(&["192.0.2.0/24"])),
+        1 => Just(reject()),
+        2 => Just(rules()),
     ];
-    let export =
-        prop_oneof![Just(Export::Default), Just(Export::Originated), Just(Export::All), Just(Export::Reject)];
+    let export = prop_oneof![
+        1 => Just(None),
+        1 => Just(originated()),
+        1 => Just(accept()),
+        1 => Just(reject()),
+        2 => Just(rules()),
+    ];
     prop_oneof![
         2 => Just(Op::Up),
         1 => Just(Op::Down),
@@ -135,12 +158,12 @@ struct World {
     rib: Rib,
     heard: Vec<Option<Heard>>,
     watched: BTreeMap<Prefix, Vec<IpAddr>>,
-    policies: Vec<(Import, Export)>,
+    policies: Vec<(Option<Policy>, Option<Policy>)>,
 }
 
 impl World {
     fn new() -> Self {
-        let policies = vec![(Import::Accept { except: Vec::new() }, Export::All); PEERS.len()];
+        let policies = vec![(accept(), accept()); PEERS.len()];
         Self { rib: rib(), heard: vec![None; PEERS.len()], watched: BTreeMap::new(), policies }
     }
 
@@ -152,7 +175,7 @@ impl World {
             Op::Up => {
                 self.rib.peer_up(peer, PeerFacts { client: side == CLIENT, ..facts(n, PEERS[side]) });
                 self.heard[side] = Some(Heard::default());
-                self.policies[side] = (Import::Accept { except: Vec::new() }, Export::All);
+                self.policies[side] = (accept(), accept());
             }
             Op::Down => {
                 self.rib.peer_down(peer);
@@ -234,11 +257,13 @@ impl World {
             let has = |community: &str| best.communities.iter().any(|other| other == community);
             let from_ibgp = best.peer_name == "peer3" || best.peer_name == "peer4";
             let learned = best.peer.is_some();
-            let policy = match &self.policies[side].1 {
-                Export::Default => !ebgp,
-                Export::Originated => !learned,
-                Export::All => true,
-                Export::Reject => false,
+            let export = &self.policies[side].1;
+            let policy = match export {
+                None => !ebgp,
+                Some(_) if *export == originated() => !learned,
+                // Refuses what carries 0:7, gives 0:9 to /24s, and prefers what peer1 said.
+                Some(_) if *export == rules() => !has("0:7"),
+                Some(_) => *export == accept(),
             };
             let barred = best.peer == Some(address)
                 || (from_ibgp && !ebgp && best.peer_name != "peer3" && side != CLIENT)
@@ -251,11 +276,13 @@ impl World {
                 Family::Ipv4 => "10.0.0.100".to_owned(),
                 Family::Ipv6 => "fd00::100".to_owned(),
             };
+            let preferred = *export == rules() && best.peer_name == "peer1";
+            let path = format!("{}{}", if preferred { "64512 " } else { "" }, best.as_path);
             let told = if ebgp {
-                (own, format!("64512 {}", best.as_path).trim().to_owned(), None)
+                (own, format!("64512 {path}").trim().to_owned(), None)
             } else {
                 let next_hop = best.next_hop.map_or(own, |addr| addr.to_string());
-                (next_hop, best.as_path.clone(), Some(best.local_pref))
+                (next_hop, path, Some(if preferred { 101 } else { best.local_pref }))
             };
             expected.insert(destination.prefix, told);
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use manx_bgp::api::{Config, Export, GracefulRestart, Import, Network, PeerConfig};
+use manx_bgp::api::{Config, GracefulRestart, Network, PeerConfig, Policy};
 use manx_bgp::types::{Family, Prefix, RouterId};
 
 use super::desired::{Problem, Speaking};
@@ -105,7 +105,7 @@ impl Table<'_> {
     /// A session with a node of the cluster; a neighbour outside it differs in little.
     fn peer(&self, name: &str, address: IpAddr, port: u16) -> PeerConfig {
         let family = Family::of(address);
-        let except = self.inputs.blocks.iter().copied().chain(martians()).collect();
+        let except = self.inputs.blocks.iter().copied().chain(martians());
         PeerConfig {
             port,
             name: name.to_owned(),
@@ -114,8 +114,8 @@ impl Table<'_> {
             next_hops: self.own.iter().copied().filter(|own| Family::of(*own) != family).collect(),
             hold_time: self.bgp.hold_time,
             connect_retry: CONNECT_RETRY,
-            import: Import::Accept { except },
-            export: Export::Originated,
+            import: Some(Policy::accept_except("martians and our own blocks", except)),
+            export: Some(Policy::originated()),
             graceful_restart: GRACEFUL_RESTART,
             ..PeerConfig::new(address, self.bgp.asn)
         }

@@ -61,8 +61,12 @@ EXAMPLE (bgpd.toml; keys are those of the socket's Config):
   asn = 65001                          # ours: iBGP; another: eBGP, which needs policies:
   name = \"tor1\"
   nextHops = [\"fd00::1\"]               # our address for routes of the family the session does not run on
-  import = { policy = \"accept\" }       # or reject; accept takes except = [\"10.1.0.0/16\"]
-  export = { policy = \"originated\" }   # or all, reject
+  import = { default = \"accept\" }      # \"reject\" unless set; rules go before it:
+
+  [[peers.export.rules]]               # in order; the first that matches decides
+  name = \"ours\"
+  match = { source = \"originated\" }    # also prefixes, communities, asPath, nextHop, peer
+  then = { addCommunities = [\"64512:7\"] }
 
   [[networks]]
   prefix = \"10.1.0.0/26\"
