@@ -24,6 +24,8 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::net::IpAddr;
 
+use smallvec::SmallVec;
+
 use crate::types::{Asn, RouterId};
 use crate::wire::Origin;
 
@@ -122,6 +124,27 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// What [`decide`] finds best, and all that share its load, itself among them: without a word on the others, and
+/// without allocating. None of no candidates.
+pub(super) fn best(candidates: &[Candidate]) -> Option<(usize, SmallVec<[usize; 8]>)> {
+    let first = |c: &Candidate| (!c.originated, Reverse(c.local_pref), c.path_length, c.origin as u8);
+    let last = |c: &Candidate| (c.router_id, c.clusters, c.address);
+    let least = candidates.iter().map(first).min()?;
+    let mut left: SmallVec<[usize; 8]> = (0..candidates.len()).collect();
+    left.retain(|i| first(&candidates[*i]) == least);
+    let before = left.clone();
+    left.retain(|i| {
+        let one = &candidates[*i];
+        let others = before.iter().map(|other| &candidates[*other]);
+        others.filter(|other| other.neighbour == one.neighbour).all(|other| one.med <= other.med)
+    });
+    if left.iter().any(|i| candidates[*i].external) {
+        left.retain(|i| candidates[*i].external);
+    }
+    let best = left.iter().copied().min_by_key(|i| last(&candidates[*i]))?;
+    Some((best, left))
+}
+
 /// Ranks `candidates`: their indices with their verdicts, the best first, then those that share its load,
 /// then the losers, the later they lost the earlier; by peer address among equals.
 pub fn decide(candidates: &[Candidate]) -> Vec<(usize, Verdict)> {
@@ -154,4 +177,51 @@ pub fn decide(candidates: &[Candidate]) -> Vec<(usize, Verdict)> {
         (i, if reason >= Reason::RouterId { Verdict::Multipath } else { Verdict::Lost(reason) })
     });
     winner.chain(losers).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Few values each, so that every step has something to decide.
+    fn candidate() -> impl Strategy<Value = Candidate> {
+        let early = (prop::bool::weighted(0.1), 100..102_u32, 1..3_usize, 0..2_u8);
+        (early, 1..3_u32, 0..3_u32, any::<bool>(), 1..4_u8, 0..2_usize).prop_map(
+            |((originated, local_pref, path_length, origin), asn, med, external, id, clusters)| Candidate {
+                originated,
+                local_pref,
+                path_length,
+                origin: if origin == 0 { Origin::Igp } else { Origin::Incomplete },
+                neighbour: Some(Asn(asn)),
+                med,
+                external,
+                router_id: RouterId(Ipv4Addr::new(10, 0, 0, id)),
+                clusters,
+                address: None,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn the_short_way_finds_what_the_long_one_does(mut candidates in vec(candidate(), 0..7)) {
+            for (n, candidate) in (0..).zip(&mut candidates) {
+                candidate.address = Some(Ipv4Addr::new(10, 0, 0, n).into());
+            }
+            let ranked = decide(&candidates);
+            let mut equal: Vec<_> = ranked
+                .iter()
+                .filter(|(_, verdict)| !matches!(verdict, Verdict::Lost(_)))
+                .map(|(i, _)| *i)
+                .collect();
+            equal.sort_unstable();
+            let expected = ranked.first().map(|(i, _)| (*i, equal));
+            prop_assert_eq!(best(&candidates).map(|(i, equal)| (i, equal.into_vec())), expected);
+        }
+    }
 }

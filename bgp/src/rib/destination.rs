@@ -74,6 +74,11 @@ impl Paths {
         hops
     }
 
+    /// Whether more than one is held.
+    pub(super) fn are_many(&self) -> bool {
+        matches!(self, Self::Many(_))
+    }
+
     /// Puts `path` in the place of its source's last one.
     pub(super) fn set(&mut self, path: Arc<Path>, peers: &Peers) {
         *self = match std::mem::take(self) {
@@ -82,6 +87,7 @@ impl Paths {
             Self::One(other) => Ranked::of(vec![other, path], peers),
             Self::Many(mut ranked) => {
                 ranked.paths.retain(|other| other.source != path.source);
+                ranked.paths.reserve_exact(1);
                 ranked.paths.push(path);
                 Ranked::of(ranked.paths, peers)
             }
@@ -124,14 +130,19 @@ impl Ranked {
         if paths.len() < 2 {
             return paths.pop().map_or(Paths::None, Paths::One);
         }
-        let (usable, mut refused): (Vec<_>, Vec<_>) =
-            paths.into_iter().partition(|path| path.refusal.is_none());
-        refused.sort_by_key(|path| path.source);
-        let candidates: Vec<_> = usable.iter().map(|path| peers.candidate(path)).collect();
-        let order = decision::decide(&candidates);
-        let equal = order.iter().take_while(|(_, verdict)| !matches!(verdict, Verdict::Lost(_))).count();
-        let paths = order.iter().map(|(i, _)| usable[*i].clone()).chain(refused).collect();
-        Paths::Many(Box::new(Self { paths, equal }))
+        paths.sort_unstable_by_key(|path| (path.refusal.is_some(), path.source));
+        let usable = paths.iter().take_while(|path| path.refusal.is_none());
+        let candidates: SmallVec<[_; 8]> = usable.map(|path| peers.candidate(path)).collect();
+        let (best, equal) = decision::best(&candidates).unwrap_or_default();
+        // Those that share the load to the front, and the best of them first.
+        for (place, i) in equal.iter().enumerate() {
+            paths.swap(place, *i);
+        }
+        if let Some(place) = equal.iter().position(|i| *i == best) {
+            paths.swap(0, place);
+        }
+        paths.shrink_to_fit();
+        Paths::Many(Box::new(Self { paths, equal: equal.len() }))
     }
 }
 

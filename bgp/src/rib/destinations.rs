@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, BuildHasherDefault};
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use rustc_hash::FxHasher;
 
 use super::destination::Destination;
@@ -34,22 +35,25 @@ impl<K: Net> Destinations<K> {
 
     /// That of `key`, new and without paths if need be.
     pub(super) fn find_or_add(&mut self, key: K) -> Slot {
-        if let Some(slot) = self.find(key) {
-            return slot;
-        }
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.slots[slot as usize] = Destination::new(key);
+        let Self { slots, index, free } = self;
+        let of = |slot: &Slot| slots[*slot as usize].key;
+        match index.entry(hash(key), |slot| of(slot) == key, |slot| hash(of(slot))) {
+            Entry::Occupied(entry) => *entry.get(),
+            Entry::Vacant(entry) => {
+                let slot = match free.pop() {
+                    Some(slot) => {
+                        slots[slot as usize] = Destination::new(key);
+                        slot
+                    }
+                    None => {
+                        slots.push(Destination::new(key));
+                        (slots.len() - 1) as Slot
+                    }
+                };
+                entry.insert(slot);
                 slot
             }
-            None => {
-                self.slots.push(Destination::new(key));
-                (self.slots.len() - 1) as Slot
-            }
-        };
-        let slots = &self.slots;
-        self.index.insert_unique(hash(key), slot, |slot| hash(slots[*slot as usize].key));
-        slot
+        }
     }
 
     pub(super) fn get(&self, slot: Slot) -> &Destination<K> {
@@ -69,6 +73,11 @@ impl<K: Net> Destinations<K> {
         (0..).zip(&mut self.slots).filter(|(_, destination)| !destination.paths.all().is_empty())
     }
 
+    /// Those without a path: not yet removed, or long ago.
+    pub(super) fn empty(&self) -> impl Iterator<Item = Slot> {
+        (0..).zip(&self.slots).filter(|(_, one)| one.paths.all().is_empty()).map(|(slot, _)| slot)
+    }
+
     /// For one that nobody remembers any more.
     pub(super) fn remove(&mut self, slot: Slot) {
         let key = self.slots[slot as usize].key;
@@ -76,9 +85,10 @@ impl<K: Net> Destinations<K> {
             entry.remove();
             self.free.push(slot);
         }
-        if self.index.is_empty() {
-            *self = Self::new();
-        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.index.is_empty()
     }
 
     /// Slots given so far, removed ones too.

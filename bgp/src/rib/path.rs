@@ -1,10 +1,12 @@
 //! A path: attributes and next hop, whom they came from, and why it may not be used.
 
 use std::fmt;
+use std::hash::{BuildHasher, BuildHasherDefault};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use rustc_hash::FxHashSet;
+use hashbrown::HashTable;
+use rustc_hash::FxHasher;
 
 use crate::wire::{Attributes, NextHop};
 
@@ -120,7 +122,8 @@ impl fmt::Display for Refusal {
 /// Keeps one of each.
 #[derive(Debug, Default)]
 pub(super) struct Interner {
-    paths: FxHashSet<Arc<Path>>,
+    /// With their hashes: to work one out again takes long.
+    paths: HashTable<(u64, Arc<Path>)>,
     sweep_at: usize,
 }
 
@@ -134,15 +137,16 @@ impl Interner {
     }
 
     pub(super) fn intern(&mut self, path: Path) -> Arc<Path> {
-        if let Some(known) = self.paths.get(&path) {
+        let hash = BuildHasherDefault::<FxHasher>::default().hash_one(&path);
+        if let Some((_, known)) = self.paths.find(hash, |(other, known)| *other == hash && **known == path) {
             return known.clone();
         }
         if self.paths.len() >= self.sweep_at {
-            self.paths.retain(|path| Arc::strong_count(path) > 1);
+            self.paths.retain(|(_, path)| Arc::strong_count(path) > 1);
             self.sweep_at = (2 * self.paths.len()).max(FEW);
         }
         let path = Arc::new(path);
-        self.paths.insert(path.clone());
+        self.paths.insert_unique(hash, (hash, path.clone()), |(hash, _)| *hash);
         path
     }
 

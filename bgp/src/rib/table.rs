@@ -1,6 +1,7 @@
 //! The tables of one family: the Adj-RIBs-In and the Loc-RIB in one, and the Adj-RIBs-Out.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::adj_in::Judge;
@@ -20,6 +21,9 @@ use crate::wire::{Attributes, NextHop};
 /// Below this many there is nothing worth tidying up.
 const FEW: usize = 1024;
 
+/// Above this many they are not worth listing.
+const MANY: usize = 64 * FEW;
+
 #[derive(Debug)]
 pub(super) struct Table<K> {
     /// One that has no path stays while somebody remembers it.
@@ -32,14 +36,36 @@ pub(super) struct Table<K> {
 struct Followers<K> {
     /// Each once: those whose [`Destination::listed`] says so.
     listed: Vec<Slot>,
-    /// Destinations that had no path at last; one may be here more than once.
-    emptied: Vec<Slot>,
-    tidy_at: usize,
+    emptied: Emptied,
     /// Destinations with a best path.
     usable: usize,
     /// Peers that speak the family.
     peers: BTreeMap<PeerId, PeerTable>,
     groups: Vec<Group<K>>,
+}
+
+/// Destinations that had no path at last; one may be here more than once.
+#[derive(Debug)]
+struct Emptied {
+    /// All, or so many that it is better to look for them.
+    slots: Vec<Slot>,
+    count: usize,
+    tidy_at: usize,
+}
+
+impl Default for Emptied {
+    fn default() -> Self {
+        Self { slots: Vec::new(), count: 0, tidy_at: FEW }
+    }
+}
+
+impl Emptied {
+    fn push(&mut self, slot: Slot) {
+        self.count += 1;
+        if self.slots.len() < MANY {
+            self.slots.push(slot);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -57,8 +83,7 @@ impl<K: Net> Table<K> {
     pub(super) fn new() -> Self {
         let followers = Followers {
             listed: Vec::new(),
-            emptied: Vec::new(),
-            tidy_at: FEW,
+            emptied: Emptied::default(),
             usable: 0,
             peers: BTreeMap::new(),
             groups: Vec::new(),
@@ -240,28 +265,34 @@ impl<K: Net> Table<K> {
 
     /// Removes destinations nobody remembers, once they are many or nothing is left to be done.
     pub(super) fn tidy(&mut self) {
-        let followers = &mut self.followers;
-        let idle = followers.listed.is_empty() && followers.groups.iter().all(Group::is_idle);
-        if followers.emptied.is_empty() || !idle && followers.emptied.len() < followers.tidy_at {
+        let Followers { listed, emptied, groups, usable, .. } = &mut self.followers;
+        let idle = listed.is_empty() && groups.iter().all(Group::is_idle);
+        if emptied.count == 0 || !idle && emptied.count < emptied.tidy_at {
             return;
         }
-        let mut emptied = std::mem::take(&mut followers.emptied);
-        emptied.sort_unstable();
-        emptied.dedup();
-        emptied.retain(|slot| {
-            let destination = self.destinations.get(*slot);
+        let emptied = std::mem::take(emptied);
+        let slots = if emptied.slots.len() < emptied.count {
+            self.destinations.empty().collect()
+        } else {
+            emptied.slots
+        };
+        let mut left = Emptied::default();
+        for slot in slots {
+            let destination = self.destinations.get(slot);
             if !destination.paths.all().is_empty() {
-                return false;
+                continue;
             }
-            let remembered =
-                destination.listed || self.followers.groups.iter().any(|group| group.remembers(*slot));
-            if !remembered {
-                self.destinations.remove(*slot);
+            if destination.listed || groups.iter().any(|group| group.remembers(slot)) {
+                left.push(slot);
+            } else {
+                self.destinations.remove(slot);
             }
-            remembered
-        });
-        self.followers.tidy_at = FEW.max(2 * emptied.len()).max(self.followers.usable);
-        self.followers.emptied = emptied;
+        }
+        left.tidy_at = FEW.max(2 * left.count).max(*usable);
+        self.followers.emptied = left;
+        if self.destinations.is_empty() {
+            self.destinations = Destinations::new();
+        }
     }
 
     pub(super) fn snapshot(&self, routes: &mut Vec<RouteChange>) {
@@ -355,11 +386,17 @@ impl<K: Net> Followers<K> {
         change: impl FnOnce(&mut Destination<K>),
     ) {
         let best = destination.paths.best().cloned();
-        let hops = destination.paths.next_hops();
+        let hops = destination.paths.are_many().then(|| destination.paths.next_hops());
         change(destination);
         let now = destination.paths.best();
         self.usable = self.usable + usize::from(now.is_some()) - usize::from(best.is_some());
-        if destination.paths.next_hops() != hops && !destination.listed {
+        // Nothing runs more often: lists of next hops are made only where there is more than one path.
+        let moved = match hops {
+            None if !destination.paths.are_many() => hop(best.as_ref()) != hop(now),
+            None => destination.paths.next_hops()[..] != *hop(best.as_ref()).as_slice(),
+            Some(hops) => destination.paths.next_hops() != hops,
+        };
+        if moved && !destination.listed {
             destination.listed = true;
             self.listed.push(slot);
         }
@@ -433,6 +470,11 @@ impl<K: Net> Followers<K> {
             }
         }
     }
+}
+
+/// Where the only path to a destination leads.
+fn hop(path: Option<&Arc<Path>>) -> Option<IpAddr> {
+    path.filter(|path| path.source.is_some()).map(|path| path.next_hop.addr())
 }
 
 impl PeerTable {

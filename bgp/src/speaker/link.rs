@@ -25,7 +25,7 @@ use super::task::Input;
 use crate::wire::{self, Message, Notification, Session};
 
 /// Read at once, in octets.
-const READ: usize = 64 << 10;
+const READ: usize = 32 << 10;
 
 /// Written at once, in octets; between two, control messages get their turn.
 const WRITE: usize = 64 << 10;

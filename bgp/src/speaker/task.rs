@@ -24,11 +24,12 @@ use crate::rib::{PeerId, Rib};
 use crate::types::Prefix;
 use crate::wire::Notification;
 
-/// Inputs waiting for the speaker; one of a link is what one read gave.
-const INPUTS: usize = 64;
+/// Inputs waiting for the speaker; one of a link is what one read gave. Few: routes on the way take ten times
+/// their octets on the wire.
+const INPUTS: usize = 4;
 
 /// Inputs taken before timers and writers get their turn.
-const TURN: usize = 16;
+const TURN: usize = 8;
 
 /// Connections of strangers being refused at one time; more are closed without a word.
 const REFUSALS: usize = 64;

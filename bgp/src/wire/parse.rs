@@ -69,6 +69,8 @@ pub(super) fn every<'a, T>(
             Err(nom::Err::Incomplete(_)) => return Err(WireError::Short(input)),
         }
     }
+    // They are held in numbers.
+    values.shrink_to_fit();
     Ok(values)
 }
 
