@@ -113,7 +113,7 @@ async fn every_documented_metric_is_told_and_every_metric_told_is_documented() {
     let (speaker, _) = speaker::start(Options::default());
     let peer = |address| {
         format!(
-            "[[peers]]\naddress = \"{address}\"\nport = 1790\nasn = 65001\nname = \"tor\"\nimport = {{ policy = \"accept\" }}\nexport = {{ policy = \"all\" }}\n"
+            "[[peers]]\naddress = \"{address}\"\nport = 1790\nasn = 65001\nname = \"tor\"\nimport = {{ default = \"accept\" }}\nexport = {{ default = \"accept\" }}\n"
         )
     };
     let both = [peer(address(2)), peer(address(3))].concat();
