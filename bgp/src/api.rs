@@ -185,6 +185,18 @@ pub struct PeerConfig {
     /// What is told to it, of what BGP's rules allow. Without one, as for `import`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub export: Option<Policy>,
+    /// What it is told as next hop of learned routes.
+    #[serde(default)]
+    pub next_hop: NextHopMode,
+    /// The AS we say to be to it, in place of our own: in our OPEN, and in the AS paths it hears; ours unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_asn: Option<Asn>,
+    /// How many times our own AS may be in the AS paths it tells (allowas-in): 0, refuse all that have it, unless set.
+    #[serde(default)]
+    pub allow_own_as: u8,
+    /// Take a default route from it. One is refused unless this says otherwise.
+    #[serde(default)]
+    pub accept_default_route: bool,
     /// Reflect routes to and from it (RFC 4456): it is one of our clients. Internal neighbours only.
     #[serde(default)]
     pub route_reflector_client: bool,
@@ -227,6 +239,10 @@ impl PeerConfig {
             graceful_restart: GracefulRestart::default(),
             import: None,
             export: None,
+            next_hop: NextHopMode::Auto,
+            local_asn: None,
+            allow_own_as: 0,
+            accept_default_route: false,
             route_reflector_client: false,
         }
     }
@@ -250,6 +266,20 @@ impl Default for GracefulRestart {
     fn default() -> Self {
         Self { restart_time: default_restart_time(), preserve_forwarding: false }
     }
+}
+
+/// What a neighbour is told as next hop of learned routes. Routes that begin here have our own address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NextHopMode {
+    /// Our own address to external neighbours, the next hop as learned to internal ones (RFC 4271, section 5.1.3).
+    #[default]
+    Auto,
+    /// Our own address.
+    #[serde(rename = "self")]
+    Own,
+    /// As learned.
+    Keep,
 }
 
 /// A prefix to originate.

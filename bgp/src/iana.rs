@@ -104,12 +104,30 @@ pub mod attribute {
     pub const MP_REACH_NLRI: u8 = 14;
     /// RFC 4760.
     pub const MP_UNREACH_NLRI: u8 = 15;
+    /// RFC 4360.
+    pub const EXTENDED_COMMUNITIES: u8 = 16;
     /// RFC 6793.
     pub const AS4_PATH: u8 = 17;
     /// RFC 6793.
     pub const AS4_AGGREGATOR: u8 = 18;
     /// RFC 8092.
     pub const LARGE_COMMUNITY: u8 = 32;
+}
+
+/// Extended communities: <https://www.iana.org/assignments/bgp-extended-communities>.
+pub mod ext_community {
+    /// Flag in the type: RFC 4360, section 2.
+    pub const NON_TRANSITIVE: u8 = 0x40;
+    /// Type: RFC 4360, section 3.1.
+    pub const TWO_OCTET_AS: u8 = 0;
+    /// Type: RFC 4360, section 3.2.
+    pub const IPV4: u8 = 1;
+    /// Type: RFC 5668.
+    pub const FOUR_OCTET_AS: u8 = 2;
+    /// Subtype: RFC 4360, section 4.
+    pub const ROUTE_TARGET: u8 = 2;
+    /// Subtype: RFC 4360, section 5.
+    pub const ROUTE_ORIGIN: u8 = 3;
 }
 
 /// Attribute flags: RFC 4271, section 4.3.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::path::{Generation, Interner, Path, PeerId, Received, Refusal};
 use super::peers::Peers;
 use super::policy::Applied;
-use super::{PeerFacts, policy};
-use crate::types::{Family, Prefix};
+use super::{PeerFacts, martian, policy};
+use crate::types::{Asn, Family, Prefix};
 
 /// Judges what one peer said.
 pub(super) struct Judge<'a> {
@@ -49,7 +49,9 @@ impl<'a> Judge<'a> {
         });
         let judged = match last.loops {
             Some(refusal) => Err(refusal),
-            None => policy::import(facts, received, prefix),
+            None => {
+                martian::refusal(prefix, facts).map_or_else(|| policy::import(facts, received, prefix), Err)
+            }
         };
         let same = |(before, path): &(Judged, Arc<Path>)| *before == judged && path.generation == generation;
         let made = last.made.take().filter(same).unwrap_or_else(|| {
@@ -98,7 +100,8 @@ fn made(
 
 fn loops(received: &Received, facts: &PeerFacts, peers: &Peers) -> Option<Refusal> {
     let attributes = &received.attributes;
-    if attributes.as_path.contains(peers.asn) {
+    let own = |asn: Asn| asn == peers.asn || asn == facts.local_asn;
+    if attributes.as_path.count(own) > usize::from(facts.allow_own_as) {
         Some(Refusal::AsLoop)
     } else if attributes.originator_id == Some(peers.router_id) {
         Some(Refusal::OriginatorLoop)

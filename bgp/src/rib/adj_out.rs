@@ -14,6 +14,7 @@ use super::path::{Generation, Path, PeerId, Refusal};
 use super::peers::Peers;
 use super::policy::Applied;
 use super::{originate, policy};
+use crate::api::NextHopMode;
 use crate::iana::attribute_flag::PARTIAL;
 use crate::types::{Family, Prefix, RouterId};
 use crate::wire::update::Packer;
@@ -230,14 +231,14 @@ fn exported(
         unknown.flags |= PARTIAL;
     }
     let own = || audience.next_hops.iter().copied().find(|addr| Family::of(*addr) == family);
-    let next_hop: Option<NextHop> = if audience.session.ebgp {
-        attributes.as_path.prepend(peers.asn);
+    if audience.session.ebgp {
+        attributes.as_path.prepend(audience.local_asn);
         attributes.originator_id = None;
         attributes.cluster_list.clear();
+        attributes.ext_communities.retain(|community| community.is_transitive());
         if origin != RouteOrigin::Here {
             attributes.med = None;
         }
-        own().map(Into::into)
     } else {
         attributes.local_pref = attributes.local_pref.or(Some(DEFAULT_LOCAL_PREF));
         if let RouteOrigin::Internal(source) = origin {
@@ -245,13 +246,16 @@ fn exported(
             attributes.originator_id = attributes.originator_id.or(Some(source));
             attributes.cluster_list.insert(0, peers.cluster_id.0);
         }
-        match origin {
-            RouteOrigin::Here => own().map(Into::into),
-            RouteOrigin::External | RouteOrigin::Internal(_) => passed_on(path.next_hop),
-        }
+    }
+    let keep = match audience.next_hop {
+        NextHopMode::Auto => !audience.session.ebgp,
+        NextHopMode::Own => false,
+        NextHopMode::Keep => true,
     };
+    let next_hop =
+        if keep && origin != RouteOrigin::Here { passed_on(path.next_hop) } else { own().map(NextHop::from) };
     let policy = audience.export.as_ref();
-    let wanted = policy.and_then(|policy| policy.apply(applied, family, peers.asn, &mut attributes));
+    let wanted = policy.and_then(|policy| policy.apply(applied, family, audience.local_asn, &mut attributes));
     if audience.session.ebgp {
         // RFC 4271, section 5.1.5: whatever a policy says.
         attributes.local_pref = None;

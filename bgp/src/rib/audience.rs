@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 
 use super::{PeerFacts, Policy};
+use crate::api::NextHopMode;
+use crate::types::Asn;
 use crate::wire::Session;
 
 /// Peers of whom all of this is the same are told the same octets, each path's own source apart. What may
@@ -14,6 +16,10 @@ pub(super) struct Audience {
     pub(super) next_hops: Vec<IpAddr>,
     /// See [`PeerFacts::client`].
     pub(super) client: bool,
+    /// See [`PeerFacts::next_hop`].
+    pub(super) next_hop: NextHopMode,
+    /// See [`PeerFacts::local_asn`].
+    pub(super) local_asn: Asn,
     pub(super) export: Option<Policy>,
 }
 
@@ -23,6 +29,8 @@ impl Audience {
             session: facts.session.clone(),
             next_hops: facts.next_hops.clone(),
             client: facts.client,
+            next_hop: facts.next_hop,
+            local_asn: facts.local_asn,
             export: facts.export.clone(),
         }
     }

@@ -29,6 +29,7 @@ pub mod decision;
 mod destination;
 mod destinations;
 mod group;
+mod martian;
 mod net;
 mod noted;
 mod originate;
@@ -51,7 +52,7 @@ use peers::Peers;
 pub use policy::Policy;
 use table::Table;
 
-use crate::api::{Destination, Network, PathInfo, RouteChange};
+use crate::api::{Destination, Network, NextHopMode, PathInfo, RouteChange};
 use crate::types::{Asn, Family, Prefix, RouterId};
 use crate::wire::frame::MAX_EXTENDED;
 use crate::wire::{self, Announcement, Attributes, Community, Message, NextHop, Session, Update, frame};
@@ -75,6 +76,14 @@ pub struct PeerFacts {
     pub next_hops: Vec<IpAddr>,
     /// It is a client of ours (RFC 4456): routes are reflected to and from it.
     pub client: bool,
+    /// What it is told as next hop of learned routes.
+    pub next_hop: NextHopMode,
+    /// The AS we are to it.
+    pub local_asn: Asn,
+    /// How many times our AS may be in what it says.
+    pub allow_own_as: u8,
+    /// Whether a default route is taken from it.
+    pub default_route: bool,
     /// What is taken from it; see [`crate::api::PeerConfig::import`].
     pub import: Option<Policy>,
     /// What is told to it; see [`crate::api::PeerConfig::export`].
@@ -482,11 +491,19 @@ fn describe(
         local_pref: attributes.local_pref.unwrap_or(decision::DEFAULT_LOCAL_PREF),
         origin: attributes.origin.to_string(),
         med: attributes.med,
-        communities: attributes.communities.iter().map(ToString::to_string).collect(),
+        communities: communities(attributes),
         stale: false,
         verdict,
         step,
     }
+}
+
+/// Of all kinds, as people write them.
+fn communities(attributes: &Attributes) -> Vec<String> {
+    let standard = attributes.communities.iter().map(ToString::to_string);
+    let extended = attributes.ext_communities.iter().map(ToString::to_string);
+    let large = attributes.large_communities.iter().map(ToString::to_string);
+    standard.chain(extended).chain(large).collect()
 }
 
 impl Tables {

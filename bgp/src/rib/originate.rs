@@ -37,6 +37,7 @@ pub(super) fn attributes(communities: Vec<Community>) -> Attributes {
         communities,
         originator_id: None,
         cluster_list: Vec::new(),
+        ext_communities: Vec::new(),
         large_communities: Vec::new(),
         unknown: Vec::new(),
     }

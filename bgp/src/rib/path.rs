@@ -97,6 +97,10 @@ pub(super) enum Refusal {
     ClusterLoop,
     /// RFC 4271, section 5.1.3.
     OwnNextHop,
+    /// It has no meaning beyond one link or one machine.
+    Martian,
+    /// It is a default route, which the peer may not give.
+    DefaultRoute,
     /// RFC 8212.
     NoPolicy,
     /// No rule of the import policy decides, and its default is to refuse.
@@ -113,6 +117,8 @@ impl fmt::Display for Refusal {
             Self::OriginatorLoop => "refused: we are its originator",
             Self::ClusterLoop => "refused: it has been through our own cluster",
             Self::OwnNextHop => "refused: its next hop is our own address",
+            Self::Martian => "refused: a martian, of no meaning beyond one link or one machine",
+            Self::DefaultRoute => "refused: a default route, and acceptDefaultRoute is not set",
             Self::NoPolicy => "refused: an external peer without an import policy",
             Self::Policy => "refused: no rule of the import policy takes it",
         })

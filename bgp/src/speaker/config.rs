@@ -71,6 +71,9 @@ pub enum PeerFault {
     /// The kernel could not call.
     #[error("localAddress {0} is of the other family than the neighbour's address")]
     LocalFamily(IpAddr),
+    /// RFC 7607, and a session with ourselves.
+    #[error("localAsn is {0}; it is neither 0 nor the neighbour's own AS")]
+    LocalAsn(u32),
     /// They are numbered in two octets.
     #[error("a policy of it has {0} rules; it may have up to 65535")]
     Rules(usize),
@@ -131,6 +134,9 @@ fn check_peer(peer: &PeerConfig) -> Result<(), PeerFault> {
         _ if peer.connect_retry == 0 => Err(PeerFault::ConnectRetry),
         _ if peer.families.is_empty() => Err(PeerFault::NoFamilies),
         _ if rules > Some(usize::from(u16::MAX)) => Err(PeerFault::Rules(rules.unwrap_or_default())),
+        _ if peer.local_asn == Some(Asn(0)) || peer.local_asn == Some(peer.asn) => {
+            Err(PeerFault::LocalAsn(peer.local_asn.map_or(0, |asn| asn.0)))
+        }
         _ if peer.port == 0 => Err(PeerFault::NoPort),
         _ if peer.address.is_unspecified() || peer.address.is_multicast() || broadcast => {
             Err(PeerFault::NotAHost)
@@ -275,6 +281,7 @@ mod tests {
         assert!(fault("[[peers]]\naddress = \"fe80::1\"\nasn = 1\n").contains("link-local"));
         assert!(fault("[[peers]]\naddress = \"0.0.0.0\"\nasn = 1\n").contains("one host"));
         assert!(fault("[[peers]]\naddress = \"10.0.0.2\"\nasn = 0\n").contains("asn is 0"));
+        assert!(fault(&peer("localAsn = 65001")).contains("localAsn is 65001"));
         assert!(fault(&peer("routeReflectorClient = true")).contains("our own AS"));
         assert!(fault("clusterId = \"0.0.0.0\"").contains("clusterId"));
         assert!(fault("listen = [\"[::]:179\", \"[::]:179\"]").contains("[::]:179 twice"));

@@ -61,6 +61,8 @@ pub(super) struct Neighbour {
     helper: Helper,
     /// End-of-RIBs it is to hear once our own table is complete.
     held: Vec<Bytes>,
+    /// The AS we are to it.
+    local_asn: Asn,
     title: String,
 }
 
@@ -81,6 +83,7 @@ impl Neighbour {
             false => Forwarding::Lost,
         };
         let Us { asn, router_id, start } = us;
+        let asn = config.local_asn.unwrap_or(asn);
         let local = Local {
             asn,
             router_id,
@@ -102,6 +105,7 @@ impl Neighbour {
             pace: Pace::Keeping,
             helper: Helper::default(),
             held: Vec::new(),
+            local_asn: asn,
             title: title(&config),
             config,
         }
@@ -328,6 +332,10 @@ impl Neighbour {
             session: negotiated.session.clone(),
             next_hops,
             client: self.config.route_reflector_client,
+            next_hop: self.config.next_hop,
+            local_asn: self.local_asn,
+            allow_own_as: self.config.allow_own_as,
+            default_route: self.config.accept_default_route,
             import: self.config.import.as_ref().map(Into::into),
             export: self.config.export.as_ref().map(Into::into),
         };

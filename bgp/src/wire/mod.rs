@@ -25,7 +25,7 @@ mod route_refresh;
 pub mod update;
 
 pub use attr::{
-    AsPath, AttrFault, Attributes, Community, FaultAction, LargeCommunity, NextHop, Origin,
+    AsPath, AttrFault, Attributes, Community, ExtCommunity, FaultAction, LargeCommunity, NextHop, Origin,
     ParseCommunityError, Segment, UnknownAttr,
 };
 pub use capability::Capability;

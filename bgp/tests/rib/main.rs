@@ -5,6 +5,7 @@
 mod behaviour;
 mod decision;
 mod export;
+mod neighbours;
 mod policy;
 mod properties;
 mod reflection;
@@ -14,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use manx_bgp::api::{self, Network, RouteChange};
+use manx_bgp::api::{self, Network, NextHopMode, RouteChange};
 use manx_bgp::rib::{PeerFacts, PeerId, Policy, Rib};
 use manx_bgp::types::{Asn, Family, Prefix, RouterId};
 use manx_bgp::wire::{
@@ -73,6 +74,10 @@ fn facts(n: u8, asn: u32) -> PeerFacts {
         },
         next_hops: vec!["10.0.0.100".parse().unwrap(), "fd00::100".parse().unwrap()],
         client: false,
+        next_hop: NextHopMode::Auto,
+        local_asn: OUR_AS,
+        allow_own_as: 0,
+        default_route: true,
         import: accept(),
         export: accept(),
     }
@@ -105,6 +110,7 @@ fn attributes(as_path: &[u32]) -> Attributes {
         communities: Vec::new(),
         originator_id: None,
         cluster_list: Vec::new(),
+        ext_communities: Vec::new(),
         large_communities: Vec::new(),
         unknown: Vec::new(),
     }

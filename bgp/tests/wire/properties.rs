@@ -8,8 +8,8 @@ use bytes::BytesMut;
 use manx_bgp::types::{Asn, Family, Prefix, RouterId};
 use manx_bgp::wire::update::Packer;
 use manx_bgp::wire::{
-    self, Announcement, AsPath, Attributes, Capability, Community, LargeCommunity, Message, NextHop,
-    Notification, Open, Origin, RouteRefresh, Segment, Session, UnknownAttr, Update,
+    self, Announcement, AsPath, Attributes, Capability, Community, ExtCommunity, LargeCommunity, Message,
+    NextHop, Notification, Open, Origin, RouteRefresh, Segment, Session, UnknownAttr, Update,
 };
 use proptest::collection::{btree_set, vec};
 use proptest::option;
@@ -62,7 +62,7 @@ fn segment(session: &Session) -> BoxedStrategy<Segment> {
 
 /// Codes the parser has no row for.
 fn unknown() -> impl Strategy<Value = Vec<UnknownAttr>> {
-    let code = prop_oneof![11..=13_u8, Just(16), 19..=31_u8, 33..=255_u8];
+    let code = prop_oneof![11..=13_u8, 19..=31_u8, 33..=255_u8];
     proptest::collection::btree_map(code, (any::<bool>(), vec(any::<u8>(), 0..300)), 0..3).prop_map(
         |attrs: BTreeMap<_, _>| {
             let flags = |partial| if partial { 0xe0 } else { 0xc0 };
@@ -82,25 +82,28 @@ fn attributes(session: &Session) -> impl Strategy<Value = Attributes> + use<> {
         option::of((asn(), any::<Ipv4Addr>())),
         btree_set(any::<u32>(), 0..20),
         (any::<Option<Ipv4Addr>>(), vec(any::<Ipv4Addr>(), 0..4)),
-        btree_set(any::<(u32, u32, u32)>(), 0..8),
+        (btree_set(any::<(u32, u32, u32)>(), 0..8), btree_set(any::<[u8; 8]>(), 0..8)),
         unknown(),
     )
-        .prop_map(move |(first, aggregator, communities, (originator, clusters), large, unknown)| {
-            let (origin, as_path, med, local_pref, atomic_aggregate) = first;
-            Attributes {
-                origin,
-                as_path: AsPath(as_path),
-                med,
-                local_pref: local_pref.filter(|_| ibgp),
-                atomic_aggregate,
-                aggregator,
-                communities: communities.into_iter().map(Community).collect(),
-                originator_id: originator.filter(|_| ibgp).map(RouterId),
-                cluster_list: if ibgp { clusters } else { Vec::new() },
-                large_communities: large.into_iter().map(|(a, b, c)| LargeCommunity(a, b, c)).collect(),
-                unknown,
-            }
-        })
+        .prop_map(
+            move |(first, aggregator, communities, (originator, clusters), (large, extended), unknown)| {
+                let (origin, as_path, med, local_pref, atomic_aggregate) = first;
+                Attributes {
+                    origin,
+                    as_path: AsPath(as_path),
+                    med,
+                    local_pref: local_pref.filter(|_| ibgp),
+                    atomic_aggregate,
+                    aggregator,
+                    communities: communities.into_iter().map(Community).collect(),
+                    originator_id: originator.filter(|_| ibgp).map(RouterId),
+                    cluster_list: if ibgp { clusters } else { Vec::new() },
+                    ext_communities: extended.into_iter().map(ExtCommunity).collect(),
+                    large_communities: large.into_iter().map(|(a, b, c)| LargeCommunity(a, b, c)).collect(),
+                    unknown,
+                }
+            },
+        )
 }
 
 fn update(session: &Session) -> impl Strategy<Value = Update> + use<> {
@@ -298,6 +301,7 @@ fn a_route_whose_attributes_leave_no_room_cannot_be_told() {
             communities: Vec::new(),
             originator_id: None,
             cluster_list: Vec::new(),
+            ext_communities: Vec::new(),
             large_communities: Vec::new(),
             unknown,
         }

@@ -179,6 +179,12 @@ fn cluster_list_of_a_wrong_length_is_withdrawn_and_from_outside_discarded() {
 }
 
 #[test]
+fn extended_communities_of_a_wrong_length_are_withdrawn() {
+    withdraws(&hex!("c0 10 09 0002fc000000000700"), &ebgp());
+    withdraws(&hex!("c0 10 00"), &ebgp());
+}
+
+#[test]
 fn large_communities_of_a_wrong_length_are_withdrawn() {
     withdraws(&hex!("c0 20 08 0000000100000002"), &ebgp());
     withdraws(&hex!("c0 20 00"), &ebgp());

@@ -16,17 +16,6 @@ const CONNECT_RETRY: u16 = 5;
 /// as long as a container may take to be started again, its image pulled.
 const GRACEFUL_RESTART: GracefulRestart = GracefulRestart { restart_time: 120, preserve_forwarding: true };
 
-/// Never taken from a neighbour: what has no meaning beyond one link or one machine (RFC 6890). A default route is.
-const MARTIANS: [(IpAddr, u8); 7] = [
-    (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8),
-    (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
-    (IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16),
-    (IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4),
-    (IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
-    (IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10),
-    (IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8),
-];
-
 /// What sessions are computed from.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
@@ -105,7 +94,7 @@ impl Table<'_> {
     /// A session with a node of the cluster; a neighbour outside it differs in little.
     fn peer(&self, name: &str, address: IpAddr, port: u16) -> PeerConfig {
         let family = Family::of(address);
-        let except = self.inputs.blocks.iter().copied().chain(martians());
+        let except = self.inputs.blocks.iter().copied();
         PeerConfig {
             port,
             name: name.to_owned(),
@@ -114,8 +103,9 @@ impl Table<'_> {
             next_hops: self.own.iter().copied().filter(|own| Family::of(*own) != family).collect(),
             hold_time: self.bgp.hold_time,
             connect_retry: CONNECT_RETRY,
-            import: Some(Policy::accept_except("martians and our own blocks", except)),
+            import: Some(Policy::accept_except("our own blocks", except)),
             export: Some(Policy::originated()),
+            accept_default_route: true,
             graceful_restart: GRACEFUL_RESTART,
             ..PeerConfig::new(address, self.bgp.asn)
         }
@@ -158,10 +148,6 @@ impl Table<'_> {
         };
         Speaking { orders: Some(config), problems: self.problems }
     }
-}
-
-fn martians() -> impl Iterator<Item = Prefix> {
-    MARTIANS.into_iter().filter_map(|(address, length)| Prefix::truncated(address, length))
 }
 
 /// The IPv4 InternalIP; a node without one takes a hash of its name (FNV-1a), the same after every restart.

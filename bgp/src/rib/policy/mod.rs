@@ -131,7 +131,8 @@ fn passes(audience: &Audience, path: &Path, source: &PeerFacts) -> bool {
     (ebgp || source.session.ebgp || source.client || audience.client)
         && !path.attributes.communities.iter().any(|community| match *community {
             Community::NO_ADVERTISE => true,
-            Community::NO_EXPORT | Community::NO_EXPORT_SUBCONFED => ebgp,
+            // RFC 7999, section 3.2: a blackhole is not for other ASes.
+            Community::NO_EXPORT | Community::NO_EXPORT_SUBCONFED | Community::BLACKHOLE => ebgp,
             _ => false,
         })
 }

@@ -39,9 +39,9 @@ impl AsPath {
         self.0.iter().map(Segment::length).sum()
     }
 
-    /// Whether `asn` is anywhere in it.
-    pub fn contains(&self, asn: Asn) -> bool {
-        self.0.iter().any(|segment| segment.asns().contains(&asn))
+    /// How many of its members are among those wanted.
+    pub fn count(&self, wanted: impl Fn(Asn) -> bool) -> usize {
+        self.0.iter().flat_map(Segment::asns).filter(|asn| wanted(**asn)).count()
     }
 
     /// The AS the path was learned from, where it can be told: the first of a leading AS_SEQUENCE

@@ -34,6 +34,8 @@ const WELL_KNOWN: [(u32, &str); 6] = [
 impl Community {
     /// RFC 1997: not outside a confederation.
     pub const NO_EXPORT: Self = Self(community::NO_EXPORT);
+    /// RFC 7999: traffic to it is to be dropped; not for other ASes.
+    pub const BLACKHOLE: Self = Self(community::BLACKHOLE);
     /// RFC 1997: to nobody.
     pub const NO_ADVERTISE: Self = Self(community::NO_ADVERTISE);
     /// RFC 1997: to no external neighbour, not even inside a confederation.

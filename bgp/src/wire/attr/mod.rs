@@ -8,6 +8,7 @@ mod aggregate;
 mod as4_path;
 mod as_path;
 mod community;
+mod ext_community;
 mod large_community;
 mod metric;
 mod multiprotocol;
@@ -23,6 +24,7 @@ use nom::number::complete::{be_u8, be_u16};
 
 pub use as_path::{AsPath, Segment};
 pub use community::{Community, ParseCommunityError};
+pub use ext_community::ExtCommunity;
 pub use large_community::LargeCommunity;
 pub(super) use multiprotocol::{open_reach, open_unreach, write_reach, write_unreach};
 pub use next_hop::NextHop;
@@ -55,6 +57,8 @@ pub struct Attributes {
     pub originator_id: Option<RouterId>,
     /// 10, RFC 4456.
     pub cluster_list: Vec<Ipv4Addr>,
+    /// 16, RFC 4360, sorted and without repeats.
+    pub ext_communities: Vec<ExtCommunity>,
     /// 32, RFC 8092, sorted and without repeats.
     pub large_communities: Vec<LargeCommunity>,
     /// Optional transitive attributes we do not know, passed on with the Partial bit, by code.
@@ -120,6 +124,7 @@ pub(super) struct Draft {
     cluster_list: Vec<Ipv4Addr>,
     as4_path: Option<AsPath>,
     as4_aggregator: Option<(Asn, Ipv4Addr)>,
+    ext_communities: Vec<ExtCommunity>,
     large_communities: Vec<LargeCommunity>,
     unknown: Vec<UnknownAttr>,
     pub(super) mp_reach: Option<Announcement>,
@@ -164,7 +169,7 @@ struct Descriptor {
 const WELL_KNOWN: u8 = TRANSITIVE;
 
 #[rustfmt::skip]
-const TABLE: [Descriptor; 15] = {
+const TABLE: [Descriptor; 16] = {
     use Cost::{Discard, Reset, Withdraw};
     use Sender::{Any, Internal};
     const fn row(
@@ -186,6 +191,7 @@ const TABLE: [Descriptor; 15] = {
         row(code::CLUSTER_LIST,     "CLUSTER_LIST",     OPTIONAL,              Internal, Withdraw, reflection::parse_cluster_list),
         row(code::MP_REACH_NLRI,    "MP_REACH_NLRI",    OPTIONAL,              Any,      Reset,    multiprotocol::parse_reach),
         row(code::MP_UNREACH_NLRI,  "MP_UNREACH_NLRI",  OPTIONAL,              Any,      Reset,    multiprotocol::parse_unreach),
+        row(code::EXTENDED_COMMUNITIES, "EXTENDED COMMUNITIES", OPTIONAL | TRANSITIVE, Any, Withdraw, ext_community::parse),
         row(code::AS4_PATH,         "AS4_PATH",         OPTIONAL | TRANSITIVE, Any,      Discard,  as4_path::parse),
         row(code::AS4_AGGREGATOR,   "AS4_AGGREGATOR",   OPTIONAL | TRANSITIVE, Any,      Discard,  aggregate::parse_as4),
         row(code::LARGE_COMMUNITY,  "LARGE_COMMUNITY",  OPTIONAL | TRANSITIVE, Any,      Withdraw, large_community::parse),
@@ -316,6 +322,7 @@ impl Draft {
             communities: std::mem::take(&mut self.communities),
             originator_id: self.originator_id,
             cluster_list: std::mem::take(&mut self.cluster_list),
+            ext_communities: std::mem::take(&mut self.ext_communities),
             large_communities: std::mem::take(&mut self.large_communities),
             unknown: std::mem::take(&mut self.unknown),
         })
@@ -390,10 +397,12 @@ pub(super) fn write(
         reflection::write_originator_id(id, out);
     }
     reflection::write_cluster_list(&attributes.cluster_list, out);
-    // Codes up to 31, those of AS4_PATH and AS4_AGGREGATOR among them, then 32, then the rest.
-    let between = attributes.unknown.partition_point(|attr| attr.code < code::AS4_PATH);
+    // Codes up to 31, those of EXTENDED COMMUNITIES, AS4_PATH and AS4_AGGREGATOR among them, then 32, then the
+    // rest.
+    let between = attributes.unknown.partition_point(|attr| attr.code < code::EXTENDED_COMMUNITIES);
     let behind = attributes.unknown.partition_point(|attr| attr.code < code::LARGE_COMMUNITY);
     write_unknown(&attributes.unknown[..between], out);
+    ext_community::write(&attributes.ext_communities, out);
     as4_path::write(&attributes.as_path, session, out);
     if let Some(aggregator) = attributes.aggregator {
         aggregate::write_as4(aggregator, session, out);
