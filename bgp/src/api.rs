@@ -175,6 +175,17 @@ pub struct PeerConfig {
     /// Wait for the neighbour to call, never call it.
     #[serde(default)]
     pub passive: bool,
+    /// Signs every segment (TCP MD5, RFC 2385); the neighbour has the same: 1–80 octets.
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// Take only what comes from at most so many hops away, 1–254 (GTSM, RFC 5082): the neighbour has to send
+    /// with a TTL of 255, as its own GTSM does. 1: it is at the other end of the cable. Anything is taken unless set.
+    #[serde(default)]
+    pub ttl_security: Option<u8>,
+    /// The neighbour is so many hops away, 1–255: the TTL of what is sent to it. Unless set it is 255 to
+    /// other ASes, so that they can require it, and the kernel's choice inside our own.
+    #[serde(default)]
+    pub multihop: Option<u8>,
     /// What it may expect of us when we restart.
     #[serde(default)]
     pub graceful_restart: GracefulRestart,
@@ -236,6 +247,9 @@ impl PeerConfig {
             hold_time: default_hold_time(),
             connect_retry: default_connect_retry(),
             passive: false,
+            password: None,
+            ttl_security: None,
+            multihop: None,
             graceful_restart: GracefulRestart::default(),
             import: None,
             export: None,
@@ -245,6 +259,31 @@ impl PeerConfig {
             accept_default_route: false,
             route_reflector_client: false,
         }
+    }
+}
+
+/// What must not be seen: no log, error or status shows it. It is written out only where a client says
+/// it to the daemon.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// For the one place that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Local {
     pub connect_retry: Duration,
     /// Never call, only be called.
     pub passive: bool,
+    /// Segments are signed, so that a neighbour with another password hears nothing and says nothing.
+    pub authenticated: bool,
     /// What is offered of graceful restart.
     pub restart: restart::Offer,
 }
@@ -140,6 +142,7 @@ mod tests {
             hold_time: 90,
             connect_retry: Duration::from_secs(5),
             passive: false,
+            authenticated: false,
             restart: restart::Offer {
                 time: 120,
                 forwarding: restart::Forwarding::Lost,

@@ -246,7 +246,13 @@ impl Peer {
                 (Timer::ConnectRetry, Phase::Connect) => {
                     self.give_up_call(now, out);
                     if self.is_alone() {
-                        self.note(Cause::Connect("no answer to our call".to_owned()));
+                        let why = match self.local.authenticated {
+                            true => {
+                                "no answer with this password: the neighbour may have another one, or none"
+                            }
+                            false => "no answer to our call",
+                        };
+                        self.note(Cause::Connect(why.to_owned()));
                         self.call(now, out);
                     }
                 }

@@ -193,6 +193,15 @@ fn a_call_nobody_answers_is_given_up_and_made_again() {
 }
 
 #[test]
+fn silence_may_mean_another_password_where_there_is_one() {
+    let mut pair = Pair::new(Local { authenticated: true, ..local(64512, 1, 64512) }, local(64512, 2, 64512));
+    pair.connected = false;
+    pair.event(LEFT, Event::Start);
+    pair.run_for(6 * SECOND);
+    assert!(pair.reason(LEFT).starts_with("no answer with this password"), "{}", pair.reason(LEFT));
+}
+
+#[test]
 fn a_cut_session_comes_back_within_a_second() {
     let mut pair = up();
     pair.run_for(10 * SECOND);

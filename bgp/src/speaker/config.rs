@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use super::sockopt;
 use crate::api::{Config, PeerConfig};
 use crate::fsm::restart;
 use crate::rib::{NetworkError, Rib};
@@ -53,6 +54,18 @@ pub enum PeerFault {
     /// The field has twelve bits (RFC 4724, section 3).
     #[error("gracefulRestart.restartTime is {0} s; it is at most 4095")]
     RestartTime(u16),
+    /// The kernel's limit.
+    #[error("password has {0} octets; it has 1 to 80, or is left out for none")]
+    Password(usize),
+    /// RFC 5082: 255 less the hops is what arrives.
+    #[error("ttlSecurity is {0}; it is the neighbour's distance in hops, 1 to 254, or left out for none")]
+    TtlSecurity(u8),
+    /// Nothing would arrive.
+    #[error("multihop is 0; it is the neighbour's distance in hops, 1 to 255")]
+    Multihop,
+    /// GTSM sends with 255.
+    #[error("ttlSecurity and multihop exclude each other: ttlSecurity takes the number of hops itself")]
+    TtlTwice,
     /// There would be no pause between two tries.
     #[error("connectRetry is 0 s; it is at least 1")]
     ConnectRetry,
@@ -125,12 +138,20 @@ fn check_peer(peer: &PeerConfig) -> Result<(), PeerFault> {
     };
     let rules = [&peer.import, &peer.export].into_iter().flatten().map(|policy| policy.rules.len()).max();
     let broadcast = matches!(peer.address, IpAddr::V4(address) if address.is_broadcast());
+    let bad_password = peer.password.as_ref().map(|password| password.reveal().len());
+    let bad_password = bad_password.filter(|length| !(1..=sockopt::MAX_KEY).contains(length));
     match peer.local_address {
         _ if peer.asn == Asn(0) => Err(PeerFault::NoAsn),
         _ if matches!(peer.hold_time, 1 | 2) => Err(PeerFault::HoldTime(peer.hold_time)),
         _ if peer.graceful_restart.restart_time > restart::MAX_TIME => {
             Err(PeerFault::RestartTime(peer.graceful_restart.restart_time))
         }
+        _ if bad_password.is_some() => Err(PeerFault::Password(bad_password.unwrap_or_default())),
+        _ if matches!(peer.ttl_security, Some(0 | 255)) => {
+            Err(PeerFault::TtlSecurity(peer.ttl_security.unwrap_or_default()))
+        }
+        _ if peer.multihop == Some(0) => Err(PeerFault::Multihop),
+        _ if peer.ttl_security.is_some() && peer.multihop.is_some() => Err(PeerFault::TtlTwice),
         _ if peer.connect_retry == 0 => Err(PeerFault::ConnectRetry),
         _ if peer.families.is_empty() => Err(PeerFault::NoFamilies),
         _ if rules > Some(usize::from(u16::MAX)) => Err(PeerFault::Rules(rules.unwrap_or_default())),
@@ -273,6 +294,13 @@ mod tests {
             "peer 10.0.0.2: holdTime is 2 s; it is 0 (none) or at least 3"
         );
         assert!(fault(&peer("gracefulRestart = { restartTime = 4096 }")).contains("at most 4095"));
+        let long = "secret".repeat(14);
+        let told = fault(&peer(&format!("password = \"{long}\"")));
+        assert!(told.contains("84 octets") && !told.contains("secret"), "{told}");
+        assert!(fault(&peer("password = \"\"")).contains("0 octets"));
+        assert!(fault(&peer("ttlSecurity = 255")).contains("1 to 254"));
+        assert!(fault(&peer("multihop = 0")).contains("1 to 255"));
+        assert!(fault(&peer("multihop = 2\nttlSecurity = 2")).contains("exclude each other"));
         assert!(fault(&peer("connectRetry = 0")).contains("at least 1"));
         assert!(fault(&peer("families = []")).contains("\"ipv4\""));
         assert!(fault(&peer("port = 0")).contains("179"));
@@ -289,6 +317,13 @@ mod tests {
             fault("[[networks]]\nprefix = \"10.1.0.0/26\"\ncommunities = [\"x\"]").contains("10.1.0.0/26")
         );
         assert_eq!(check(&Config { asn: Asn(0), ..config("") }), Err(ConfigError::NoAsn));
+    }
+
+    #[test]
+    fn a_password_is_in_no_debug_output() {
+        let config = config("[[peers]]\naddress = \"10.0.0.2\"\nasn = 1\npassword = \"hunter2\"\n");
+        assert!(!format!("{config:?}").contains("hunter2"));
+        assert!(describe(None, &config).iter().all(|line| !line.contains("hunter2")));
     }
 
     #[test]

@@ -15,12 +15,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::guard::Guard;
 use super::task::Input;
 use crate::wire::{self, Message, Notification, Session};
 
@@ -117,8 +119,9 @@ impl Link {
 ///
 /// # Errors
 /// In words, for the session's reason: `connection refused`.
-pub(super) async fn call(to: SocketAddr, from: Option<IpAddr>) -> Result<TcpStream, String> {
+pub(super) async fn call(to: SocketAddr, from: Option<IpAddr>, guard: Guard) -> Result<TcpStream, String> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(words)?;
+    guard.calling(SockRef::from(&socket)).map_err(words)?;
     if let Some(from) = from {
         socket
             .bind(SocketAddr::new(from, 0))

@@ -1,6 +1,7 @@
 //! Accepting connections.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use std::{io, process};
 
@@ -11,6 +12,8 @@ use tokio::task::JoinHandle;
 
 use super::link::words;
 use super::task::Input;
+use super::{guard, sockopt};
+use crate::api::Secret;
 
 /// Connections the kernel holds for us: more than a whole cluster calling at once.
 const BACKLOG: i32 = 1024;
@@ -26,30 +29,59 @@ pub struct ListenError {
 }
 
 /// A listening socket and the task that accepts on it.
-pub(super) struct Listener(JoinHandle<()>);
+pub(super) struct Listener {
+    address: SocketAddr,
+    /// The same socket, to put keys on.
+    socket: Socket,
+    keys: BTreeMap<IpAddr, Secret>,
+    task: JoinHandle<()>,
+}
 
 impl Listener {
     /// Listens on one address; `[::]` is IPv6 only, so that both wildcards can be listened on.
     pub fn open(address: SocketAddr, inputs: mpsc::Sender<Input>) -> Result<Self, ListenError> {
-        let listener =
-            bind(address).map_err(|error| ListenError { address, why: explain(address, error) })?;
-        Ok(Self(tokio::spawn(accept(listener, inputs))))
+        let failed = |error| ListenError { address, why: explain(address, error) };
+        let socket = bind(address).map_err(failed)?;
+        let listener = socket.try_clone().and_then(|same| TcpListener::from_std(same.into()));
+        let task = tokio::spawn(accept(listener.map_err(failed)?, inputs));
+        Ok(Self { address, socket, keys: BTreeMap::new(), task })
+    }
+
+    /// Takes calls of these peers with these passwords only, and of all others without one.
+    pub fn sign(&mut self, keys: &BTreeMap<IpAddr, Secret>) -> Result<(), ListenError> {
+        let ours = |peer: &IpAddr| peer.is_ipv4() == self.address.is_ipv4();
+        let gone: Vec<_> = self.keys.keys().filter(|peer| !keys.contains_key(peer)).copied().collect();
+        let other: Vec<_> =
+            keys.iter().filter(|(peer, key)| ours(peer) && self.keys.get(peer) != Some(key)).collect();
+        for (peer, key) in
+            gone.iter().map(|peer| (peer, None)).chain(other.into_iter().map(|(peer, key)| (peer, Some(key))))
+        {
+            sockopt::sign(&self.socket, *peer, key).map_err(|error| {
+                let why = format!("the password of {peer}: {}", words(guard::explain(error)));
+                ListenError { address: self.address, why }
+            })?;
+            match key {
+                Some(key) => drop(self.keys.insert(*peer, key.clone())),
+                None => drop(self.keys.remove(peer)),
+            }
+        }
+        Ok(())
     }
 
     /// Comes back when the address is free again.
     pub async fn close(mut self) {
-        self.0.abort();
-        let _ = (&mut self.0).await;
+        self.task.abort();
+        let _ = (&mut self.task).await;
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -58,8 +90,9 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    guard::listening(&socket, address.ip())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket)
 }
 
 fn explain(address: SocketAddr, error: io::Error) -> String {

@@ -12,11 +12,13 @@
 //! ```
 
 pub mod config;
+mod guard;
 mod link;
 pub mod listen;
 pub mod metrics;
 mod neighbour;
 pub mod socket;
+mod sockopt;
 mod stats;
 mod task;
 mod watch;

@@ -6,10 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 use super::config::title;
+use super::guard::Guard;
 use super::link::{self, Link};
 use super::stats::Stats;
 use super::task::Io;
@@ -63,6 +65,7 @@ pub(super) struct Neighbour {
     held: Vec<Bytes>,
     /// The AS we are to it.
     local_asn: Asn,
+    guard: Guard,
     title: String,
 }
 
@@ -92,6 +95,7 @@ impl Neighbour {
             hold_time: config.hold_time,
             connect_retry: Duration::from_secs(config.connect_retry.into()),
             passive: config.passive,
+            authenticated: config.password.is_some(),
             restart: Offer { time: config.graceful_restart.restart_time, forwarding, start },
         };
         Self {
@@ -106,6 +110,7 @@ impl Neighbour {
             helper: Helper::default(),
             held: Vec::new(),
             local_asn: asn,
+            guard: Guard::new(&config, asn),
             title: title(&config),
             config,
         }
@@ -279,9 +284,9 @@ impl Neighbour {
             Action::Connect => {
                 let to = SocketAddr::new(self.config.address, self.config.port);
                 let (address, from) = (self.config.address, self.config.local_address);
-                self.call = Some(io.call(address, link::call(to, from)));
+                self.call = Some(io.call(address, link::call(to, from, self.guard.clone())));
             }
-            Action::Admit => match io.link(incoming.take()?, &self.config, Role::Passive) {
+            Action::Admit => match self.admit(incoming.take()?, io) {
                 Ok(link) => self.links[Role::Passive as usize] = Some(link),
                 Err(error) => return Some(Event::Lost(Role::Passive, link::words(error))),
             },
@@ -311,6 +316,11 @@ impl Neighbour {
             Action::Refresh(refresh) => self.refresh(refresh, rib),
         }
         None
+    }
+
+    fn admit(&self, stream: TcpStream, io: &mut Io) -> std::io::Result<Link> {
+        self.guard.connected(SockRef::from(&stream))?;
+        io.link(stream, &self.config, Role::Passive)
     }
 
     fn up(&mut self, role: Role, rib: &mut Rib, now: Instant) {

@@ -362,8 +362,24 @@ impl Speaker {
         self.neighbours.insert(peer.address, neighbour);
     }
 
-    /// Listens on exactly the wanted addresses, or as before if one cannot be had.
+    /// Listens on exactly the wanted addresses with the wanted passwords, or as before if one cannot be had.
     async fn listen(&mut self, config: &Config) -> Result<(), ListenError> {
+        self.listen_on(config).await?;
+        let signed = self.sign(config);
+        if let (Err(_), Some(before)) = (&signed, self.orders.as_ref().map(|orders| orders.config.clone())) {
+            self.listen_on(&before).await?;
+            self.sign(&before)?;
+        }
+        signed
+    }
+
+    fn sign(&mut self, config: &Config) -> Result<(), ListenError> {
+        let keys =
+            config.peers.iter().filter_map(|peer| Some((peer.address, peer.password.clone()?))).collect();
+        self.listeners.values_mut().try_for_each(|listener| listener.sign(&keys))
+    }
+
+    async fn listen_on(&mut self, config: &Config) -> Result<(), ListenError> {
         let gone: Vec<_> =
             self.listeners.keys().filter(|address| !config.listen.contains(address)).copied().collect();
         for address in &gone {
