@@ -44,6 +44,20 @@ pub enum AssignError {
         /// Its pools and what this node has of them.
         pools: Vec<PoolUse>,
     },
+    /// An address asked for is in no usable block of this node.
+    #[error(
+        "{0} cannot be given: it is in no block that this node owns of a pool it may use; ask for one of this node's \
+         blocks, or for none"
+    )]
+    Elsewhere(IpAddr),
+    /// An address asked for is held.
+    #[error("{address} cannot be given: {holder} holds it")]
+    Held {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        holder: Box<Owner>,
+    },
 }
 
 /// What a node has of a pool.
@@ -153,29 +167,65 @@ impl Allocator {
     }
 
     /// Gives an owner one address of each family that `pools` has, IPv4 first; of a family's pools the first that has
-    /// one. `pools` are those usable on this node; the disabled ones among them are passed over.
+    /// one. `pools` are those usable on this node; the disabled ones among them are passed over. In a family that
+    /// `asked` has an address of, it is that address.
     ///
-    /// All or nothing. An owner that has addresses is answered with those.
+    /// All or nothing. An owner that has addresses is answered with those, if they are what it asks for, and has them
+    /// no more otherwise.
     ///
     /// # Errors
-    /// When there is no pool, or a family has no free address: then nothing is held that was not before.
-    pub fn assign(&mut self, owner: &Owner, pools: &[Pool]) -> Result<Vec<IpAddr>, AssignError> {
+    /// When there is no pool, a family has no free address, or one asked for cannot be given: then nothing new is held.
+    pub fn assign(
+        &mut self,
+        owner: &Owner,
+        pools: &[Pool],
+        asked: &[IpAddr],
+    ) -> Result<Vec<IpAddr>, AssignError> {
         if let Some(holding) = self.owners.get(&owner.key) {
-            return Ok(holding.addresses.iter().copied().collect());
+            if asked.iter().all(|address| holding.addresses.contains(address)) {
+                return Ok(holding.addresses.iter().copied().collect());
+            }
+            self.release(&owner.key);
         }
         let families = usable_families(pools);
         if families.is_empty() {
             return Err(AssignError::NoPool);
         }
-        let sources = families
-            .into_iter()
-            .map(|(family, pools)| self.source(&pools).ok_or_else(|| self.exhausted(family, &pools)))
-            .collect::<Result<Vec<BlockCidr>, _>>()?;
-        let addresses: BTreeSet<IpAddr> =
-            sources.iter().filter_map(|cidr| self.blocks.get_mut(cidr)?.assign(owner)).collect();
+        let mut sources = Vec::new();
+        for &address in asked {
+            sources.push((self.block_with(address, pools)?, Some(address)));
+        }
+        let rest = families.iter().filter(|(family, _)| !asked.iter().any(|&ip| Family::of(ip) == **family));
+        for (family, pools) in rest {
+            let source = self.source(pools).ok_or_else(|| self.exhausted(*family, pools))?;
+            sources.push((source, None));
+        }
+        let take = |(cidr, asked): (BlockCidr, Option<IpAddr>)| {
+            let block = self.blocks.get_mut(&cidr)?;
+            match asked {
+                Some(address) => block.assign_this(address, owner).then_some(address),
+                None => block.assign(owner),
+            }
+        };
+        let addresses: BTreeSet<IpAddr> = sources.into_iter().filter_map(take).collect();
         let assigned = addresses.iter().copied().collect();
         self.owners.insert(owner.key.clone(), Holding { owner: owner.clone(), addresses });
         Ok(assigned)
+    }
+
+    /// Whether [`Allocator::assign`] would give a new owner addresses of its choice.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn can_assign(&self, pools: &[Pool]) -> Result<(), AssignError> {
+        let families = usable_families(pools);
+        if families.is_empty() {
+            return Err(AssignError::NoPool);
+        }
+        families.iter().try_for_each(|(family, pools)| match self.source(pools) {
+            Some(_) => Ok(()),
+            None => Err(self.exhausted(*family, pools)),
+        })
     }
 
     /// Gives an owner back what it held before a restart, whether its block is known yet or not. Returns the
@@ -247,6 +297,16 @@ impl Allocator {
     /// The first block with a free address.
     fn source(&self, pools: &[&Pool]) -> Option<BlockCidr> {
         pools.iter().flat_map(|pool| self.blocks_of(pool)).find(|block| block.free() > 0).map(Block::cidr)
+    }
+
+    /// The usable block an address asked for is free in.
+    fn block_with(&self, address: IpAddr, pools: &[Pool]) -> Result<BlockCidr, AssignError> {
+        if let Some(holder) = self.holder(address) {
+            return Err(AssignError::Held { address, holder: Box::new(holder.clone()) });
+        }
+        let usable = |name: &str| pools.iter().any(|pool| !pool.disabled && pool.name == name);
+        let block = self.blocks.values().find(|block| block.cidr().contains(address) && usable(block.pool()));
+        block.map(Block::cidr).ok_or(AssignError::Elsewhere(address))
     }
 
     fn exhausted(&self, family: Family, pools: &[&Pool]) -> AssignError {

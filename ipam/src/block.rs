@@ -71,6 +71,15 @@ impl Block {
         self.cidr.nth(offset)
     }
 
+    /// Hands out this very address. Returns whether it was free; the order of the others stays.
+    pub fn assign_this(&mut self, address: IpAddr, owner: &Owner) -> bool {
+        let Some(offset) = self.cidr.offset(address) else { return false };
+        let Some(place) = self.free.iter().position(|free| *free == offset) else { return false };
+        self.free.remove(place);
+        self.holders.insert(offset, owner.clone());
+        true
+    }
+
     /// Takes this address, held before a restart. Returns whether it was free. Addresses behind the highest one
     /// ever restored come next: the lower ones that are free were most likely freed not long ago.
     pub fn restore(&mut self, address: IpAddr, owner: &Owner) -> bool {
@@ -133,6 +142,18 @@ mod tests {
         assert_eq!(all, ["10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.3"]);
         assert_eq!(block.assign(&owner(4)), None);
         assert_eq!((block.used(), block.free()), (4, 0));
+    }
+
+    #[test]
+    fn an_address_asked_for_is_handed_out_once_and_the_others_keep_their_order() {
+        let mut block = block("10.0.0.0/30");
+        let address = |text: &str| text.parse().unwrap();
+        assert!(block.assign_this(address("10.0.0.2"), &owner(0)));
+        assert!(!block.assign_this(address("10.0.0.2"), &owner(1)));
+        assert!(!block.assign_this(address("10.0.0.4"), &owner(1)));
+        let rest: Vec<_> = (1..4).filter_map(|n| block.assign(&owner(n))).collect();
+        assert_eq!(rest, [address("10.0.0.0"), address("10.0.0.1"), address("10.0.0.3")]);
+        assert_eq!(block.holder(address("10.0.0.2")), Some(&owner(0)));
     }
 
     #[test]

@@ -149,7 +149,7 @@ async fn nodes_that_race_for_the_last_address_share_the_pool_without_a_gap() {
             let key =
                 OwnerKey { container_id: format!("{node}-{}", addresses.len()), ifname: "eth0".to_owned() };
             let owner = Owner { key, namespace: String::new(), pod: String::new(), uid: String::new() };
-            if let Ok(assigned) = allocator.assign(&owner, &[pool()]) {
+            if let Ok(assigned) = allocator.assign(&owner, &[pool()], &[]) {
                 addresses.extend(assigned);
                 continue;
             }

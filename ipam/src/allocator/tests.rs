@@ -37,9 +37,9 @@ fn dual() -> [Pool; 2] {
 fn a_pod_has_an_address_of_each_family_and_keeps_it_when_asked_again() {
     let mut node = Allocator::default();
     assert!(node.add_block(block("10.0.0.0/30"), "four") && node.add_block(block("fd00::/126"), "six"));
-    assert_eq!(node.assign(&owner(1), &dual()).unwrap(), ips(["10.0.0.0", "fd00::"]));
-    assert_eq!(node.assign(&owner(2), &dual()).unwrap(), ips(["10.0.0.1", "fd00::1"]));
-    assert_eq!(node.assign(&owner(1), &[]).unwrap(), ips(["10.0.0.0", "fd00::"]));
+    assert_eq!(node.assign(&owner(1), &dual(), &[]).unwrap(), ips(["10.0.0.0", "fd00::"]));
+    assert_eq!(node.assign(&owner(2), &dual(), &[]).unwrap(), ips(["10.0.0.1", "fd00::1"]));
+    assert_eq!(node.assign(&owner(1), &[], &[]).unwrap(), ips(["10.0.0.0", "fd00::"]));
     assert_eq!(node.release(&owner(1).key), ips(["10.0.0.0", "fd00::"]));
     assert_eq!(node.release(&owner(1).key), ips([]));
 }
@@ -49,7 +49,7 @@ fn a_pod_that_cannot_have_both_families_has_none() {
     let mut node = Allocator::default();
     node.add_block(block("10.0.0.0/30"), "four");
     let before = node.clone();
-    let error = node.assign(&owner(1), &dual()).unwrap_err();
+    let error = node.assign(&owner(1), &dual(), &[]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "no free IPv6 address on this node: IPPool \"six\" (fd00::/64, 18446744073709551616 addresses in blocks of 4): \
@@ -66,10 +66,10 @@ fn exhaustion_names_the_pools_their_size_and_use() {
         node.add_block(block(cidr), "a");
     }
     for number in 0..4 {
-        node.assign(&owner(number), &pools).unwrap();
+        node.assign(&owner(number), &pools, &[]).unwrap();
     }
     assert_eq!(
-        node.assign(&owner(4), &pools).unwrap_err().to_string(),
+        node.assign(&owner(4), &pools, &[]).unwrap_err().to_string(),
         "no free IPv4 address on this node: IPPool \"a\" (10.0.0.0/24, 256 addresses in blocks of 2): 4 of 4 addresses \
          of this node's 2 blocks are held; IPPool \"b\" (10.1.0.0/24, 256 addresses in blocks of 4): this node owns no \
          block of it yet"
@@ -81,10 +81,10 @@ fn a_disabled_pool_gives_nothing_new_and_takes_nothing_away() {
     let mut node = Allocator::default();
     let pools = [pool("four", "10.0.0.0/24", 30)];
     node.add_block(block("10.0.0.0/30"), "four");
-    node.assign(&owner(1), &pools).unwrap();
+    node.assign(&owner(1), &pools, &[]).unwrap();
     let pools = pools.map(disabled);
-    assert_eq!(node.assign(&owner(2), &pools), Err(AssignError::NoPool));
-    assert_eq!(node.assign(&owner(1), &pools).unwrap(), ips(["10.0.0.0"]));
+    assert_eq!(node.assign(&owner(2), &pools, &[]), Err(AssignError::NoPool));
+    assert_eq!(node.assign(&owner(1), &pools, &[]).unwrap(), ips(["10.0.0.0"]));
     assert_eq!(node.wants_blocks(&pools), []);
 }
 
@@ -97,10 +97,10 @@ fn a_node_claims_its_second_block_when_less_than_half_of_the_first_is_free() {
     node.add_block(block("10.0.0.0/30"), "four");
     for number in 0..2 {
         assert_eq!(node.wants_blocks(&pools), []);
-        node.assign(&owner(number), &pools).unwrap();
+        node.assign(&owner(number), &pools, &[]).unwrap();
     }
     assert_eq!(node.wants_blocks(&pools), []);
-    node.assign(&owner(2), &pools).unwrap();
+    node.assign(&owner(2), &pools, &[]).unwrap();
     assert_eq!(node.wants_blocks(&pools), wanted);
     node.add_block(block("10.0.0.4/30"), "four");
     assert_eq!(node.wants_blocks(&pools), []);
@@ -112,7 +112,7 @@ fn a_block_of_one_address_is_claimed_when_none_is_free() {
     let mut node = Allocator::default();
     node.add_block(block("10.0.0.0/32"), "four");
     assert_eq!(node.wants_blocks(&pools), []);
-    node.assign(&owner(1), &pools).unwrap();
+    node.assign(&owner(1), &pools, &[]).unwrap();
     assert_eq!(node.wants_blocks(&pools).len(), 1);
 }
 
@@ -123,7 +123,7 @@ fn what_is_free_in_any_pool_of_a_family_counts() {
     node.add_block(block("10.1.0.0/30"), "b");
     node.add_block(block("fd00::/126"), "six");
     assert_eq!(node.wants_blocks(&pools), []);
-    assert_eq!(node.assign(&owner(1), &pools).unwrap(), ips(["10.1.0.0", "fd00::"]));
+    assert_eq!(node.assign(&owner(1), &pools, &[]).unwrap(), ips(["10.1.0.0", "fd00::"]));
 }
 
 #[test]
@@ -168,12 +168,12 @@ fn a_block_that_goes_leaves_its_addresses_with_their_pods() {
     let mut node = Allocator::default();
     let pools = [pool("four", "10.0.0.0/24", 30)];
     node.add_block(block("10.0.0.0/30"), "four");
-    let addresses = node.assign(&owner(1), &pools).unwrap();
+    let addresses = node.assign(&owner(1), &pools, &[]).unwrap();
     let gone = node.remove_block(block("10.0.0.0/30")).unwrap();
     assert_eq!(gone.used(), 1);
     assert_eq!(node.holder(addresses[0]), Some(&owner(1)));
     node.add_block(block("10.0.0.0/30"), "four");
-    assert_ne!(node.assign(&owner(2), &pools).unwrap(), addresses);
+    assert_ne!(node.assign(&owner(2), &pools, &[]).unwrap(), addresses);
     assert_eq!(node.release(&owner(1).key), addresses);
     assert_eq!(node.block(block("10.0.0.0/30")).unwrap().used(), 1);
 }
@@ -242,7 +242,7 @@ proptest! {
             match step {
                 Step::Assign(number) => {
                     let owner = owner(number);
-                    match node.assign(&owner, &pools) {
+                    match node.assign(&owner, &pools, &[]) {
                         Ok(addresses) => {
                             let families: Vec<Family> = addresses.iter().copied().map(Family::of).collect();
                             prop_assert_eq!(families, Family::ALL);
@@ -282,4 +282,42 @@ proptest! {
             prop_assert_eq!(in_blocks + node.strays().count(), all.len());
         }
     }
+}
+
+#[test]
+fn an_address_asked_for_is_given_and_the_other_family_as_usual() {
+    let mut node = Allocator::default();
+    assert!(node.add_block(block("10.0.0.0/30"), "four") && node.add_block(block("fd00::/126"), "six"));
+    let given = node.assign(&owner(1), &dual(), &ips(["10.0.0.2"])).unwrap();
+    assert_eq!(given, ips(["10.0.0.2", "fd00::"]));
+    assert_eq!(node.assign(&owner(1), &dual(), &ips(["10.0.0.2"])).unwrap(), given, "asked again");
+    let before = node.clone();
+    assert_eq!(
+        node.assign(&owner(2), &dual(), &ips(["10.0.0.2", "fd00::2"])).unwrap_err().to_string(),
+        "10.0.0.2 cannot be given: pod default/pod-1 (interface eth0 of container container-1) holds it"
+    );
+    assert_eq!(
+        node.assign(&owner(2), &dual(), &ips(["10.0.0.4"])).unwrap_err().to_string(),
+        "10.0.0.4 cannot be given: it is in no block that this node owns of a pool it may use; ask for one of this \
+         node's blocks, or for none"
+    );
+    assert_eq!(node, before);
+    let other = node.assign(&owner(1), &dual(), &ips(["10.0.0.3"])).unwrap();
+    assert_eq!(other[0], ips(["10.0.0.3"])[0], "what it held and no longer asks for is free");
+    assert_eq!(node.holder(ips(["10.0.0.2"])[0]), None);
+}
+
+#[test]
+fn whether_a_pod_could_have_addresses_is_known_without_one() {
+    let mut node = Allocator::default();
+    assert_eq!(node.can_assign(&[]), Err(AssignError::NoPool));
+    assert!(matches!(node.can_assign(&dual()), Err(AssignError::Exhausted { family: Family::Ipv4, .. })));
+    assert!(node.add_block(block("10.0.0.0/30"), "four") && node.add_block(block("fd00::/126"), "six"));
+    assert_eq!(node.can_assign(&dual()), Ok(()));
+    for number in 0..4 {
+        node.assign(&owner(number), &dual(), &[]).unwrap();
+    }
+    assert_eq!(node.can_assign(&dual()).unwrap_err(), node.assign(&owner(4), &dual(), &[]).unwrap_err());
+    node.release(&owner(2).key);
+    assert_eq!(node.can_assign(&dual()), Ok(()));
 }
