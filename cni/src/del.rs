@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::client::{Agent, AgentError};
+use crate::config::Config;
 use crate::protocol::{AttachmentKey, Reply, Request, VERSION, host_ifname};
 use crate::released;
-use crate::spec::{CniError, Config, code};
+use crate::spec::{CniError, code};
 use crate::veth;
 
 /// Detaches a container. One never attached is success.

@@ -1,7 +1,9 @@
 //! The environment a runtime calls a plugin with.
 
+use std::net::IpAddr;
+
 use crate::protocol::{AttachmentKey, PodRef};
-use crate::spec::{CniError, code, is_identifier};
+use crate::spec::{CniError, code, is_identifier, parse_mac};
 
 /// Longest interface name, in octets (IFNAMSIZ less the final zero).
 const IFNAME_MAX: usize = 15;
@@ -15,16 +17,38 @@ pub enum Command {
         key: AttachmentKey,
         /// CNI_NETNS.
         netns: String,
-        /// From CNI_ARGS.
-        pod: PodRef,
+        /// CNI_ARGS.
+        args: Args,
     },
     /// Detach a container.
     Del {
         /// Whose interface.
         key: AttachmentKey,
     },
+    /// Compare an attachment with what its ADD gave.
+    Check {
+        /// Whose interface.
+        key: AttachmentKey,
+        /// CNI_NETNS.
+        netns: String,
+    },
+    /// Remove what the runtime does not know.
+    Gc,
+    /// Say whether a container can be attached now.
+    Status,
     /// Say which versions are spoken.
     Version,
+}
+
+/// What CNI_ARGS says to this plugin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Args {
+    /// Whose pod.
+    pub pod: PodRef,
+    /// `IP`: the address asked for.
+    pub ip: Option<IpAddr>,
+    /// `MAC`: of the pod's end.
+    pub mac: Option<[u8; 6]>,
 }
 
 impl Command {
@@ -39,23 +63,29 @@ impl Command {
         };
         let required: &[&'static str] = match command.as_str() {
             "VERSION" => return Ok(Self::Version),
-            "ADD" => &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"],
+            "STATUS" => return Ok(Self::Status),
+            "GC" => &["CNI_PATH"],
+            "ADD" | "CHECK" => &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"],
             // The namespace may be gone: containerd's second DEL has an empty CNI_NETNS.
             "DEL" => &["CNI_CONTAINERID", "CNI_IFNAME"],
-            "CHECK" | "GC" | "STATUS" => {
-                return Err(wrong("CNI_COMMAND", &command, "this version of manx does not implement it yet"));
+            _ => {
+                let rule = "it must be ADD, DEL, CHECK, GC, STATUS or VERSION";
+                return Err(wrong("CNI_COMMAND", &command, rule));
             }
-            _ => return Err(wrong("CNI_COMMAND", &command, "it must be ADD, DEL or VERSION")),
         };
         let absent: Vec<_> = required.iter().copied().filter(|name| get(name).is_none()).collect();
         if !absent.is_empty() {
             return Err(missing(&absent));
         }
+        if command == "GC" {
+            return Ok(Self::Gc);
+        }
         let value = |name| get(name).unwrap_or_default();
         let key = AttachmentKey { container_id: value("CNI_CONTAINERID"), ifname: value("CNI_IFNAME") };
         check_key(&key)?;
         Ok(match command.as_str() {
-            "ADD" => Self::Add { key, netns: value("CNI_NETNS"), pod: pod_of(&value("CNI_ARGS"))? },
+            "ADD" => Self::Add { key, netns: value("CNI_NETNS"), args: args_of(&value("CNI_ARGS"))? },
+            "CHECK" => Self::Check { key, netns: value("CNI_NETNS") },
             _ => Self::Del { key },
         })
     }
@@ -76,25 +106,29 @@ fn check_key(key: &AttachmentKey) -> Result<(), CniError> {
     Ok(())
 }
 
-/// The pod of `K=V;K=V…`. Keys of other purposes are passed over, as every runtime's `IgnoreUnknown` asks; a fixed
-/// address or MAC is refused, for the pod would silently get another.
-fn pod_of(args: &str) -> Result<PodRef, CniError> {
-    let mut pod = PodRef::default();
-    for pair in args.split(';').filter(|pair| !pair.is_empty()) {
+/// The `K=V;K=V…` of CNI_ARGS. Keys of other purposes are passed over, as every runtime's `IgnoreUnknown` asks.
+fn args_of(text: &str) -> Result<Args, CniError> {
+    let mut args = Args::default();
+    for pair in text.split(';').filter(|pair| !pair.is_empty()) {
         let Some((key, value)) = pair.split_once('=') else {
-            return Err(wrong("CNI_ARGS", args, "it must be KEY=VALUE pairs divided by ';'"));
+            return Err(wrong("CNI_ARGS", text, "it must be KEY=VALUE pairs divided by ';'"));
         };
         match key {
-            "K8S_POD_NAMESPACE" => pod.namespace = value.to_owned(),
-            "K8S_POD_NAME" => pod.name = value.to_owned(),
-            "K8S_POD_UID" => pod.uid = value.to_owned(),
-            "IP" | "MAC" => {
-                return Err(wrong("CNI_ARGS", args, "this version of manx gives no fixed IP or MAC"));
+            "K8S_POD_NAMESPACE" => args.pod.namespace = value.to_owned(),
+            "K8S_POD_NAME" => args.pod.name = value.to_owned(),
+            "K8S_POD_UID" => args.pod.uid = value.to_owned(),
+            "IP" => {
+                let ip = value.parse().map_err(|_| wrong("CNI_ARGS", text, "IP must be an address"))?;
+                args.ip = Some(ip);
+            }
+            "MAC" => {
+                let rule = "MAC must be six octets as in 02:00:00:00:00:01, unicast";
+                args.mac = Some(parse_mac(value).ok_or_else(|| wrong("CNI_ARGS", text, rule))?);
             }
             _ => {}
         }
     }
-    Ok(pod)
+    Ok(args)
 }
 
 fn missing(names: &[&str]) -> CniError {
@@ -157,7 +191,7 @@ mod tests {
     fn values_the_specification_or_the_kernel_forbids_are_code_4() {
         for (name, value) in [
             ("CNI_COMMAND", "add"),
-            ("CNI_COMMAND", "CHECK"),
+            ("CNI_COMMAND", "UPDATE"),
             ("CNI_CONTAINERID", "../../etc"),
             ("CNI_CONTAINERID", "-c"),
             ("CNI_IFNAME", "eth0/1"),
@@ -165,7 +199,8 @@ mod tests {
             ("CNI_IFNAME", ".."),
             ("CNI_IFNAME", "sixteen-octets-x"),
             ("CNI_ARGS", "K8S_POD_NAME"),
-            ("CNI_ARGS", "IgnoreUnknown=1;IP=10.0.0.9"),
+            ("CNI_ARGS", "IgnoreUnknown=1;IP=10.0.0"),
+            ("CNI_ARGS", "MAC=ff:ff:ff:ff:ff:ff"),
         ] {
             let error = add(name, value).unwrap_err();
             assert_eq!(error.code, 4, "{name}={value}");
@@ -177,7 +212,29 @@ mod tests {
     #[test]
     fn the_pod_is_read_from_containerds_arguments() {
         let args = "K8S_POD_NAMESPACE=ns1;K8S_POD_NAME=p1;K8S_POD_INFRA_CONTAINER_ID=c;K8S_POD_UID=u-1;IgnoreUnknown=1";
-        let Ok(Command::Add { pod, .. }) = add("CNI_ARGS", args) else { panic!("not an ADD") };
+        let Ok(Command::Add { args: Args { pod, ip, mac }, .. }) = add("CNI_ARGS", args) else {
+            panic!("not an ADD")
+        };
         assert_eq!(pod, PodRef { namespace: "ns1".into(), name: "p1".into(), uid: "u-1".into() });
+        assert_eq!((ip, mac), (None, None));
+    }
+
+    #[test]
+    fn an_address_and_a_mac_are_read_from_the_arguments() {
+        let args = "IP=10.0.0.9;MAC=02:00:00:00:00:01";
+        let Ok(Command::Add { args, .. }) = add("CNI_ARGS", args) else { panic!("not an ADD") };
+        assert_eq!(args.ip, Some([10, 0, 0, 9].into()));
+        assert_eq!(args.mac, Some([2, 0, 0, 0, 0, 1]));
+    }
+
+    #[test]
+    fn every_verb_asks_for_its_own_variables() {
+        assert_eq!(parse(&[("CNI_COMMAND", "STATUS")]), Ok(Command::Status));
+        assert_eq!(parse(&[("CNI_COMMAND", "VERSION")]), Ok(Command::Version));
+        assert_eq!(parse(&[("CNI_COMMAND", "GC"), ("CNI_PATH", "/opt/cni/bin")]), Ok(Command::Gc));
+        let error = parse(&[("CNI_COMMAND", "GC")]).unwrap_err();
+        assert!(error.details.starts_with("CNI_PATH is not set"), "{error}");
+        let error = parse(&[("CNI_COMMAND", "CHECK"), ("CNI_CONTAINERID", "c1")]).unwrap_err();
+        assert!(error.details.starts_with("CNI_NETNS, CNI_IFNAME are not set"), "{error}");
     }
 }

@@ -5,19 +5,27 @@
 //! CNI result once the agent has the pod's route (and ACLs) in the kernel.
 //!
 //! ```text
-//!   main ─▶ environment, spec (configuration, result, errors)
+//!   main ─▶ environment, config, spec (result, errors)
 //!     ├──▶ add ─▶ client (protocol) ─▶ agent
 //!     │      └──▶ veth ─▶ netns, netlink
-//!     └──▶ del ─▶ veth, client, released (notes for an agent that is away)
+//!     ├──▶ del ─▶ veth, client, released (notes for an agent that is away)
+//!     ├──▶ check ─▶ inspect (what the kernel has), client
+//!     ├──▶ gc ─▶ client, del
+//!     └──▶ status ─▶ client
 //! ```
 
 pub mod add;
+pub mod check;
 pub mod client;
+pub mod config;
 pub mod del;
 pub mod environment;
+pub mod gc;
+pub mod inspect;
 pub mod netlink;
 pub mod netns;
 pub mod protocol;
 pub mod released;
 pub mod spec;
+pub mod status;
 pub mod veth;

@@ -11,6 +11,12 @@
 //!   DEL                                the plugin removes the veth
 //!         plugin ── Del ──▶ agent      the route goes, the address is freed
 //!         plugin ◀─ Deleted ─ agent
+//!   CHECK plugin ── Check ──▶ agent    what the agent holds of the attachment
+//!         plugin ◀─ Attached ─ agent   the plugin compares it, the kernel and prevResult
+//!   GC    plugin ── Gc ──▶ agent       the attachments the runtime does not know
+//!         plugin ◀─ Stale ─ agent      the plugin ends each by a DEL
+//!   STATUS plugin ── NodeReady ──▶ agent
+//!         plugin ◀─ NodeReady ─ agent
 //! ```
 //!
 //! An ADD whose connection ends before `Programmed` is undone by the agent. A DEL that finds no agent leaves a note
@@ -23,7 +29,8 @@ use ipnetwork::IpNetwork;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The protocol's version; carried in every first message, refused in words where it differs.
+/// The protocol's version; carried in every first message, refused in words where it differs. What an older reader
+/// may miss (a field with a default, a verb it refuses) keeps the number.
 pub const VERSION: u32 = 1;
 
 /// Largest frame, in bytes.
@@ -93,6 +100,12 @@ pub enum Request {
         pod: PodRef,
         /// CNI_NETNS.
         netns: String,
+        /// `name` of the network: what a GC is about. Empty from a plugin that did not say.
+        #[serde(default)]
+        network: String,
+        /// Addresses the runtime asks for, at most one a family; of other families the agent chooses.
+        #[serde(default)]
+        ips: Vec<IpAddr>,
     },
     /// The veth stands. Answered by [`Reply::Programmed`].
     Ready {
@@ -108,11 +121,47 @@ pub enum Request {
         /// Whose interface.
         key: AttachmentKey,
     },
+    /// A CHECK. Answered by [`Reply::Attached`]; a key the agent does not hold is an error of code 3.
+    Check {
+        /// [`VERSION`].
+        version: u32,
+        /// Whose interface.
+        key: AttachmentKey,
+    },
+    /// A GC. Answered by [`Reply::Stale`]; nothing is changed by it.
+    Gc {
+        /// [`VERSION`].
+        version: u32,
+        /// `name` of the network: attachments of others are not looked at.
+        network: String,
+        /// What the runtime knows.
+        valid: Vec<AttachmentKey>,
+    },
+    /// A STATUS. Answered by [`Reply::NodeReady`], or an error of code 50 or 51.
+    NodeReady {
+        /// [`VERSION`].
+        version: u32,
+    },
     /// The node's part of `manxctl status`. Answered by [`Reply::Status`].
     Status {
         /// [`VERSION`].
         version: u32,
     },
+}
+
+impl Request {
+    /// The version a first message carries; `None` for one that only follows another.
+    pub fn version(&self) -> Option<u32> {
+        match self {
+            Self::Add { version, .. }
+            | Self::Del { version, .. }
+            | Self::Check { version, .. }
+            | Self::Gc { version, .. }
+            | Self::NodeReady { version }
+            | Self::Status { version } => Some(*version),
+            Self::Ready { .. } => None,
+        }
+    }
 }
 
 /// From the agent to the plugin.
@@ -125,6 +174,15 @@ pub enum Reply {
     Programmed,
     /// The route is gone and the address is free.
     Deleted,
+    /// What the agent holds of an attachment.
+    Attached(Attached),
+    /// Attachments of the network that the runtime did not name.
+    Stale {
+        /// In order.
+        attachments: Vec<AttachmentKey>,
+    },
+    /// A pod can be attached now.
+    NodeReady,
     /// The node's status, a document of the agent's own.
     Status {
         /// See `manx_felix::status::NodeReport`.
@@ -153,6 +211,20 @@ pub struct Attach {
     pub mtu: u32,
     /// Destinations to route to the gateway of their family; the default routes.
     pub routes: Vec<IpNetwork>,
+    /// Whether an earlier ADD of the same key did not get to its end: what it left on the node under this name is
+    /// removed first.
+    #[serde(default)]
+    pub replaces: bool,
+}
+
+/// A complete attachment as the agent holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attached {
+    /// The pod's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Interface index of the host's end.
+    pub host_ifindex: u32,
 }
 
 /// Writes one frame.
@@ -217,6 +289,14 @@ mod tests {
         let mut reader = bytes.as_slice();
         assert_eq!(read_frame::<Request>(&mut reader).unwrap(), Some(request));
         assert_eq!(read_frame::<Request>(&mut reader).unwrap(), None);
+    }
+
+    #[test]
+    fn what_an_older_plugin_says_is_understood() {
+        let text = r#"{"type":"add","version":1,"key":{"containerId":"c","ifname":"eth0"},
+            "pod":{"namespace":"","name":"","uid":""},"netns":"/n"}"#;
+        let Request::Add { network, ips, .. } = serde_json::from_str(text).unwrap() else { panic!("no ADD") };
+        assert_eq!((network.as_str(), ips), ("", Vec::new()));
     }
 
     #[test]

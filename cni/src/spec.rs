@@ -8,7 +8,8 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::protocol::{Attach, DEFAULT_SOCKET};
+use crate::config::Config;
+use crate::protocol::Attach;
 use crate::veth::{HOST_MAC, Veth, gateway_of};
 
 /// A version of the specification, oldest first. They differ in what a result holds.
@@ -41,7 +42,8 @@ impl Version {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// The version `text` names, if it is spoken.
+    pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|version| version.as_str() == text)
     }
 }
@@ -52,6 +54,8 @@ pub mod code {
     pub const INCOMPATIBLE_VERSION: u32 = 1;
     /// A field of the configuration asks for what this plugin does not do.
     pub const UNSUPPORTED_FIELD: u32 = 2;
+    /// There is no such attachment and nothing of it: the runtime need not DEL it.
+    pub const UNKNOWN_CONTAINER: u32 = 3;
     /// An environment variable is missing or wrong.
     pub const INVALID_ENVIRONMENT: u32 = 4;
     /// Reading or writing failed.
@@ -62,10 +66,16 @@ pub mod code {
     pub const INVALID_CONFIG: u32 = 7;
     /// Nothing was done; the runtime should try again.
     pub const TRY_AGAIN: u32 = 11;
+    /// STATUS: no pod can be attached now.
+    pub const NOT_AVAILABLE: u32 = 50;
+    /// STATUS: no pod can be attached now, and those that are may not be reached.
+    pub const LIMITED: u32 = 51;
     /// Ours: the pod's interface could not be made.
     pub const INTERFACE: u32 = 100;
     /// Ours: the agent answered out of turn.
     pub const PROTOCOL: u32 = 101;
+    /// Ours: an attachment is not as its ADD left it.
+    pub const DIFFERENT: u32 = 102;
 }
 
 /// What went wrong, as the runtime is told.
@@ -90,84 +100,6 @@ impl CniError {
     pub fn document(&self, version: Version) -> Value {
         serde_json::json!({
             "cniVersion": version.as_str(), "code": self.code, "msg": self.msg, "details": self.details,
-        })
-    }
-}
-
-/// The plugin's configuration, checked.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Config {
-    /// `cniVersion`: what to answer in.
-    pub version: Version,
-    /// `name` of the network.
-    pub name: String,
-    /// `agentSocket`: where the agent listens; [`DEFAULT_SOCKET`] unless set.
-    pub agent_socket: String,
-    /// `dns`, handed on in the result as it is.
-    pub dns: Option<Value>,
-    /// Whether a plugin before this one has made an interface (`prevResult`).
-    pub has_previous: bool,
-    /// The first of `runtimeConfig` asked for that this plugin does not do, as `key: value`.
-    pub unsupported: Option<String>,
-}
-
-/// As it stands on standard input; keys this plugin does not know are the runtime's own or other plugins'.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawConfig {
-    // Left out by very old runtimes; libcni reads that as 0.1.0.
-    #[serde(default)]
-    cni_version: Option<String>,
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    agent_socket: Option<String>,
-    #[serde(default)]
-    dns: Option<Value>,
-    #[serde(default)]
-    prev_result: Option<Value>,
-    #[serde(default)]
-    runtime_config: Option<serde_json::Map<String, Value>>,
-}
-
-impl Config {
-    /// Reads a configuration.
-    ///
-    /// # Errors
-    /// Codes 6 (not JSON), 1 (`cniVersion`), 7 (`name`, `agentSocket`).
-    pub fn parse(input: &[u8]) -> Result<Self, CniError> {
-        let raw: RawConfig = serde_json::from_slice(input).map_err(|error| {
-            CniError::new(code::DECODE, "cannot read the network configuration", error.to_string())
-        })?;
-        let asked = raw.cni_version.as_deref().unwrap_or("0.1.0");
-        let version = Version::parse(asked).ok_or_else(|| {
-            let spoken = Version::ALL.map(Version::as_str).join(", ");
-            let details = format!("cniVersion is {asked:?}; this plugin speaks {spoken}");
-            CniError::new(code::INCOMPATIBLE_VERSION, "incompatible CNI version", details)
-        })?;
-        let invalid =
-            |details: String| CniError::new(code::INVALID_CONFIG, "invalid network configuration", details);
-        if !is_identifier(&raw.name) {
-            return Err(invalid(format!(
-                "name is {:?}; it must begin with a letter or digit and hold only those, '_', '.' and '-'",
-                raw.name
-            )));
-        }
-        let agent_socket = raw.agent_socket.unwrap_or_else(|| DEFAULT_SOCKET.to_owned());
-        if !agent_socket.starts_with('/') {
-            return Err(invalid(format!("agentSocket is {agent_socket:?}; it must be an absolute path")));
-        }
-        // What can be asked of a plugin that declared the capability; ours declare none.
-        let unsupported = raw.runtime_config.iter().flatten().find(|(key, _)| {
-            matches!(key.as_str(), "ips" | "mac" | "ipRanges" | "bandwidth" | "infinibandGUID" | "deviceID")
-        });
-        Ok(Self {
-            version,
-            name: raw.name,
-            agent_socket,
-            dns: raw.dns,
-            has_previous: raw.prev_result.is_some(),
-            unsupported: unsupported.map(|(key, value)| format!("{key}: {value}")),
         })
     }
 }
@@ -261,7 +193,18 @@ pub fn add_document(config: &Config, attach: &Attach, veth: &Veth, ifname: &str,
     serde_json::to_value(result).unwrap_or_default()
 }
 
-fn format_mac(mac: [u8; 6]) -> String {
+/// A MAC an interface can have: six octets, unicast, not zero.
+pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let octets = text.split(':').map(|octet| {
+        let hex = octet.len() == 2 && octet.bytes().all(|digit| digit.is_ascii_hexdigit());
+        hex.then(|| u8::from_str_radix(octet, 16).ok()).flatten()
+    });
+    let mac: [u8; 6] = octets.collect::<Option<Vec<u8>>>()?.try_into().ok()?;
+    (mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
+}
+
+/// As the kernel writes it.
+pub fn format_mac(mac: [u8; 6]) -> String {
     mac.map(|octet| format!("{octet:02x}")).join(":")
 }
 
@@ -283,6 +226,7 @@ mod tests {
             addresses: vec!["10.244.1.5".parse().unwrap(), "fd00:10:244::5".parse().unwrap()],
             mtu: 1500,
             routes: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
+            replaces: false,
         };
         let veth = Veth { host_ifindex: 7, pod_mac: [2, 0, 0, 0, 0, 0xab] };
         let document = add_document(&config(version), &attach, &veth, "eth0", "/var/run/netns/p");
@@ -306,30 +250,12 @@ mod tests {
     }
 
     #[test]
-    fn a_version_not_spoken_is_code_1_and_told_those_that_are() {
-        for input in [r#"{"cniVersion":"2.0.0","name":"n"}"#, r#"{"name":"n"}"#] {
-            let error = Config::parse(input.as_bytes()).unwrap_err();
-            assert_eq!(error.code, code::INCOMPATIBLE_VERSION);
-            assert!(error.details.ends_with("this plugin speaks 0.3.1, 0.4.0, 1.0.0, 1.1.0"), "{error}");
+    fn a_mac_is_one_an_interface_can_have() {
+        assert_eq!(parse_mac("02:00:00:00:00:aB"), Some([2, 0, 0, 0, 0, 0xab]));
+        for text in ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "+2:00:00:00:00:01", "01:00:5e:00:00:01"] {
+            assert_eq!(parse_mac(text), None, "{text}");
         }
-    }
-
-    #[test]
-    fn a_wrong_configuration_names_its_key() {
-        let parse = |input: &str| Config::parse(input.as_bytes()).unwrap_err();
-        assert_eq!(parse("{").code, code::DECODE);
-        let error = parse(r#"{"cniVersion":"1.0.0","name":"-x"}"#);
-        assert_eq!((error.code, error.details.starts_with("name is \"-x\"")), (code::INVALID_CONFIG, true));
-        let error = parse(r#"{"cniVersion":"1.0.0","name":"x","agentSocket":"run/a"}"#);
-        assert_eq!((error.code, error.details.starts_with("agentSocket")), (code::INVALID_CONFIG, true));
-        assert_eq!(parse(r#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":7}"#).code, code::DECODE);
-    }
-
-    #[test]
-    fn what_the_runtime_asks_in_vain_is_found() {
-        let input = br#"{"cniVersion":"1.0.0","name":"x","runtimeConfig":{"mac":"02:00:00:00:00:01"}}"#;
-        assert_eq!(Config::parse(input).unwrap().unsupported.as_deref(), Some(r#"mac: "02:00:00:00:00:01""#));
-        assert_eq!(config("1.0.0").unsupported, None);
+        assert_eq!(parse_mac("00:00:00:00:00:00"), None);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub const HOST_MAC: [u8; 6] = [0xee; 6];
 pub struct Veth {
     /// Interface index of the host's end.
     pub host_ifindex: u32,
-    /// MAC of the pod's end, the kernel's choice.
+    /// MAC of the pod's end.
     pub pod_mac: [u8; 6],
 }
 
@@ -82,13 +82,17 @@ pub enum VethError {
     Open(#[from] io::Error),
 }
 
-/// Makes the veth `attach` describes, with its far end in `netns` as `ifname`, up and addressed on both sides.
+/// Makes the veth `attach` describes, with its far end in `netns` as `ifname`, up and addressed on both sides. The pod's
+/// end has `mac`, or one of the kernel's choice.
 ///
 /// # Errors
 /// [`VethError`]; nothing is left behind.
-pub fn create(attach: &Attach, netns: &Netns, ifname: &str) -> Result<Veth, VethError> {
+pub fn create(attach: &Attach, netns: &Netns, ifname: &str, mac: Option<[u8; 6]>) -> Result<Veth, VethError> {
     let mut host = Netlink::open()?;
-    let host_ifindex = create_pair(&mut host, attach, netns, ifname)?;
+    if attach.replaces {
+        delete_by(&mut host, &attach.host_ifname)?;
+    }
+    let host_ifindex = create_pair(&mut host, attach, netns, ifname, mac)?;
     finish(&mut host, host_ifindex, attach, netns, ifname).inspect_err(|_| {
         // The failure that made us give up is the one to tell; DEL finds the interface by its name.
         let _ = delete_by(&mut host, &attach.host_ifname);
@@ -113,7 +117,13 @@ fn delete_by(host: &mut Netlink, host_ifname: &str) -> Result<(), VethError> {
 }
 
 /// Makes the pair and returns the host end's index, which NLM_F_ECHO has the kernel tell.
-fn create_pair(host: &mut Netlink, attach: &Attach, netns: &Netns, ifname: &str) -> Result<u32, VethError> {
+fn create_pair(
+    host: &mut Netlink,
+    attach: &Attach,
+    netns: &Netns,
+    ifname: &str,
+    mac: Option<[u8; 6]>,
+) -> Result<u32, VethError> {
     // Not IFF_UP here: the kernel would bring the far end up before the near one is its peer (ENOTCONN).
     let mut peer = LinkMessage::default();
     peer.attributes = vec![
@@ -121,6 +131,7 @@ fn create_pair(host: &mut Netlink, attach: &Attach, netns: &Netns, ifname: &str)
         LinkAttribute::Mtu(attach.mtu),
         LinkAttribute::NetNsFd(netns.file().as_raw_fd()),
     ];
+    peer.attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
     let mut link = up_message(0);
     link.attributes = vec![
         LinkAttribute::IfName(attach.host_ifname.clone()),

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use manx_cni::protocol::{AttachmentKey, host_ifname};
 use manx_cni::released;
-use rig::{Agent, Plugin, Pod, on_a_node, run};
+use rig::{Agent, Held, Manner, Plugin, Pod, on_a_node, run};
 use serde_json::json;
 
 const DUAL_STACK: &[&str] = &["10.244.1.5", "fd00:10:244::5"];
@@ -24,7 +24,7 @@ fn host_links() -> String {
 }
 
 fn plugin<'a>(command: &'a str, netns: &'a Path, socket: &'a Path) -> Plugin<'a> {
-    Plugin { command, netns, socket, version: "1.1.0" }
+    Plugin { command, container: "c1", netns, socket, version: "1.1.0", more: json!({}) }
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn a_pod_is_attached_reaches_its_node_in_both_families_and_is_detached() {
         let socket = run_dir.path().join("agent.sock");
         // As a runtime may leave it.
         pod.run("sysctl", &["-qw", "net.ipv6.conf.default.disable_ipv6=1"]);
-        Agent::Serves.start(&socket, DUAL_STACK);
+        Agent::start(Manner::Serves, &socket, DUAL_STACK);
         let result = plugin("ADD", &pod.path, &socket).succeeds();
 
         let host = host_ifname(&key());
@@ -79,7 +79,7 @@ fn a_pod_without_ipv6_gives_its_host_end_none() {
     on_a_node(|| {
         let (run_dir, pod) = (tempfile::tempdir().unwrap(), Pod::new());
         let socket = run_dir.path().join("agent.sock");
-        Agent::Serves.start(&socket, &["10.244.1.5"]);
+        Agent::start(Manner::Serves, &socket, &["10.244.1.5"]);
         let result = Plugin { version: "0.3.1", ..plugin("ADD", &pod.path, &socket) }.succeeds();
         assert_eq!(
             result["ips"],
@@ -95,13 +95,13 @@ fn a_pod_without_ipv6_gives_its_host_end_none() {
 #[test]
 #[ignore = "needs root: make test"]
 fn an_add_that_fails_midway_leaves_nothing() {
-    for (agent, details) in
-        [(Agent::RefusesReady, "as the test wants"), (Agent::EndsAfterAttach, "lost the agent")]
+    for (manner, details) in
+        [(Manner::RefusesReady, "as the test wants"), (Manner::EndsAfterAttach, "lost the agent")]
     {
         on_a_node(|| {
             let (run_dir, pod) = (tempfile::tempdir().unwrap(), Pod::new());
             let socket = run_dir.path().join("agent.sock");
-            agent.start(&socket, DUAL_STACK);
+            Agent::start(manner, &socket, DUAL_STACK);
             let error = plugin("ADD", &pod.path, &socket).fails();
             assert_eq!(error["code"], 11);
             assert!(error["details"].as_str().unwrap().contains(details), "{error}");
@@ -117,7 +117,7 @@ fn an_interface_that_is_there_already_is_an_error_and_stays() {
     on_a_node(|| {
         let (run_dir, pod) = (tempfile::tempdir().unwrap(), Pod::new());
         let socket = run_dir.path().join("agent.sock");
-        Agent::Serves.start(&socket, DUAL_STACK);
+        Agent::start(Manner::Serves, &socket, DUAL_STACK);
         pod.run("ip", &["link", "add", "eth0", "type", "veth", "peer", "name", "other"]);
         let error = plugin("ADD", &pod.path, &socket).fails();
         assert_eq!(error["code"], 100);
@@ -126,6 +126,11 @@ fn an_interface_that_is_there_already_is_an_error_and_stays() {
 
         pod.run("ip", &["link", "delete", "eth0"]);
         plugin("ADD", &pod.path, &socket).succeeds();
+        let error = plugin("ADD", &pod.path, &socket).fails();
+        assert_eq!((&error["code"], &error["msg"]), (&json!(110), &json!("is already attached")));
+        // An agent that has forgotten it says nothing against it.
+        fs::remove_file(&socket).unwrap();
+        Agent::start(Manner::Serves, &socket, DUAL_STACK);
         let error = plugin("ADD", &pod.path, &socket).fails();
         assert!(error["details"].as_str().unwrap().contains("this attachment was made before"), "{error}");
         assert!(host_links().contains("manx"));
@@ -189,4 +194,208 @@ fn version_is_answered_whatever_else_is_set() {
         })
     );
     assert_eq!(fs::read_dir(run_dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_check_says_nothing_of_a_pod_as_it_was_made_and_names_what_is_not() {
+    on_a_node(|| {
+        let (run_dir, pod) = (tempfile::tempdir().unwrap(), Pod::new());
+        let socket = run_dir.path().join("agent.sock");
+        Agent::start(Manner::Serves, &socket, DUAL_STACK);
+        let host = host_ifname(&key());
+        let differs = |version: &str, result: &serde_json::Value| {
+            let more = json!({"prevResult": result});
+            let output = Plugin { more, version, ..plugin("CHECK", &pod.path, &socket) }.output();
+            if output.status.success() {
+                assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
+                return String::new();
+            }
+            let error: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(error["code"], 102, "{error}");
+            error["details"].as_str().unwrap().to_owned()
+        };
+        for version in ["0.4.0", "1.0.0"] {
+            let result = Plugin { version, ..plugin("ADD", &pod.path, &socket) }.succeeds();
+            assert_eq!(differs(version, &result), "");
+            plugin("DEL", &pod.path, &socket).succeeds();
+        }
+        let result = plugin("ADD", &pod.path, &socket).succeeds();
+        assert_eq!(differs("1.1.0", &result), "");
+
+        // Each broken and mended by hand.
+        let cases: [(&[&str], &[&str], bool, &str); 5] = [
+            (
+                &["neigh", "del", "169.254.1.1", "dev", "eth0"],
+                &["neigh", "add", "169.254.1.1", "lladdr", "ee:ee:ee:ee:ee:ee", "dev", "eth0"],
+                true,
+                "eth0 has no permanent neighbour 169.254.1.1",
+            ),
+            (
+                &["route", "del", "default"],
+                &["route", "add", "default", "via", "169.254.1.1", "dev", "eth0"],
+                true,
+                "the container has no route to 0.0.0.0/0 by 169.254.1.1",
+            ),
+            (
+                &["address", "del", "fd00:10:244::5/128", "dev", "eth0"],
+                &["address", "add", "fd00:10:244::5/128", "dev", "eth0", "nodad"],
+                true,
+                "eth0 has no usable address fd00:10:244::5/128",
+            ),
+            (
+                &["route", "del", "10.244.1.5"],
+                &["route", "add", "10.244.1.5", "dev", &host],
+                false,
+                &format!("the node's route to 10.244.1.5 does not lead to {host}"),
+            ),
+            (
+                &["link", "set", &host, "mtu", "1390"],
+                &["link", "set", &host, "mtu", "1400"],
+                false,
+                &format!("{host} has an MTU of 1390, not 1400"),
+            ),
+        ];
+        for (break_it, mend_it, inside, words) in cases {
+            let ip = |args| if inside { pod.run("ip", args) } else { run("ip", args) };
+            ip(break_it);
+            assert_eq!(differs("1.1.0", &result), words);
+            ip(mend_it);
+            assert_eq!(differs("1.1.0", &result), "", "{mend_it:?}");
+        }
+
+        plugin("DEL", &pod.path, &socket).succeeds();
+        let more = json!({"prevResult": result});
+        let error = Plugin { more, ..plugin("CHECK", &pod.path, &socket) }.fails();
+        assert_eq!((&error["code"], &error["msg"]), (&json!(3), &json!("unknown container")));
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_gc_ends_what_the_runtime_does_not_name_and_only_of_its_network() {
+    on_a_node(|| {
+        let run_dir = tempfile::tempdir().unwrap();
+        let socket = run_dir.path().join("agent.sock");
+        let agent = Agent::start(Manner::Serves, &socket, &["10.244.1.5"]);
+        let pods: Vec<_> = (0..4).map(|_| Pod::new()).collect();
+        for (pod, (container, network, ip)) in pods.iter().zip([
+            ("a", "manx", "10.244.1.1"),
+            ("b", "manx", "10.244.1.2"),
+            ("c", "manx", "10.244.1.3"),
+            ("d", "other", "10.244.1.4"),
+        ]) {
+            let more = json!({"name": network, "runtimeConfig": {"ips": [ip]}});
+            Plugin { container, more, ..plugin("ADD", &pod.path, &socket) }.succeeds();
+        }
+        let gc = |valid: serde_json::Value| {
+            let more = json!({"cni.dev/valid-attachments": valid});
+            Plugin { more, ..plugin("GC", Path::new(""), &socket) }.succeeds();
+            agent.held().into_keys().map(|key| key.container_id).collect::<Vec<_>>()
+        };
+        let named = |container: &str| json!({"containerID": container, "ifname": "eth0"});
+        assert_eq!(gc(json!([named("a"), named("b"), named("c")])), ["a", "b", "c", "d"]);
+        assert_eq!(gc(json!([named("b"), named("gone")])), ["b", "d"]);
+        assert_eq!(host_links().matches("manx").count(), 2);
+        assert_eq!(gc(json!([])), ["d"]);
+        assert_eq!(gc(json!(null)), ["d"]);
+        assert_eq!(host_links().matches("manx").count(), 1);
+
+        let error = plugin("GC", Path::new(""), &socket).fails();
+        assert_eq!(error["code"], 7);
+        assert!(error["details"].as_str().unwrap().starts_with("cni.dev/valid-attachments is not set"));
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_gc_goes_on_past_errors_and_tells_them_all() {
+    on_a_node(|| {
+        let run_dir = tempfile::tempdir().unwrap();
+        let socket = run_dir.path().join("agent.sock");
+        Agent::start(Manner::RefusesDel, &socket, &["10.244.1.5"]);
+        let pods = [Pod::new(), Pod::new()];
+        for (pod, (container, ip)) in pods.iter().zip([("a", "10.244.1.1"), ("b", "10.244.1.2")]) {
+            let more = json!({"runtimeConfig": {"ips": [ip]}});
+            Plugin { container, more, ..plugin("ADD", &pod.path, &socket) }.succeeds();
+        }
+        let more = json!({"cni.dev/valid-attachments": []});
+        let error = Plugin { more, ..plugin("GC", Path::new(""), &socket) }.fails();
+        assert_eq!(
+            (&error["code"], &error["msg"]),
+            (&json!(11), &json!("2 of 2 stale attachments could not be removed"),)
+        );
+        assert_eq!(
+            error["details"],
+            "eth0 of a: not now: as the test wants; eth0 of b: not now: as the test wants"
+        );
+        assert!(!host_links().contains("manx"));
+    });
+}
+
+#[test]
+fn a_status_is_nothing_or_code_50_with_the_reason() {
+    let run_dir = tempfile::tempdir().unwrap();
+    let socket = |name: &str| run_dir.path().join(name);
+    let error = plugin("STATUS", Path::new(""), &socket("none.sock")).fails();
+    assert_eq!(error["code"], 50);
+    assert!(error["details"].as_str().unwrap().starts_with("the agent is not running"), "{error}");
+    Agent::start(Manner::Exhausted, &socket("full.sock"), &[]);
+    let error = plugin("STATUS", Path::new(""), &socket("full.sock")).fails();
+    assert_eq!((&error["code"], &error["msg"]), (&json!(50), &json!("pool exhausted")));
+    Agent::start(Manner::Serves, &socket("agent.sock"), &[]);
+    plugin("STATUS", Path::new(""), &socket("agent.sock")).succeeds();
+}
+
+#[test]
+fn a_verb_younger_than_the_configuration_is_code_1() {
+    let run_dir = tempfile::tempdir().unwrap();
+    for (command, version, since) in
+        [("CHECK", "0.3.1", "0.4.0"), ("GC", "1.0.0", "1.1.0"), ("STATUS", "1.0.0", "1.1.0")]
+    {
+        let error = Plugin { version, ..plugin(command, Path::new("/n"), run_dir.path()) }.fails();
+        assert_eq!((&error["code"], &error["cniVersion"]), (&json!(1), &json!(version)));
+        assert_eq!(error["details"], format!("cniVersion is {version}; {command} came with {since}"));
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn mtu_dns_addresses_and_mac_are_as_the_configuration_and_the_runtime_ask() {
+    on_a_node(|| {
+        let (run_dir, pod) = (tempfile::tempdir().unwrap(), Pod::new());
+        let socket = run_dir.path().join("agent.sock");
+        let agent = Agent::start(Manner::Serves, &socket, DUAL_STACK);
+        let dns =
+            json!({"nameservers": ["10.96.0.10"], "search": ["svc.cluster.local"], "options": ["ndots:5"]});
+        let more = json!({
+            "mtu": 1300, "dns": dns,
+            "runtimeConfig": {
+                "ips": ["10.244.1.77/24"], "mac": "02:00:00:00:00:77", "portMappings": [{"hostPort": 80}],
+            },
+        });
+        let result = Plugin { more, ..plugin("ADD", &pod.path, &socket) }.succeeds();
+        assert_eq!(result["dns"], dns);
+        assert_eq!(result["ips"][0]["address"], "10.244.1.77/32");
+        assert_eq!(result["interfaces"][1]["mac"], "02:00:00:00:00:77");
+        let shown = pod.run("ip", &["-o", "link", "show", "eth0"]);
+        assert!(shown.contains("mtu 1300") && shown.contains("02:00:00:00:00:77"), "{shown}");
+        pod.run("ping", &["-c1", "-W2", "192.0.2.1"]);
+        let held = Held {
+            network: "manx".into(),
+            addresses: vec!["10.244.1.77".parse().unwrap()],
+            host_ifindex: agent.held()[&key()].host_ifindex,
+        };
+        assert_eq!(agent.held()[&key()], held);
+        plugin("DEL", &pod.path, &socket).succeeds();
+    });
+}
+
+#[test]
+fn after_another_plugin_it_is_refused_in_words() {
+    let run_dir = tempfile::tempdir().unwrap();
+    let more = json!({"prevResult": {"cniVersion": "1.1.0", "interfaces": []}});
+    let error = Plugin { more, ..plugin("ADD", Path::new("/n"), run_dir.path()) }.fails();
+    assert_eq!(error["code"], 7);
+    assert!(error["details"].as_str().unwrap().contains("must be the first plugin of its list"), "{error}");
 }

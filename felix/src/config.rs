@@ -33,6 +33,19 @@ pub struct Config {
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
+    /// MTU of pods' interfaces, in octets; that of this node's uplinks, the smallest, unless set.
+    #[arg(long, value_name = "OCTETS", value_parser = clap::value_parser!(u32).range(1280..=65535))]
+    pub mtu: Option<u32>,
+
+    /// Install the CNI plugin, which lies beside this program, in this directory; /opt/cni/bin on most nodes.
+    #[arg(long, value_name = "DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
+
+    /// Install the network configuration 10-manx.conflist in this directory once the node is ready; /etc/cni/net.d on
+    /// most nodes.
+    #[arg(long, value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+
     /// Where to serve /healthz, /readyz and /metrics (Prometheus).
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9098")]
     pub health_addr: SocketAddr,

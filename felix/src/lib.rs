@@ -16,6 +16,7 @@ pub mod crd;
 pub mod dataplane;
 pub mod graph;
 pub mod health;
+pub mod install;
 pub mod model;
 pub mod speaker;
 pub mod status;

@@ -10,6 +10,7 @@ use manx_felix::agent::Agent;
 use manx_felix::config::Config;
 use manx_felix::dataplane::{Dataplane, sysctl};
 use manx_felix::health::{self, Metrics};
+use manx_felix::install::Install;
 use manx_felix::speaker::Speaker;
 use manx_felix::{attach, watch};
 use tokio::signal::unix::{SignalKind, signal};
@@ -52,6 +53,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("state directory {}", state_dir.display()))?;
     let watches = watch::start(&client, &config.node_name);
     let (commands, received) = mpsc::channel(COMMANDS);
+    let install = Install::new(&config).context("this program's own place")?;
 
     tokio::select! {
         () = agent.run(watches, received, stopped()?) => {
@@ -59,6 +61,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
             Ok(())
         }
         () = attach::serve(listener, commands) => Ok(()),
+        () = install.run(pulse.clone()) => Ok(()),
         served = health::serve(config.health_addr, pulse, metrics) => {
             served.with_context(|| format!("--health-addr {}", config.health_addr))
         }

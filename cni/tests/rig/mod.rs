@@ -3,17 +3,23 @@
 //! Each is a thread in a network namespace of its own, which ends with the thread: there is nothing to clean up,
 //! whatever way a test ends.
 
+#![allow(dead_code, reason = "each of the test programs uses a part of it")]
+
+use std::collections::BTreeMap;
 use std::io::Write;
-use std::os::unix::net::UnixListener;
+use std::net::IpAddr;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use manx_cni::netns::Netns;
-use manx_cni::protocol::{Attach, PodRef, Reply, Request, host_ifname, read_frame, write_frame};
+use manx_cni::protocol::{
+    Attach, Attached, AttachmentKey, PodRef, Reply, Request, host_ifname, read_frame, write_frame,
+};
 use nix::sched::{CloneFlags, unshare};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Runs `test` in a new network namespace, the node's.
 pub fn on_a_node(test: impl FnOnce() + Send) {
@@ -64,38 +70,62 @@ pub fn run(program: &str, args: &[&str]) -> String {
 }
 
 /// One run of the plugin.
+#[derive(Clone)]
 pub struct Plugin<'a> {
     pub command: &'a str,
+    pub container: &'a str,
     pub netns: &'a Path,
     pub socket: &'a Path,
     pub version: &'a str,
+    /// Keys of the configuration besides those that every run has.
+    pub more: Value,
 }
 
 impl Plugin<'_> {
-    pub fn output(&self) -> Output {
-        let config = serde_json::json!({
+    fn config(&self) -> Value {
+        let mut config = json!({
             "cniVersion": self.version, "name": "manx", "type": "manx", "agentSocket": self.socket,
         });
-        let mut child = Command::new(env!("CARGO_BIN_EXE_manx"))
+        for (key, value) in self.more.as_object().into_iter().flatten() {
+            config[key] = value.clone();
+        }
+        config
+    }
+
+    /// The process, which waits for its configuration.
+    pub fn spawn(&self) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_manx"))
             .env_clear()
             .env("CNI_COMMAND", self.command)
-            .env("CNI_CONTAINERID", "c1")
+            .env("CNI_CONTAINERID", self.container)
             .env("CNI_NETNS", self.netns)
             .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", "/opt/cni/bin")
             .env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns1;K8S_POD_NAME=p1;K8S_POD_UID=u-1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
+            .unwrap()
+    }
+
+    /// Gives a process its configuration, and no more.
+    pub fn configure(&self, child: &mut Child) {
+        child.stdin.take().unwrap().write_all(self.config().to_string().as_bytes()).unwrap();
+    }
+
+    pub fn output(&self) -> Output {
+        let mut child = self.spawn();
+        self.configure(&mut child);
         child.wait_with_output().unwrap()
     }
 
-    /// The result; panics on an error.
+    /// The result, null where there is none; panics on an error, and on a result of a verb that has none.
     pub fn succeeds(&self) -> Value {
         let output = self.output();
         assert!(output.status.success(), "{output:?}");
+        let speaks = matches!(self.command, "ADD" | "VERSION");
+        assert_eq!(speaks, !output.stdout.is_empty(), "{output:?}");
         serde_json::from_slice(&output.stdout).unwrap_or_default()
     }
 
@@ -103,71 +133,156 @@ impl Plugin<'_> {
     pub fn fails(&self) -> Value {
         let output = self.output();
         assert!(!output.status.success(), "{output:?}");
+        assert!(output.stderr.is_empty(), "{output:?}");
         serde_json::from_slice(&output.stdout).unwrap()
     }
 }
 
 /// How the agent answers.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Agent {
+pub enum Manner {
     /// As it should.
     Serves,
     /// It routes nothing: an error in answer to Ready.
     RefusesReady,
     /// It dies once the plugin has its addresses.
     EndsAfterAttach,
+    /// It ends no attachment.
+    RefusesDel,
+    /// It says that its pool is exhausted.
+    Exhausted,
+}
+
+/// An attachment as the agent holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    pub network: String,
+    pub addresses: Vec<IpAddr>,
+    /// None until the plugin has said that the veth stands.
+    pub host_ifindex: Option<u32>,
+}
+
+/// An agent that keeps the protocol, one connection after the other, in the namespace it was started in, for as long
+/// as the process lives.
+#[derive(Clone)]
+pub struct Agent {
+    manner: Manner,
+    addresses: Vec<IpAddr>,
+    held: Arc<Mutex<BTreeMap<AttachmentKey, Held>>>,
 }
 
 impl Agent {
-    /// Serves connections one after the other, for as long as the process lives, in the caller's namespace.
-    pub fn start(self, socket: &Path, addresses: &[&str]) {
+    pub fn start(manner: Manner, socket: &Path, addresses: &[&str]) -> Self {
         let listener = UnixListener::bind(socket).unwrap();
-        let addresses: Vec<_> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let agent = Self { manner, addresses, held: Arc::default() };
+        let serving = agent.clone();
         thread::spawn(move || {
             for stream in listener.incoming() {
-                self.converse(stream.unwrap(), &addresses);
+                serving.converse(stream.unwrap());
             }
         });
+        agent
     }
 
-    fn converse(self, mut stream: std::os::unix::net::UnixStream, addresses: &[std::net::IpAddr]) {
-        let mut attached = None;
-        while let Some(request) = read_frame::<Request>(&mut stream).unwrap() {
-            let reply = match request {
-                Request::Add { key, pod, .. } => {
-                    let expected = PodRef { namespace: "ns1".into(), name: "p1".into(), uid: "u-1".into() };
-                    assert_eq!(pod, expected);
-                    let routes = addresses.iter().map(|address| match address {
-                        std::net::IpAddr::V4(_) => "0.0.0.0/0".parse().unwrap(),
-                        std::net::IpAddr::V6(_) => "::/0".parse().unwrap(),
-                    });
-                    let attach = Attach {
-                        host_ifname: host_ifname(&key),
-                        addresses: addresses.to_vec(),
-                        mtu: 1400,
-                        routes: routes.collect(),
-                    };
-                    attached = Some(attach.clone());
-                    write_frame(&mut stream, &Reply::Attach(attach)).unwrap();
-                    if self == Self::EndsAfterAttach {
-                        return;
-                    }
-                    continue;
-                }
-                Request::Ready { .. } if self == Self::RefusesReady => {
-                    Reply::Error { code: 11, message: "no route".into(), details: "as the test wants".into() }
-                }
-                Request::Ready { .. } => {
-                    let attach = attached.as_ref().unwrap();
-                    for address in &attach.addresses {
-                        run("ip", &["route", "add", &address.to_string(), "dev", &attach.host_ifname]);
-                    }
-                    Reply::Programmed
-                }
-                Request::Del { .. } => Reply::Deleted,
-                Request::Status { .. } => panic!("the plugin asks for no status"),
-            };
-            write_frame(&mut stream, &reply).unwrap();
+    pub fn held(&self) -> BTreeMap<AttachmentKey, Held> {
+        self.held.lock().unwrap().clone()
+    }
+
+    /// Serves until the plugin ends, whatever way.
+    fn converse(&self, mut stream: UnixStream) {
+        let mut adding = None;
+        while let Ok(Some(request)) = read_frame::<Request>(&mut stream) {
+            let reply = self.answer(request, &mut adding);
+            let ended = self.manner == Manner::EndsAfterAttach && matches!(reply, Reply::Attach(_));
+            if write_frame(&mut stream, &reply).is_err() || ended {
+                break;
+            }
+            if reply == Reply::Programmed {
+                adding = None;
+            }
         }
+        // An ADD that did not get to its end: undone, once its interface is gone.
+        if let Some(key) = adding {
+            let mut held = self.held.lock().unwrap();
+            if !run("ip", &["-o", "link"]).contains(&host_ifname(&key)) {
+                held.remove(&key);
+            } else if let Some(held) = held.get_mut(&key) {
+                held.host_ifindex = None;
+            }
+        }
+    }
+
+    fn answer(&self, request: Request, adding: &mut Option<AttachmentKey>) -> Reply {
+        let error = |code, message: &str| Reply::Error {
+            code,
+            message: message.to_owned(),
+            details: "as the test wants".to_owned(),
+        };
+        match request {
+            Request::Add { key, pod, network, ips, .. } => {
+                let expected = PodRef { namespace: "ns1".into(), name: "p1".into(), uid: "u-1".into() };
+                assert_eq!(pod, expected);
+                self.add(key, network, ips, adding)
+            }
+            Request::Ready { .. } if self.manner == Manner::RefusesReady => error(11, "no route"),
+            Request::Ready { host_ifindex, .. } => self.ready(adding.as_ref().unwrap(), host_ifindex),
+            Request::Del { .. } if self.manner == Manner::RefusesDel => error(11, "not now"),
+            Request::Del { key, .. } => {
+                self.held.lock().unwrap().remove(&key);
+                Reply::Deleted
+            }
+            Request::Check { key, .. } => match self.held.lock().unwrap().get(&key) {
+                Some(Held { addresses, host_ifindex: Some(index), .. }) => {
+                    Reply::Attached(Attached { addresses: addresses.clone(), host_ifindex: *index })
+                }
+                _ => error(3, "unknown container"),
+            },
+            Request::Gc { network, valid, .. } => {
+                let held = self.held.lock().unwrap();
+                let stale = held.iter().filter(|(key, held)| held.network == network && !valid.contains(key));
+                Reply::Stale { attachments: stale.map(|(key, _)| key.clone()).collect() }
+            }
+            Request::NodeReady { .. } if self.manner == Manner::Exhausted => error(50, "pool exhausted"),
+            Request::NodeReady { .. } => Reply::NodeReady,
+            Request::Status { .. } => panic!("the plugin asks for no report"),
+        }
+    }
+
+    fn add(
+        &self,
+        key: AttachmentKey,
+        network: String,
+        ips: Vec<IpAddr>,
+        adding: &mut Option<AttachmentKey>,
+    ) -> Reply {
+        let mut held = self.held.lock().unwrap();
+        if held.get(&key).is_some_and(|held| held.host_ifindex.is_some()) {
+            let message = "is already attached".to_owned();
+            return Reply::Error { code: 110, message, details: String::new() };
+        }
+        let addresses = if ips.is_empty() { self.addresses.clone() } else { ips };
+        let fresh = Held { network, addresses: addresses.clone(), host_ifindex: None };
+        let replaces = held.insert(key.clone(), fresh).is_some();
+        let any = |address: &IpAddr| if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+        let routes = addresses.iter().map(|address| any(address).parse().unwrap()).collect();
+        let attach = Attach { host_ifname: host_ifname(&key), addresses, mtu: 1400, routes, replaces };
+        *adding = Some(key);
+        Reply::Attach(attach)
+    }
+
+    fn ready(&self, key: &AttachmentKey, host_ifindex: u32) -> Reply {
+        let mut held = self.held.lock().unwrap();
+        let held = held.get_mut(key).unwrap();
+        for address in &held.addresses {
+            let args = ["route", "add", &address.to_string(), "dev", &host_ifname(key)];
+            let output = Command::new("ip").args(args).output().unwrap();
+            if !output.status.success() {
+                let details = String::from_utf8_lossy(&output.stderr).into_owned();
+                return Reply::Error { code: 11, message: "no route".to_owned(), details };
+            }
+        }
+        held.host_ifindex = Some(host_ifindex);
+        Reply::Programmed
     }
 }

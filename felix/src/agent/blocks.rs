@@ -98,6 +98,11 @@ impl Core {
         failures.join("; ")
     }
 
+    /// Whether a family's next block is being claimed, and the last try did not fail.
+    pub(super) fn claims_in_hope(&self, family: Family) -> bool {
+        self.blocks.claims.get(&family).is_some_and(|claim| claim.running && claim.failure.is_none())
+    }
+
     /// Takes the blocks known before the restart back, not yet acknowledged anew.
     pub(super) fn restore_blocks(&mut self) {
         match self.known.load() {

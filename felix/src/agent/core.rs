@@ -120,12 +120,16 @@ pub struct Core {
     pub(super) mirror: Mirror,
     /// The dataplane as last seen.
     pub(super) kernel: dataplane::Status,
+    /// Whether the dataplane has ended: nothing is programmed any more.
+    pub(super) kernel_gone: bool,
     pub(super) host: Box<dyn Host>,
     pub(super) files: Files,
     /// Plugins leave their notes beside it.
     pub(super) socket: PathBuf,
     pub(super) known: KnownFile,
     pub(super) mtu: u32,
+    /// What it is to be, whatever the uplinks have.
+    fixed_mtu: Option<u32>,
     pub(super) metrics: Metrics,
     pub(super) effects: Vec<Effect>,
     /// Plugins to answer when what is dirty now is in the kernel.
@@ -152,6 +156,8 @@ pub struct Start {
     pub known: KnownFile,
     /// The host's interfaces.
     pub host: Box<dyn Host>,
+    /// MTU of pods' interfaces, in octets; the smallest of this node's uplinks' unless set.
+    pub mtu: Option<u32>,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -162,7 +168,7 @@ impl Core {
     /// # Errors
     /// When the state directory cannot be read.
     pub fn start(start: Start, now: Instant) -> io::Result<Self> {
-        let Start { me, files, socket, known, host, metrics } = start;
+        let Start { me, files, socket, known, host, mtu, metrics } = start;
         let mut core = Self {
             started: now,
             cluster: Cluster::new(&me),
@@ -176,11 +182,13 @@ impl Core {
             heard: Heard::default(),
             mirror: Mirror::default(),
             kernel: dataplane::Status::default(),
+            kernel_gone: false,
             host,
             files,
             socket,
             known,
-            mtu: DEFAULT_MTU,
+            mtu: mtu.unwrap_or(DEFAULT_MTU),
+            fixed_mtu: mtu,
             metrics,
             effects: Vec::new(),
             answers: Vec::new(),
@@ -295,6 +303,11 @@ impl Core {
         self.kernel = kernel;
     }
 
+    /// The dataplane has ended.
+    pub fn lose_kernel(&mut self) {
+        self.kernel_gone = true;
+    }
+
     /// Once a second.
     pub fn tick(&mut self, now: Instant) {
         self.honour_notes();
@@ -337,6 +350,7 @@ impl Core {
         let addresses: Vec<IpAddr> = node.map_or_else(Vec::new, |node| {
             node.ipv4.map(IpAddr::V4).into_iter().chain(node.ipv6.map(IpAddr::V6)).collect()
         });
-        self.mtu = self.host.mtu_of(&addresses).unwrap_or(DEFAULT_MTU);
+        let detected = || self.host.mtu_of(&addresses);
+        self.mtu = self.fixed_mtu.or_else(detected).unwrap_or(DEFAULT_MTU);
     }
 }

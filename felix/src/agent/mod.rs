@@ -11,6 +11,7 @@
 //! the same as starting: what is in the kernel and with the speaker stays, until everything that wants it has been
 //! read again.
 
+mod answers;
 mod blocks;
 mod cluster;
 mod core;
@@ -112,6 +113,7 @@ impl Agent {
                 socket: config.socket.clone(),
                 known: known::KnownFile::new(config.state_dir()),
                 host: Box::new(Kernel),
+                mtu: config.mtu,
                 metrics: metrics.clone(),
             },
             now,
@@ -264,6 +266,9 @@ impl Agent {
     ) {
         if let Err(errors) = &outcome {
             tracing::warn!("{errors}; tried again");
+        }
+        if outcome == Err(ApplyErrors::Stopped) {
+            self.core.lose_kernel();
         }
         for answer in answers {
             let outcome = outcome.as_ref().map(drop).map_err(|errors| {

@@ -15,11 +15,12 @@ use ipnetwork::IpNetwork;
 use manx_cni::protocol::{Attach, AttachmentKey, PodRef, host_ifname};
 use manx_cni::released;
 use manx_cni::spec::code;
+use manx_ipam::allocator::AssignError;
 use manx_ipam::{Owner, OwnerKey};
 
 use super::core::{Answer, Core, Effect};
 use crate::attach::files::{Attachment, Phase};
-use crate::attach::{Attempt, Command, Refusal};
+use crate::attach::{Asked, Attempt, Command, Refusal};
 use crate::graph::Input;
 
 /// How long an ADD waits for what it needs before the runtime is asked to come back.
@@ -45,9 +46,7 @@ pub struct Held {
 #[derive(Debug)]
 pub struct Waiting {
     attempt: Attempt,
-    key: AttachmentKey,
-    pod: PodRef,
-    netns: String,
+    asked: Asked,
     answer: Answer<Attach>,
     until: Instant,
 }
@@ -56,9 +55,9 @@ impl Core {
     /// Takes what a plugin asks.
     pub fn command(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Allocate { attempt, key, pod, netns, reply } => {
+            Command::Allocate { attempt, asked, reply } => {
                 let until = now + PATIENCE;
-                self.waiting.push(Waiting { attempt, key, pod, netns, answer: reply, until });
+                self.waiting.push(Waiting { attempt, asked, answer: reply, until });
                 self.retry_waiting(now);
             }
             Command::Ready { attempt, key, pod_mac, host_ifindex, reply } => {
@@ -68,7 +67,7 @@ impl Core {
                 }
             }
             Command::Release { key, reply } => {
-                self.waiting.retain(|waiting| waiting.key != key);
+                self.waiting.retain(|waiting| waiting.asked.key != key);
                 self.leave(&key);
                 self.metrics.attachments.with_label_values(&["del", "released"]).inc();
                 self.answers.push(reply);
@@ -82,6 +81,9 @@ impl Core {
                     self.retry_waiting(now);
                 }
             }
+            Command::Inspect { key, reply } => _ = reply.send(self.attached(&key)),
+            Command::Stale { network, valid, reply } => _ = reply.send(self.stale(&network, &valid)),
+            Command::CanAttach { reply } => _ = reply.send(self.can_attach()),
             Command::Status { reply } => self.effects.push(Effect::Report(reply)),
         }
     }
@@ -104,8 +106,8 @@ impl Core {
                     self.metrics.attachments.with_label_values(&["add", "refused"]).inc();
                     tracing::warn!(
                         "pod {}/{} not attached: {refusal}",
-                        waiting.pod.namespace,
-                        waiting.pod.name
+                        waiting.asked.pod.namespace,
+                        waiting.asked.pod.name
                     );
                     let _ = waiting.answer.send(Err(refusal));
                 }
@@ -114,7 +116,8 @@ impl Core {
     }
 
     fn allocate(&mut self, waiting: &Waiting) -> Result<Attach, Refusal> {
-        let Waiting { attempt, key, pod, netns, .. } = waiting;
+        let Waiting { attempt, asked, .. } = waiting;
+        let Asked { key, pod, netns, network, ips } = asked;
         // What an ADD that did not get to its end left, its addresses too, is taken over by this one.
         let complete = |held: &&Held| !held.leaving && matches!(held.file.phase, Phase::Attached { .. });
         if self.attachments.get(key).filter(complete).is_some() {
@@ -124,17 +127,22 @@ impl Core {
         self.may_assign().map_err(|why| Refusal::try_again(why, later))?;
         let pools = self.pools().to_vec();
         let owner = owner(key, pod);
-        let addresses = self.allocator.assign(&owner, &pools).map_err(|error| {
+        let addresses = self.allocator.assign(&owner, &pools, ips).map_err(|error| {
             let failures = self.claim_failures();
-            Refusal::try_again(
-                error.to_string(),
-                if failures.is_empty() { later.to_owned() } else { failures },
-            )
+            let details = if failures.is_empty() { later.to_owned() } else { failures };
+            let code = match error {
+                AssignError::Elsewhere(_) => Refusal::NO_SUCH_ADDRESS,
+                AssignError::NoPool | AssignError::Exhausted { .. } | AssignError::Held { .. } => {
+                    code::TRY_AGAIN
+                }
+            };
+            Refusal { code, message: error.to_string(), details }
         })?;
         let file = Attachment {
             key: key.clone(),
             pod: pod.clone(),
             netns: netns.clone(),
+            network: network.clone(),
             addresses: addresses.clone(),
             host_ifname: host_ifname(key),
             phase: Phase::Allocated,
@@ -149,6 +157,8 @@ impl Core {
             routes: addresses.iter().copied().filter_map(default_route).collect(),
             addresses,
             mtu: self.mtu,
+            // The agent would have let a complete one stand, so what is there under this name is half done.
+            replaces: self.attachments.contains_key(key),
         };
         // A note an earlier DEL of this key left is about what stood before: it must not end this attachment.
         if let Err(error) = released::clear(&self.socket, key) {
@@ -278,7 +288,7 @@ impl Core {
         }
     }
 
-    fn keys(&self, which: impl Fn(&Held) -> bool) -> Vec<AttachmentKey> {
+    pub(super) fn keys(&self, which: impl Fn(&Held) -> bool) -> Vec<AttachmentKey> {
         self.attachments.iter().filter(|(_, held)| which(held)).map(|(key, _)| key.clone()).collect()
     }
 

@@ -23,6 +23,9 @@ pub struct Attachment {
     pub pod: PodRef,
     /// CNI_NETNS.
     pub netns: String,
+    /// `name` of the network; empty in a file of an agent that did not write it: no GC ends such an attachment.
+    #[serde(default)]
+    pub network: String,
     /// The pod's addresses.
     pub addresses: Vec<IpAddr>,
     /// Name of the host's end of the veth.
@@ -157,6 +160,7 @@ mod tests {
             key,
             pod: PodRef { namespace: "default".to_owned(), name: "web".to_owned(), uid: "u1".to_owned() },
             netns: "/run/netns/web".to_owned(),
+            network: "manx".to_owned(),
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             phase: Phase::Allocated,
         }
@@ -220,6 +224,17 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_an_earlier_agent_says_no_network_and_is_read() {
+        let state = tempfile::tempdir().unwrap();
+        let files = Files::open(state.path()).unwrap();
+        let mut text = serde_json::to_value(attachment("a")).unwrap();
+        text.as_object_mut().unwrap().remove("network");
+        fs::write(files.file_of(&attachment("a").key), text.to_string()).unwrap();
+        let loaded = files.load().unwrap();
+        assert_eq!(loaded.attachments, [Attachment { network: String::new(), ..attachment("a") }]);
+    }
+
+    #[test]
     fn a_file_is_json_a_person_can_read() {
         let text = serde_json::to_value(attachment("a")).unwrap();
         assert_eq!(
@@ -228,6 +243,7 @@ mod tests {
                 "key": {"containerId": "a", "ifname": "eth0"},
                 "pod": {"namespace": "default", "name": "web", "uid": "u1"},
                 "netns": "/run/netns/web",
+                "network": "manx",
                 "addresses": ["10.0.0.1", "fd00::1"],
                 "hostIfname": host_ifname(&attachment("a").key),
                 "phase": {"is": "allocated"},

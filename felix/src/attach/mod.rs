@@ -14,7 +14,9 @@
 pub mod files;
 mod server;
 
-use manx_cni::protocol::{Attach, AttachmentKey, PodRef, Reply};
+use std::net::IpAddr;
+
+use manx_cni::protocol::{Attach, Attached, AttachmentKey, PodRef, Reply};
 use manx_cni::spec::code;
 use tokio::sync::oneshot;
 
@@ -24,6 +26,21 @@ pub use server::{ListenError, Listener, listen, serve};
 /// what its successor has done. Unique while the agent lives; an attachment read back from its file has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Attempt(pub u64);
+
+/// What an ADD asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Whose interface.
+    pub key: AttachmentKey,
+    /// Whose pod.
+    pub pod: PodRef,
+    /// CNI_NETNS.
+    pub netns: String,
+    /// `name` of the network.
+    pub network: String,
+    /// Addresses, at most one a family.
+    pub ips: Vec<IpAddr>,
+}
 
 /// What the server asks of the agent. A dropped `reply` is told to the plugin as "try again later".
 #[derive(Debug)]
@@ -35,12 +52,8 @@ pub enum Command {
     Allocate {
         /// Which ADD.
         attempt: Attempt,
-        /// Whose interface.
-        key: AttachmentKey,
-        /// Whose pod.
-        pod: PodRef,
-        /// CNI_NETNS.
-        netns: String,
+        /// What for.
+        asked: Asked,
         /// What to make, or why not.
         reply: oneshot::Sender<Result<Attach, Refusal>>,
     },
@@ -71,6 +84,27 @@ pub enum Command {
         /// Whose interface.
         key: AttachmentKey,
     },
+    /// A CHECK.
+    Inspect {
+        /// Whose interface.
+        key: AttachmentKey,
+        /// The complete attachment of this key, if there is one.
+        reply: oneshot::Sender<Option<Attached>>,
+    },
+    /// A GC.
+    Stale {
+        /// `name` of the network.
+        network: String,
+        /// What the runtime knows.
+        valid: Vec<AttachmentKey>,
+        /// The attachments of the network that it does not; those on their way are not among them.
+        reply: oneshot::Sender<Vec<AttachmentKey>>,
+    },
+    /// A STATUS.
+    CanAttach {
+        /// Why a pod cannot be attached now.
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
     /// What `manxctl status` shows of this node.
     Status {
         /// A `NodeReport` as JSON.
@@ -93,6 +127,8 @@ pub struct Refusal {
 impl Refusal {
     /// Ours: the key has a complete attachment.
     pub const ALREADY_ATTACHED: u32 = 110;
+    /// Ours: an address asked for cannot be given on this node.
+    pub const NO_SUCH_ADDRESS: u32 = 112;
     /// Ours: the caller is neither root nor the agent's own user.
     pub const FORBIDDEN: u32 = 111;
 
@@ -110,6 +146,19 @@ impl Refusal {
                 key.ifname, key.container_id
             ),
             details: "a runtime must DEL an attachment before it ADDs it again".to_owned(),
+        }
+    }
+
+    /// The answer to a STATUS, of [`code::NOT_AVAILABLE`] or [`code::LIMITED`].
+    pub fn not_available(code: u32, details: impl Into<String>) -> Self {
+        Self { code, message: "no pod can be attached now".to_owned(), details: details.into() }
+    }
+
+    fn unknown(key: &AttachmentKey) -> Self {
+        Self {
+            code: code::UNKNOWN_CONTAINER,
+            message: "unknown container".to_owned(),
+            details: format!("{} of container {} is not attached", key.ifname, key.container_id),
         }
     }
 

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use manx_cni::protocol::{AttachmentKey, MAX_FRAME, PodRef, Reply, Request, VERSION};
+use manx_cni::protocol::{AttachmentKey, MAX_FRAME, Reply, Request, VERSION};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
-use super::{Attempt, Command, Refusal};
+use super::{Asked, Attempt, Command, Refusal};
 
 /// For the first frame of a connection, and for each frame we write.
 const FRAME_DEADLINE: Duration = Duration::from_secs(5);
@@ -153,22 +153,35 @@ impl Connection {
             Ok(Some(request)) => request,
             Err(error) => return self.say(Refusal::protocol(error.to_string()).into()).await,
         };
-        if let Request::Add { version, .. } | Request::Del { version, .. } | Request::Status { version } =
-            &request
-            && *version != VERSION
+        if let Some(version) = request.version()
+            && version != VERSION
         {
             let message = format!("the caller speaks version {version} of the protocol, the agent {VERSION}");
             return self.say(Refusal::protocol(message).into()).await;
         }
         match request {
-            Request::Add { key, pod, netns, .. } => {
+            Request::Add { key, pod, netns, network, ips, .. } => {
                 let attempt = Attempt(attempts.fetch_add(1, Ordering::Relaxed));
-                self.add(attempt, key, pod, netns).await
+                self.add(attempt, Asked { key, pod, netns, network, ips }).await
             }
             Request::Del { key, .. } => {
                 let answer =
                     self.ask(|reply| Command::Release { key, reply }).await.and_then(|answer| answer);
                 self.say(answer.map_or_else(Reply::from, |()| Reply::Deleted)).await
+            }
+            Request::Check { key, .. } => {
+                let asked = key.clone();
+                let answer = self.ask(|reply| Command::Inspect { key: asked, reply }).await;
+                let answer = answer.and_then(|held| held.ok_or_else(|| Refusal::unknown(&key)));
+                self.say(answer.map_or_else(Reply::from, Reply::Attached)).await
+            }
+            Request::Gc { network, valid, .. } => {
+                let answer = self.ask(|reply| Command::Stale { network, valid, reply }).await;
+                self.say(answer.map_or_else(Reply::from, |attachments| Reply::Stale { attachments })).await
+            }
+            Request::NodeReady { .. } => {
+                let answer = self.ask(|reply| Command::CanAttach { reply }).await.and_then(|answer| answer);
+                self.say(answer.map_or_else(Reply::from, |()| Reply::NodeReady)).await
             }
             Request::Status { .. } => {
                 let answer = self.ask(|reply| Command::Status { reply }).await;
@@ -178,14 +191,9 @@ impl Connection {
         }
     }
 
-    async fn add(
-        mut self,
-        attempt: Attempt,
-        key: AttachmentKey,
-        pod: PodRef,
-        netns: String,
-    ) -> io::Result<()> {
-        let result = self.add_steps(attempt, key.clone(), pod, netns).await;
+    async fn add(mut self, attempt: Attempt, asked: Asked) -> io::Result<()> {
+        let key = asked.key.clone();
+        let result = self.add_steps(attempt, key.clone(), asked).await;
         if !matches!(result, Ok(Added::Refused | Added::Programmed)) {
             // Without a deadline: this must not be lost, and it ends when the agent takes it or goes.
             let _ = self.commands.send(Command::Abort { attempt, key }).await;
@@ -193,14 +201,8 @@ impl Connection {
         result.map(drop)
     }
 
-    async fn add_steps(
-        &mut self,
-        attempt: Attempt,
-        key: AttachmentKey,
-        pod: PodRef,
-        netns: String,
-    ) -> io::Result<Added> {
-        let allocate = |reply| Command::Allocate { attempt, key: key.clone(), pod, netns, reply };
+    async fn add_steps(&mut self, attempt: Attempt, key: AttachmentKey, asked: Asked) -> io::Result<Added> {
+        let allocate = |reply| Command::Allocate { attempt, asked, reply };
         match self.ask(allocate).await {
             Ok(Ok(attach)) => self.say(Reply::Attach(attach)).await?,
             Ok(Err(refusal)) => return self.say(refusal.into()).await.map(|()| Added::Refused),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use manx_bgp::api::Config;
-use manx_cni::protocol::{Attach, AttachmentKey, PodRef, host_ifname};
+use manx_cni::protocol::{Attach, Attached, AttachmentKey, PodRef, host_ifname};
 use manx_ipam::claim::{Claim, Taken, claim};
 use manx_ipam::crd::{IPAMBlock, IPPool, IPPoolSpec};
 use manx_ipam::store::memory::MemoryStore;
@@ -19,7 +19,7 @@ use super::super::core::{Core, Effect, Host, Start};
 use super::super::known::KnownFile;
 use super::super::mirror::Write;
 use crate::attach::files::Files;
-use crate::attach::{Attempt, Command, Refusal};
+use crate::attach::{Asked, Attempt, Command, Refusal};
 use crate::dataplane::{Fib, Route};
 use crate::health::Metrics;
 use crate::model::{Bad, Block, Node, Object};
@@ -90,13 +90,15 @@ impl Machine {
     }
 
     pub fn read_all(&mut self) {
+        self.read_these(vec![pool("v4", "10.244.0.0/24", 30), pool("v6", "fd00:244::/64", 126)]);
+    }
+
+    /// Reads all there is, with these pools.
+    pub fn read_these(&mut self, pools: Vec<Object<IPPool>>) {
         self.update(Update::Api(Ok(())));
         self.update(Update::Node(Change::Replace(vec![node("node1"), node("node2")])));
         self.update(Update::Pod(Change::Replace(Vec::new())));
-        self.update(Update::Pool(Box::new(Change::Replace(vec![
-            pool("v4", "10.244.0.0/24", 30),
-            pool("v6", "fd00:244::/64", 126),
-        ]))));
+        self.update(Update::Pool(Box::new(Change::Replace(pools))));
         self.list_blocks();
         self.update(Update::Bgp(Change::Replace(Vec::new())));
         self.update(Update::Peer(Change::Replace(Vec::new())));
@@ -187,17 +189,22 @@ impl Machine {
     }
 
     pub fn allocate(&mut self, container: &str) -> (Attempt, Reply<Attach>) {
+        self.allocate_these(container, &[])
+    }
+
+    pub fn allocate_these(&mut self, container: &str, ips: &[IpAddr]) -> (Attempt, Reply<Attach>) {
         self.attempts += 1;
         let attempt = Attempt(self.attempts);
         let (reply, answer) = oneshot::channel();
         let pod = PodRef { namespace: "default".into(), name: container.into(), uid: String::new() };
-        let command = Command::Allocate {
-            attempt,
+        let asked = Asked {
             key: key(container),
             pod,
             netns: format!("/run/netns/{container}"),
-            reply,
+            network: "manx".to_owned(),
+            ips: ips.to_vec(),
         };
+        let command = Command::Allocate { attempt, asked, reply };
         self.core.command(command, self.now);
         self.act();
         (attempt, answer)
@@ -245,6 +252,25 @@ impl Machine {
         answer.try_recv().unwrap().unwrap();
     }
 
+    pub fn can_attach(&mut self) -> Result<(), Refusal> {
+        let (reply, mut answer) = oneshot::channel();
+        self.core.command(Command::CanAttach { reply }, self.now);
+        answer.try_recv().unwrap()
+    }
+
+    pub fn inspect(&mut self, container: &str) -> Option<Attached> {
+        let (reply, mut answer) = oneshot::channel();
+        self.core.command(Command::Inspect { key: key(container), reply }, self.now);
+        answer.try_recv().unwrap()
+    }
+
+    pub fn stale(&mut self, network: &str, valid: &[&str]) -> Vec<AttachmentKey> {
+        let (reply, mut answer) = oneshot::channel();
+        let valid = valid.iter().map(|container| key(container)).collect();
+        self.core.command(Command::Stale { network: network.to_owned(), valid, reply }, self.now);
+        answer.try_recv().unwrap()
+    }
+
     pub fn route_to(&self, address: IpAddr) -> Option<&Route> {
         self.fib.get(&address.into())
     }
@@ -261,6 +287,7 @@ pub fn core(directory: PathBuf, links: Links, now: Instant) -> Core {
         socket: directory.join("agent.sock"),
         known: KnownFile::new(&directory),
         host: Box::new(links),
+        mtu: None,
         metrics: Metrics::new().unwrap(),
     };
     Core::start(start, now).unwrap()

@@ -1,5 +1,6 @@
 //! The core on a [`machine`], with plugins that do as they are told, or die.
 
+mod answers;
 mod machine;
 mod walk;
 

@@ -1,7 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use manx_cni::protocol::{Attach, host_ifname};
+use manx_cni::protocol::{Attach, Attached, PodRef, host_ifname};
 use manx_cni::spec::code;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,10 +42,8 @@ impl Server {
 
     /// Answers an Allocate; returns its attempt.
     async fn allocate(&mut self, answer: Result<Attach, Refusal>) -> Attempt {
-        let Command::Allocate { attempt, key: asked, reply, .. } = self.next().await else {
-            panic!("no Allocate")
-        };
-        assert_eq!(asked, key());
+        let Command::Allocate { attempt, asked, reply } = self.next().await else { panic!("no Allocate") };
+        assert_eq!((asked.key, asked.network.as_str()), (key(), "manx"));
         reply.send(answer).unwrap();
         attempt
     }
@@ -97,11 +95,18 @@ fn key() -> AttachmentKey {
 
 fn attach() -> Attach {
     let addresses = vec!["10.0.0.1".parse().unwrap()];
-    Attach { host_ifname: host_ifname(&key()), addresses, mtu: 1500, routes: Vec::new() }
+    Attach { host_ifname: host_ifname(&key()), addresses, mtu: 1500, routes: Vec::new(), replaces: false }
 }
 
 fn add() -> Request {
-    Request::Add { version: VERSION, key: key(), pod: PodRef::default(), netns: "/run/netns/c1".to_owned() }
+    Request::Add {
+        version: VERSION,
+        key: key(),
+        pod: PodRef::default(),
+        netns: "/run/netns/c1".to_owned(),
+        network: "manx".to_owned(),
+        ips: Vec::new(),
+    }
 }
 
 fn ready() -> Request {
@@ -219,6 +224,45 @@ async fn a_del_is_answered_when_it_is_done() {
     assert_eq!(asked, key());
     reply.send(Ok(())).unwrap();
     assert_eq!(plugin.hear().await, Reply::Deleted);
+}
+
+#[tokio::test]
+async fn a_check_is_answered_with_what_is_held_or_that_nothing_is() {
+    let mut server = Server::start().await;
+    for held in [Some(Attached { addresses: vec!["10.0.0.1".parse().unwrap()], host_ifindex: 7 }), None] {
+        let mut plugin = server.connect().await;
+        plugin.say(&Request::Check { version: VERSION, key: key() }).await;
+        let Command::Inspect { key: asked, reply } = server.next().await else { panic!("no Inspect") };
+        assert_eq!(asked, key());
+        reply.send(held.clone()).unwrap();
+        match held {
+            Some(held) => assert_eq!(plugin.hear().await, Reply::Attached(held)),
+            None => assert_eq!(plugin.hear_error().await.0, code::UNKNOWN_CONTAINER),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_gc_is_answered_with_what_is_stale() {
+    let mut server = Server::start().await;
+    let mut plugin = server.connect().await;
+    plugin.say(&Request::Gc { version: VERSION, network: "manx".to_owned(), valid: vec![key()] }).await;
+    let Command::Stale { network, valid, reply } = server.next().await else { panic!("no Stale") };
+    assert_eq!((network.as_str(), valid), ("manx", vec![key()]));
+    reply.send(vec![key()]).unwrap();
+    assert_eq!(plugin.hear().await, Reply::Stale { attachments: vec![key()] });
+}
+
+#[tokio::test]
+async fn a_status_is_ready_or_the_reason_why_not() {
+    let mut server = Server::start().await;
+    for answer in [Ok(()), Err(Refusal::not_available(code::LIMITED, "the kernel refuses routes"))] {
+        let mut plugin = server.connect().await;
+        plugin.say(&Request::NodeReady { version: VERSION }).await;
+        let Command::CanAttach { reply } = server.next().await else { panic!("no CanAttach") };
+        reply.send(answer.clone()).unwrap();
+        assert_eq!(plugin.hear().await, answer.map_or_else(Reply::from, |()| Reply::NodeReady));
+    }
 }
 
 #[tokio::test]
