@@ -1,0 +1,91 @@
+//! Speakers' pure cores on a virtual network and a virtual clock: state machines, wire and RIB, without a socket.
+//!
+//! Every run draws a topology of external peers and then, at random: delays, lost connections, silence until the hold
+//! timer runs out, duplicate calls, garbage, crashes, peers removed and put back, prefixes that come and go. When the
+//! network is left alone, all must be as a computation from scratch says.
+//!
+//! `MANX_SIMULATION_EVENTS` is how many events are simulated in all, 150,000 unless set; a million is
+//! `MANX_SIMULATION_EVENTS=1000000 cargo test --release -p manx-bgp --test simulation`. A run that fails prints its
+//! seed, and `MANX_SIMULATION_SEED` repeats it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod expected;
+mod node;
+mod world;
+
+use std::time::Duration;
+
+use world::World;
+
+/// xorshift64*: small, and the same everywhere.
+pub struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        // Spread, so that neighbouring seeds have nothing in common; never 0.
+        Self(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Less than `end`, which is not 0.
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.next() >> 11) as usize % end
+    }
+
+    /// One of that many times.
+    pub fn one_in(&mut self, times: usize) -> bool {
+        self.below(times) == 0
+    }
+
+    /// At least `from` milliseconds, less than `to`.
+    pub fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.below((to - from) as usize) as u64)
+    }
+}
+
+/// Three times unrest and rest; at last all stop. Returns the events it took.
+fn run(seed: u64) -> u64 {
+    let mut world = World::new(seed);
+    world.start();
+    for _ in 0..3 {
+        world.unrest(Duration::from_secs(60));
+        world.rest();
+        world.check();
+    }
+    world.stop();
+    world.events
+}
+
+#[test]
+fn whatever_happens_all_tables_end_as_the_topology_says() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    if let Some(seed) = number("MANX_SIMULATION_SEED") {
+        println!("{} events", run(seed));
+        return;
+    }
+    let wanted = number("MANX_SIMULATION_EVENTS").unwrap_or(150_000);
+    let (mut events, mut seed) = (0, 0);
+    while events < wanted {
+        match std::panic::catch_unwind(|| run(seed)) {
+            Ok(more) => events += more,
+            Err(panic) => {
+                eprintln!("MANX_SIMULATION_SEED={seed} repeats it");
+                std::panic::resume_unwind(panic);
+            }
+        }
+        seed += 1;
+    }
+    println!("{events} events in {seed} runs");
+}
+
+#[test]
+fn a_seed_repeats_its_run() {
+    assert_eq!(run(7), run(7));
+}
