@@ -295,14 +295,17 @@ fn text_seeds(target: &str) -> Vec<Vec<u8>> {
             r#"{"type":"received","peer":"10.0.0.2","prefix":null}"#,
             r#"{"type":"apply","config":{"asn":64512,"routerId":"10.0.0.1","listen":["0.0.0.0:179","[::]:179"],
                 "peers":[{"address":"10.0.0.2","asn":65001,"families":["ipv4","ipv6"],"nextHops":["fd00::1"],
-                "import":{"policy":"accept","except":["10.0.0.0/8"]},"export":{"policy":"all"},"passive":true}],
+                "import":{"default":"accept","rules":[{"name":"r","match":{"prefixes":[{"prefix":"10.0.0.0/8","ge":16,"le":24}],
+                "communities":["64512:*","no-export"],"asPath":{"contains":[65010]}},"then":{"verdict":"reject","localPref":7}}]},
+                "export":{"rules":[{"match":{"source":"originated"}}]},"passive":true}],
                 "networks":[{"prefix":"10.1.0.0/26","communities":["64512:1","no-export"]}]}}"#,
             r#"{"type":"routes","changes":[{"prefix":"fd00::/64","nextHops":["fd00::1","10.0.0.1"]}]}"#,
             r#"{"type":"error","message":"no"}"#,
         ],
         "config" => &[
             "asn = 64512\nrouterId = \"10.0.0.1\"\nlisten = [\"0.0.0.0:179\"]\n[[peers]]\naddress = \"10.0.0.2\"\nasn = 1\nholdTime = 9\n\
-             import = { policy = \"accept\", except = [\"10.1.0.0/16\"] }\n[[networks]]\nprefix = \"10.1.0.0/26\"\ncommunities = [\"64512:100\"]\n",
+             import = { default = \"accept\", rules = [{ match = { prefixes = [{ prefix = \"10.1.0.0/16\", le = 32 }], \
+             communities = [\"64512:*\"] }, then = { verdict = \"reject\", addCommunities = [\"1:2:3\"] } }] }\n[[networks]]\nprefix = \"10.1.0.0/26\"\ncommunities = [\"64512:100\"]\n",
         ],
         _ => &[],
     };

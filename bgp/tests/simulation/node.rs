@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use manx_bgp::api::{Export, Import, Network};
+use manx_bgp::api::{self, Network};
 use manx_bgp::fsm::restart::{Forwarding, Offer, Start};
 use manx_bgp::fsm::{Local, Negotiated, Peer, Role};
-use manx_bgp::rib::{PeerFacts, PeerId, Rib};
+use manx_bgp::rib::{PeerFacts, PeerId, Policy, Rib};
 use manx_bgp::types::{Asn, Family, Prefix, RouterId};
 use manx_bgp::wire::Session;
 
@@ -82,7 +82,7 @@ impl Node {
             // A lost session is forgotten at once here: what is kept beyond it is the speaker's own work.
             restart: Offer { time: 0, forwarding: Forwarding::Lost, start: Start::Over },
             // One of the pair always calls.
-            passive: node > other && (node + other) % 3 == 0,
+            passive: node > other && (node + other).is_multiple_of(3),
         };
         let id = PeerId::new(self.next);
         self.next += 1;
@@ -112,7 +112,7 @@ pub fn facts(node: usize, other: usize, negotiated: &Negotiated) -> PeerFacts {
         session: negotiated.session.clone(),
         next_hops: Family::ALL.map(|family| address(node, family)).to_vec(),
         client: false,
-        import: Import::Accept { except: Vec::new() },
-        export: Export::All,
+        import: Some(Policy::from(&api::Policy::accept())),
+        export: Some(Policy::from(&api::Policy::accept())),
     }
 }
