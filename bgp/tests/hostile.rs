@@ -169,6 +169,7 @@ fn update(host: u8, block: u8, round: u32) -> Vec<u8> {
         communities: vec![Community(round), Community(u32::from(block) << 16)],
         originator_id: None,
         cluster_list: Vec::new(),
+        ext_communities: Vec::new(),
         large_communities: Vec::new(),
         unknown: Vec::new(),
     };

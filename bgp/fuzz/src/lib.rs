@@ -33,7 +33,7 @@ pub const TARGETS: [Target; 9] = [
 ];
 
 /// Codes with a parser of their own, and one that is passed on.
-pub const ATTRIBUTES: [u8; 16] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15, 17, 18, 32, 99];
+pub const ATTRIBUTES: [u8; 17] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 32, 99];
 
 /// A stream, by the first octet's choice with extended messages. Cut in two anywhere it gives the same frames.
 pub fn frame(data: &[u8]) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use manx_bgp::api::{self, Network};
+use manx_bgp::api::{self, Network, NextHopMode};
 use manx_bgp::fsm::restart::{Forwarding, Offer, Start};
 use manx_bgp::fsm::{Local, Negotiated, Peer, Role};
 use manx_bgp::rib::{PeerFacts, PeerId, Policy, Rib};
@@ -112,6 +112,10 @@ pub fn facts(node: usize, other: usize, negotiated: &Negotiated) -> PeerFacts {
         session: negotiated.session.clone(),
         next_hops: Family::ALL.map(|family| address(node, family)).to_vec(),
         client: false,
+        next_hop: NextHopMode::Auto,
+        local_asn: asn(node),
+        allow_own_as: 0,
+        default_route: true,
         import: Some(Policy::from(&api::Policy::accept())),
         export: Some(Policy::from(&api::Policy::accept())),
     }
