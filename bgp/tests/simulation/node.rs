@@ -80,6 +80,7 @@ impl Node {
             hold_time: 9,
             connect_retry: Duration::from_secs(5),
             // A lost session is forgotten at once here: what is kept beyond it is the speaker's own work.
+            authenticated: false,
             restart: Offer { time: 0, forwarding: Forwarding::Lost, start: Start::Over },
             // One of the pair always calls.
             passive: node > other && (node + other).is_multiple_of(3),
