@@ -71,6 +71,19 @@ pub enum Request {
         #[serde(default)]
         prefix: Option<Prefix>,
     },
+    /// Ends a neighbour's session and begins a new one. Answered by [`Reply::Done`] once it is told.
+    Reset {
+        /// Which.
+        peer: IpAddr,
+        /// For its operator (RFC 9003): cut at 255 octets; empty: none.
+        #[serde(default)]
+        reason: String,
+    },
+    /// Asks a neighbour for all its routes again (RFC 2918). Answered by [`Reply::Done`] once it is asked.
+    Refresh {
+        /// Which.
+        peer: IpAddr,
+    },
     /// From now on: best paths, first all that are there, then changes.
     Watch,
 }
@@ -91,6 +104,8 @@ pub enum Reply {
         /// What changed, in words, for the agent's log; empty when nothing did.
         changes: Vec<String>,
     },
+    /// Answers [`Request::Reset`] and [`Request::Refresh`].
+    Done,
     /// Answers [`Request::Status`].
     Status(Status),
     /// Answers [`Request::Routes`], [`Request::Received`] and [`Request::Advertised`].

@@ -619,3 +619,39 @@ async fn a_neighbour_at_the_other_end_of_the_cable_is_taken_and_one_that_sends_f
     let status = eventually("tried and tried again", &one, |s| s.sessions[0].messages_out >= 3).await;
     assert_eq!((status.sessions[0].messages_in, status.sessions[0].flaps), (0, 0), "nothing is heard");
 }
+
+#[tokio::test]
+async fn a_reset_tells_why_and_the_session_comes_back() {
+    let lab = Lab(26);
+    let [one, other] = pair(lab, [|_| {}, |_| {}]).await;
+    eventually("established", &one, |status| status.destinations == 4).await;
+    one.reset(lab.address(2), "new filters").await.unwrap();
+    let status = eventually("back", &other, |status| {
+        status.sessions[0].flaps == 1 && status.sessions[0].state == SessionState::Established
+    })
+    .await;
+    let reason = r#"they sent cease: hard reset (6/9): cease: administrative reset (6/4): "new filters""#;
+    assert_eq!(status.sessions[0].reason.as_deref(), Some(reason));
+    let stranger = one.reset(lab.address(9), "").await.unwrap_err().to_string();
+    assert!(stranger.starts_with("no peer 127.26.") && stranger.contains("there is 127.26."), "{stranger}");
+}
+
+#[tokio::test]
+async fn a_neighbour_asked_again_says_everything_again() {
+    let lab = Lab(27);
+    let [one, _other] = pair(lab, [|_| {}, |_| {}]).await;
+    let before =
+        eventually("established and heard", &one, |status| status.sessions[0].received == 2 && status.synced)
+            .await;
+    one.ask_again(lab.address(2)).await.unwrap();
+    // An UPDATE of each family.
+    let heard = before.sessions[0].messages_in + 2;
+    let status = eventually("heard again", &one, |s| s.sessions[0].messages_in >= heard).await;
+    assert_eq!((status.sessions[0].received, status.sessions[0].flaps), (2, 0));
+
+    let lonely = Lab(28);
+    let (handle, _) = speaker::start(Options::default());
+    handle.apply(Config { peers: vec![lonely.peer(1, 2)], ..lonely.config(1) }).await.unwrap();
+    let error = handle.ask_again(lonely.address(2)).await.unwrap_err().to_string();
+    assert!(error.contains("the session is not established"), "{error}");
+}

@@ -60,6 +60,7 @@ impl Local {
     pub fn open(&self) -> Open {
         let mut capabilities: Vec<_> = self.families.iter().copied().map(Capability::Multiprotocol).collect();
         capabilities.push(Capability::RouteRefresh);
+        capabilities.push(Capability::ExtendedMessage);
         capabilities.push(self.restart.capability(&self.families));
         capabilities.push(Capability::FourOctetAs(self.asn));
         Open { asn: self.asn, hold_time: self.hold_time, router_id: self.router_id, capabilities }
@@ -94,8 +95,8 @@ impl Local {
                 asn4: has(&|capability| matches!(capability, Capability::FourOctetAs(_))),
                 families,
                 ebgp,
-                // Needs both sides (RFC 8654, section 4), and we do not offer it.
-                extended: false,
+                // Needs both sides (RFC 8654, section 4), and we always offer it.
+                extended: has(&|capability| *capability == Capability::ExtendedMessage),
             },
             hold_time: self.hold_time.min(theirs.hold_time),
             router_id: theirs.router_id,
@@ -159,6 +160,7 @@ mod tests {
         assert_eq!(negotiated.session.families, [Family::Ipv6]);
         assert_eq!(negotiated.hold_time, 9);
         assert_eq!(negotiated.router_id, theirs.router_id);
+        assert!(negotiated.session.extended, "both offer long messages");
         assert!(negotiated.session.asn4 && negotiated.session.ebgp && negotiated.route_refresh);
     }
 
@@ -167,6 +169,7 @@ mod tests {
         let open = Open { capabilities: vec![], ..local(65001, 2).open() };
         let negotiated = local(65001, 1).negotiate(&open).unwrap();
         assert_eq!(negotiated.session.families, [Family::Ipv4]);
+        assert!(!negotiated.session.extended);
         assert!(!negotiated.session.asn4 && !negotiated.session.ebgp && !negotiated.route_refresh);
     }
 

@@ -73,7 +73,7 @@ pub enum ApplyError {
 #[error("the speaker has been shut down")]
 pub struct Gone;
 
-/// Why a neighbour's routes cannot be shown.
+/// Why what was asked of a neighbour cannot be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoPeer {
     /// There is no such neighbour.
@@ -83,6 +83,14 @@ pub enum NoPeer {
         peer: IpAddr,
         /// Those there are.
         known: Vec<IpAddr>,
+    },
+    /// It cannot be asked for its routes.
+    #[error("peer {peer} cannot be asked for its routes: {why}")]
+    Unasked {
+        /// Who was to be asked.
+        peer: IpAddr,
+        /// In words.
+        why: &'static str,
     },
     /// The speaker has ended.
     #[error(transparent)]
@@ -110,6 +118,8 @@ enum Command {
     Routes(Option<Prefix>, oneshot::Sender<Vec<Destination>>),
     Received(IpAddr, Option<Prefix>, oneshot::Sender<Result<Vec<Destination>, NoPeer>>),
     Advertised(IpAddr, Option<Prefix>, oneshot::Sender<Result<Vec<Destination>, NoPeer>>),
+    Reset(IpAddr, String, oneshot::Sender<Result<(), NoPeer>>),
+    Refresh(IpAddr, oneshot::Sender<Result<(), NoPeer>>),
     Watch(oneshot::Sender<Watch>),
     Shutdown(String, oneshot::Sender<()>),
 }
@@ -168,6 +178,22 @@ impl Handle {
     /// See [`NoPeer`].
     pub async fn advertised(&self, peer: IpAddr, prefix: Option<Prefix>) -> Result<Vec<Destination>, NoPeer> {
         self.ask(|reply| Command::Advertised(peer, prefix, reply)).await?
+    }
+
+    /// Ends a neighbour's session with Cease/Administrative Reset and `reason` (RFC 9003), and begins a new one.
+    ///
+    /// # Errors
+    /// See [`NoPeer`].
+    pub async fn reset(&self, peer: IpAddr, reason: &str) -> Result<(), NoPeer> {
+        self.ask(|reply| Command::Reset(peer, reason.to_owned(), reply)).await?
+    }
+
+    /// Asks a neighbour for all its routes again (RFC 2918).
+    ///
+    /// # Errors
+    /// See [`NoPeer`].
+    pub async fn ask_again(&self, peer: IpAddr) -> Result<(), NoPeer> {
+        self.ask(|reply| Command::Refresh(peer, reply)).await?
     }
 
     /// Best paths from now on: all that are there, then changes.

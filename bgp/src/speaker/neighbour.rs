@@ -10,6 +10,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
+use super::NoPeer;
 use super::config::title;
 use super::guard::Guard;
 use super::link::{self, Link};
@@ -21,7 +22,7 @@ use crate::fsm::{Action, Cause, Event, Local, Negotiated, Peer, Role};
 use crate::iana::MessageType;
 use crate::rib::{PeerFacts, PeerId, Rib};
 use crate::types::{Asn, Family, RouterId};
-use crate::wire::{Notification, RouteRefresh, Update};
+use crate::wire::{Message, Notification, RouteRefresh, Update};
 
 /// How much of what our neighbours know we know ourselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +168,31 @@ impl Neighbour {
     pub fn end(&mut self, cease: Notification, io: &mut Io, rib: &mut Rib, now: Instant) {
         self.handle(Event::Stop(cease), None, io, rib, now);
         rib.peer_down(self.id);
+    }
+
+    /// Ends its session, and begins anew.
+    pub fn reset(&mut self, cease: Notification, io: &mut Io, rib: &mut Rib, now: Instant) {
+        self.end(cease, io, rib, now);
+        self.handle(Event::Start, None, io, rib, now);
+    }
+
+    /// Asks it for all its routes again.
+    pub fn ask_again(&mut self) -> Result<(), NoPeer> {
+        let peer = self.config.address;
+        let link = self.up.and_then(|role| self.links[role as usize].as_ref());
+        let (Some(link), Some(negotiated)) = (link, self.fsm.established()) else {
+            return Err(NoPeer::Unasked { peer, why: "the session is not established" });
+        };
+        if !negotiated.route_refresh {
+            return Err(NoPeer::Unasked { peer, why: "it does not speak ROUTE-REFRESH; reset the session" });
+        }
+        for family in &negotiated.session.families {
+            self.stats.sent(MessageType::RouteRefresh, 1);
+            if link.send(Message::RouteRefresh(RouteRefresh::request(*family))).is_err() {
+                return Err(NoPeer::Unasked { peer, why: "it has stopped reading" });
+            }
+        }
+        Ok(())
     }
 
     /// The call that was made as number `call` was answered.

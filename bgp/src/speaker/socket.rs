@@ -147,6 +147,8 @@ async fn client(stream: UnixStream, speaker: Handle) -> Result<(), Parted> {
             Request::Routes { prefix } => Reply::Table { destinations: speaker.routes(prefix).await? },
             Request::Received { peer, prefix } => table(speaker.received(peer, prefix).await)?,
             Request::Advertised { peer, prefix } => table(speaker.advertised(peer, prefix).await)?,
+            Request::Reset { peer, reason } => done(speaker.reset(peer, &reason).await)?,
+            Request::Refresh { peer } => done(speaker.ask_again(peer).await)?,
             Request::Watch => return stream_to(&mut frames, speaker.watch().await?).await,
         };
         send(&mut frames, &reply).await?;
@@ -157,8 +159,16 @@ async fn client(stream: UnixStream, speaker: Handle) -> Result<(), Parted> {
 fn table(shown: Result<Vec<Destination>, NoPeer>) -> Result<Reply, Gone> {
     match shown {
         Ok(destinations) => Ok(Reply::Table { destinations }),
-        Err(error @ NoPeer::Unknown { .. }) => Ok(Reply::Error { message: error.to_string() }),
         Err(NoPeer::Gone(gone)) => Err(gone),
+        Err(error) => Ok(Reply::Error { message: error.to_string() }),
+    }
+}
+
+fn done(result: Result<(), NoPeer>) -> Result<Reply, Gone> {
+    match result {
+        Ok(()) => Ok(Reply::Done),
+        Err(NoPeer::Gone(gone)) => Err(gone),
+        Err(error) => Ok(Reply::Error { message: error.to_string() }),
     }
 }
 

@@ -274,6 +274,16 @@ impl Speaker {
             Command::Advertised(peer, prefix, reply) => {
                 drop(reply.send(self.of_peer(peer, |rib, id| rib.advertised(id, prefix))));
             }
+            Command::Reset(peer, reason, reply) => {
+                let cease = Notification::administrative_reset(&reason);
+                drop(reply.send(self.with_peer(peer, |neighbour, io, rib| {
+                    neighbour.reset(cease, io, rib, Instant::now());
+                    Ok(())
+                })));
+            }
+            Command::Refresh(peer, reply) => {
+                drop(reply.send(self.with_peer(peer, |neighbour, _, _| neighbour.ask_again())));
+            }
             Command::Watch(reply) => drop(reply.send(self.watch())),
             Command::Shutdown(_, reply) => drop(reply.send(())),
         }
@@ -432,6 +442,17 @@ impl Speaker {
             self.orders.as_ref().map(|orders| orders.rib.destinations(prefix)).unwrap_or_default();
         self.name(&mut destinations);
         destinations
+    }
+
+    fn with_peer(
+        &mut self,
+        peer: IpAddr,
+        act: impl FnOnce(&mut Neighbour, &mut Io, &mut Rib) -> Result<(), NoPeer>,
+    ) -> Result<(), NoPeer> {
+        match (self.neighbours.get_mut(&peer), &mut self.orders) {
+            (Some(neighbour), Some(orders)) => act(neighbour, &mut self.io, &mut orders.rib),
+            _ => Err(NoPeer::Unknown { peer, known: self.neighbours.keys().copied().collect() }),
+        }
     }
 
     /// What the RIB shows of one neighbour.
