@@ -57,6 +57,7 @@ fn open(netns: &str) -> Result<Netns, CniError> {
         NetnsError::Open { ref source, .. } => {
             wrong("CNI_NETNS", netns, &format!("it cannot be opened: {source}"))
         }
+        NetnsError::NotANamespace(_) => wrong("CNI_NETNS", netns, "that is a file, not a network namespace"),
         NetnsError::Own(_) => {
             wrong("CNI_NETNS", netns, "that is the node's own network namespace, not a pod's")
         }

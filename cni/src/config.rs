@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::protocol::{AttachmentKey, DEFAULT_SOCKET};
-use crate::spec::{CniError, Version, code, is_identifier, parse_mac};
+use crate::spec::{CniError, Version, code, is_identifier, object, parse_mac};
 
 /// Smallest MTU, in octets, that IPv6 works over (RFC 8200, section 5), and the largest a veth takes.
 const MTU: std::ops::RangeInclusive<u32> = 1280..=65535;
@@ -80,9 +80,7 @@ impl Config {
     /// # Errors
     /// Codes 6 (not JSON of this shape), 1 (`cniVersion`), 7 (a value, named).
     pub fn parse(input: &[u8]) -> Result<Self, CniError> {
-        let raw: RawConfig = serde_json::from_slice(input).map_err(|error| {
-            CniError::new(code::DECODE, "cannot read the network configuration", error.to_string())
-        })?;
+        let raw: RawConfig = object(input, "cannot read the network configuration")?;
         let asked = raw.cni_version.as_deref().unwrap_or("0.1.0");
         let version = Version::parse(asked).ok_or_else(|| {
             let spoken = Version::ALL.map(Version::as_str).join(", ");
@@ -170,7 +168,9 @@ mod tests {
 
     #[test]
     fn a_wrong_configuration_names_its_key_and_value() {
-        assert_eq!(Config::parse(b"{").unwrap_err().code, code::DECODE);
+        for input in ["", "{", "[]", r#"["1.0.0", "x"]"#] {
+            assert_eq!(Config::parse(input.as_bytes()).unwrap_err().code, code::DECODE, "{input}");
+        }
         assert_eq!(parse(r#","runtimeConfig":7"#).unwrap_err().code, code::DECODE);
         let error = Config::parse(br#"{"cniVersion":"1.0.0","name":"-x"}"#).unwrap_err();
         assert_eq!((error.code, error.details.starts_with("name is \"-x\"")), (code::INVALID_CONFIG, true));

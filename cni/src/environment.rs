@@ -99,8 +99,10 @@ fn check_key(key: &AttachmentKey) -> Result<(), CniError> {
     // dev_valid_name() of the kernel; a control character would pass it and help nobody.
     let ifname = key.ifname.as_str();
     let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-    if ifname.len() > IFNAME_MAX || matches!(ifname, "." | "..") || ifname.contains(bad) {
-        let rule = "it must be an interface name: at most 15 octets, no '/', ':' or space, not . or ..";
+    // The last two are settings of all interfaces in /proc/sys.
+    let taken = matches!(ifname, "." | ".." | "all" | "default");
+    if ifname.len() > IFNAME_MAX || taken || ifname.contains(bad) {
+        let rule = "it must be an interface name: at most 15 octets, no '/', ':' or space, not ., .., all or default";
         return Err(wrong("CNI_IFNAME", ifname, rule));
     }
     Ok(())
@@ -197,6 +199,7 @@ mod tests {
             ("CNI_IFNAME", "eth0/1"),
             ("CNI_IFNAME", "eth:0"),
             ("CNI_IFNAME", ".."),
+            ("CNI_IFNAME", "all"),
             ("CNI_IFNAME", "sixteen-octets-x"),
             ("CNI_ARGS", "K8S_POD_NAME"),
             ("CNI_ARGS", "IgnoreUnknown=1;IP=10.0.0"),

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 /// A network namespace, held open.
 #[derive(Debug)]
@@ -24,10 +25,13 @@ pub enum NetnsError {
         /// The file's error.
         source: io::Error,
     },
+    /// Some other file.
+    #[error("{0:?} is not a namespace")]
+    NotANamespace(PathBuf),
     /// The caller's own.
     #[error("{0:?} is the node's own network namespace")]
     Own(PathBuf),
-    /// Not a namespace, or no right to enter it (CAP_SYS_ADMIN).
+    /// A namespace of another kind, or no right to enter it (CAP_SYS_ADMIN).
     #[error("cannot enter the network namespace: {0}")]
     Enter(io::Error),
 }
@@ -38,7 +42,7 @@ impl Netns {
     /// Opens the namespace behind `path`.
     ///
     /// # Errors
-    /// [`NetnsError::Open`]; [`NetnsError::Own`] when the calling thread is in it already: a veth with both ends
+    /// [`NetnsError::Open`]; [`NetnsError::NotANamespace`]; [`NetnsError::Own`] when the calling thread is in it already: a veth with both ends
     /// there would be a loop in the node, not a pod's interface.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
         let open = |path: &Path| {
@@ -47,6 +51,10 @@ impl Netns {
                 .map_err(|source| NetnsError::Open { path: path.to_owned(), source })
         };
         let (file, id) = open(path)?;
+        let kind = fstatfs(&file).map(|stat| stat.filesystem_type());
+        if kind != Ok(NSFS_MAGIC) {
+            return Err(NetnsError::NotANamespace(path.to_owned()));
+        }
         let (_, own) = open(Path::new(OWN))?;
         if id == own { Err(NetnsError::Own(path.to_owned())) } else { Ok(Self { file }) }
     }

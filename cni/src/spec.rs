@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -104,6 +105,13 @@ impl CniError {
     }
 }
 
+/// Reads a JSON object. Without the detour an array would do: serde takes it for the fields in their order.
+pub(crate) fn object<T: DeserializeOwned>(input: &[u8], msg: &str) -> Result<T, CniError> {
+    let object = serde_json::from_slice::<serde_json::Map<String, Value>>(input);
+    let read = object.and_then(|object| serde_json::from_value(Value::Object(object)));
+    read.map_err(|error| CniError::new(code::DECODE, msg, error.to_string()))
+}
+
 /// The form of container ids and network names: `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`.
 pub fn is_identifier(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphanumeric())
@@ -120,8 +128,7 @@ pub fn version_document(input: &[u8]) -> Result<Value, CniError> {
     struct Asked {
         cni_version: Option<String>,
     }
-    let asked: Asked = serde_json::from_slice(input)
-        .map_err(|error| CniError::new(code::DECODE, "cannot read the request", error.to_string()))?;
+    let asked: Asked = object(input, "cannot read the request")?;
     Ok(serde_json::json!({
         "cniVersion": asked.cni_version.as_deref().unwrap_or(Version::NEWEST.as_str()),
         "supportedVersions": Version::ALL.map(Version::as_str),
@@ -266,6 +273,8 @@ mod tests {
             serde_json::json!({"cniVersion":"0.2.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]})
         );
         assert_eq!(version_document(b"{}").unwrap()["cniVersion"], "1.1.0");
-        assert_eq!(version_document(b"").unwrap_err().code, code::DECODE);
+        for input in ["", "[]"] {
+            assert_eq!(version_document(input.as_bytes()).unwrap_err().code, code::DECODE, "{input}");
+        }
     }
 }

@@ -166,11 +166,19 @@ fn the_nodes_own_namespace_is_no_pods() {
 }
 
 #[test]
-fn a_namespace_that_is_not_there_is_code_4_naming_the_variable() {
+fn a_namespace_that_is_not_there_or_is_a_file_is_code_4_naming_the_variable() {
     let run_dir = tempfile::tempdir().unwrap();
-    let error = plugin("ADD", &run_dir.path().join("gone"), &run_dir.path().join("agent.sock")).fails();
-    assert_eq!(error["code"], 4);
-    assert!(error["details"].as_str().unwrap().starts_with("CNI_NETNS is "), "{error}");
+    let file = run_dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    for (netns, words) in [
+        (run_dir.path().join("gone"), "it cannot be opened"),
+        (file, "that is a file, not a network namespace"),
+    ] {
+        let error = plugin("ADD", &netns, &run_dir.path().join("agent.sock")).fails();
+        assert_eq!(error["code"], 4);
+        let details = error["details"].as_str().unwrap();
+        assert!(details.starts_with("CNI_NETNS is ") && details.contains(words), "{error}");
+    }
 }
 
 #[test]
