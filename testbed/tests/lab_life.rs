@@ -151,6 +151,30 @@ async fn a_program_that_does_not_start_is_told_with_its_log_and_leaves_nothing()
 
 #[tokio::test]
 #[ignore = "needs root: make test"]
+async fn a_command_of_the_file_that_fails_is_told_in_its_own_words() {
+    let name = "life-exec";
+    let _cleared = Cleared(name);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("exec.clab.yml");
+    for (command, words) in [
+        (
+            "ip link set eth9 up",
+            "a: \"ip link set eth9 up\" failed (exit status: 1): Cannot find device \"eth9\"",
+        ),
+        ("quagga --yes", "a: quagga --yes: No such file or directory (os error 2)"),
+    ] {
+        fs::write(
+            &file,
+            format!("name: e\ntopology:\n  nodes:\n    a: {{kind: linux, exec: ['{command}']}}\n"),
+        )
+        .unwrap();
+        assert_eq!(up(&file, name).await.unwrap_err().to_string(), words);
+        assert_eq!(remains(name), [""; 0]);
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root: make test"]
 async fn a_lab_whose_files_are_lost_is_found_by_its_name() {
     let name = "life-lost";
     let _cleared = Cleared(name);

@@ -69,6 +69,9 @@ pub enum LabError {
     /// A command failed.
     #[error("{place}: \"{command}\" failed ({status}): {said}")]
     Command { place: String, command: String, status: String, said: String },
+    /// The inside of a node could not be made.
+    #[error("{node}: {why}")]
+    Setup { node: String, why: String },
     /// A program ended, or did not become ready.
     #[error("{daemon} on {node} {why}; its log ({}) ends:\n{}", log.display(), indent(tail))]
     Daemon { node: String, daemon: String, why: String, log: PathBuf, tail: String },

@@ -136,7 +136,13 @@ impl Lab {
         ];
         let output = self.child(&program).args(&argv[1..]).stdin(Stdio::null()).output().await;
         let output = output.map_err(|source| LabError::start(&argv, source))?;
-        succeeded(node, &argv, output).map(drop)
+        if output.status.success() {
+            return Ok(());
+        }
+        // It has said which of its steps failed, as this program says everything.
+        let said = String::from_utf8_lossy(&output.stderr);
+        let why = said.trim().trim_start_matches("manx-lab: ").trim_start_matches(&format!("{node}: "));
+        Err(LabError::Setup { node: node.to_owned(), why: why.to_owned() })
     }
 
     /// Gives text to `ip -batch`.

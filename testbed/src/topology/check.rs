@@ -1,6 +1,7 @@
 //! From the YAML as written to a [`Topology`] that can be built, or the first reason why not.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde_saphyr::Spanned;
@@ -10,6 +11,10 @@ use super::{Bind, Endpoint, Link, Node, Place, RUNS_LABEL, Runs, Topology, Topol
 
 /// Longest interface name: IFNAMSIZ (include/uapi/linux/if.h) less its terminating zero.
 const MAX_INTERFACE_NAME: usize = 15;
+
+/// What a cable may carry in one packet, in octets: the least IPv6 works with (RFC 8200, section 5), the most a veth
+/// takes (ETH_MAX_MTU).
+const MTU: RangeInclusive<u32> = 1280..=65535;
 
 struct Checker<'a> {
     file: &'a Path,
@@ -59,6 +64,12 @@ impl Checker<'_> {
         }
         let node = self.inherit(written.value.clone().unwrap_or_default(), graph)?;
         let runs = self.runs(written, &node)?;
+        if runs == Runs::Bridge && name.len() > MAX_INTERFACE_NAME {
+            let problem = format!(
+                "bridge name \"{name}\": the switch is an interface of this name, so use at most {MAX_INTERFACE_NAME} characters"
+            );
+            return Err(self.invalid(written, problem));
+        }
         let binds = node.binds.iter().map(|bind| self.bind(bind)).collect::<Result<_, _>>()?;
         let exec = node.exec.iter().map(|line| self.command(line)).collect::<Result<_, _>>()?;
         Ok(Node {
@@ -200,7 +211,11 @@ impl Checker<'_> {
                     return Err(self.invalid(at, format!("{end} is already plugged in at line {line}")));
                 }
             }
-            links.push(Link { ends, mtu: link.value.mtu });
+            if let Some(mtu) = link.value.mtu.as_ref().filter(|mtu| !MTU.contains(&mtu.value)) {
+                let problem = format!("mtu {}: use {} to {}", mtu.value, MTU.start(), MTU.end());
+                return Err(self.invalid(mtu, problem));
+            }
+            links.push(Link { ends, mtu: link.value.mtu.as_ref().map(|mtu| mtu.value) });
         }
         Ok(links)
     }
@@ -219,11 +234,11 @@ impl Checker<'_> {
                 )
             })?,
         };
-        if !nodes.contains_key(node) {
+        let Some(there) = nodes.get(node) else {
             let known = list(nodes.keys().map(String::as_str));
             return Err(self
                 .invalid(written, format!("a link to \"{node}\", which is not a node: there are {known}")));
-        }
+        };
         let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if interface.is_empty() || interface.len() > MAX_INTERFACE_NAME || !interface.chars().all(good) {
             return Err(self.invalid(
@@ -231,8 +246,16 @@ impl Checker<'_> {
                 format!("interface \"{interface}\": use 1 to {MAX_INTERFACE_NAME} letters, digits, \"-\", \"_\" or \".\""),
             ));
         }
-        if interface == "lo" {
-            return Err(self.invalid(written, "\"lo\" is every node's own: name the interface eth1".into()));
+        let taken = match interface {
+            "lo" => Some("every node's own"),
+            "all" | "default" => Some("no interface in /proc/sys, but the settings of all of them"),
+            "." | ".." => Some("a folder, not a name"),
+            _ if there.runs == Runs::Bridge && interface == node => Some("the bridge itself"),
+            _ => None,
+        };
+        if let Some(what) = taken {
+            let problem = format!("interface \"{interface}\" is {what}: name it eth1, say");
+            return Err(self.invalid(written, problem));
         }
         Ok(Endpoint { node: node.to_owned(), interface: interface.to_owned() })
     }
@@ -349,10 +372,30 @@ topology:
                 "/labs/x.clab.yml:4:30: bind source /labs/nowhere does not exist",
             ),
             ("name: X!\ntopology: {nodes: {}}\n".into(), "/labs/x.clab.yml:1:7: lab name \"X!\""),
+            (
+                "name: x\ntopology:\n  nodes:\n    the-switch-of-rack-1: {kind: bridge}\n".into(),
+                "/labs/x.clab.yml:4:27: bridge name \"the-switch-of-rack-1\": the switch is an interface",
+            ),
+            (
+                format!("{TWO}  links:\n    - endpoints: [\"a:eth1\", \"b:b\"]\n"),
+                "/labs/x.clab.yml:7:29: interface \"b\" is the bridge itself",
+            ),
+            (
+                format!("{TWO}  links:\n    - endpoints: [\"a:all\", \"b:p1\"]\n"),
+                "/labs/x.clab.yml:7:19: interface \"all\" is no interface in /proc/sys",
+            ),
+            (
+                format!("{TWO}  links:\n    - endpoints: [\"a:eth1\", \"b:p1\"]\n      mtu: 70000\n"),
+                "/labs/x.clab.yml:8:12: mtu 70000: use 1280 to 65535",
+            ),
+            (
+                "name: x\ntopology:\n  nodes:\n    a: {kind: linux}\n    a: {kind: linux}\n".into(),
+                "/labs/x.clab.yml:5:5: duplicate mapping key: a\n",
+            ),
             ("name: x\ntopology: {nodes: {a: [}\n".into(), "/labs/x.clab.yml:2:"),
             ("topology: {nodes: {}}\n".into(), "/labs/x.clab.yml:1:1: missing field `name`"),
         ] {
-            let error = check(&text).unwrap_err();
+            let error = check(&text).unwrap_err() + "\n";
             assert!(error.starts_with(expected), "{error}\ndoes not start with\n{expected}");
         }
     }

@@ -88,7 +88,7 @@ pub(super) struct FileLink {
     #[serde(rename = "type")]
     pub kind: Option<Spanned<String>>,
     pub endpoints: Vec<Spanned<FileEndpoint>>,
-    pub mtu: Option<u32>,
+    pub mtu: Option<Spanned<u32>>,
     vars: Option<IgnoredAny>,
     labels: Option<IgnoredAny>,
 }
@@ -105,8 +105,9 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<FileTopology, TopologyErr
     serde_saphyr::from_str(text).map_err(|error| {
         let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
         let rendered = error.without_snippet().to_string();
-        // The place is said once, in front, with the file's name.
-        let message = rendered.split(" at line ").next().unwrap_or(&rendered).to_owned();
+        // The place is said once, in front, with the file's name; what a program could set is no use to its user.
+        let cut = |text: &str, at: &str| text.split(at).next().unwrap_or(text).to_owned();
+        let message = cut(&cut(&rendered, " at line "), ", set DuplicateKeyPolicy");
         TopologyError::Syntax { place: Place { file: file.to_owned(), line, column }, message }
     })
 }
