@@ -7,7 +7,6 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process;
 
 use crate::protocol::{AttachmentKey, host_ifname};
 
@@ -21,12 +20,9 @@ pub fn folder(socket: &Path) -> PathBuf {
 /// # Errors
 /// The file's.
 pub fn leave(socket: &Path, key: &AttachmentKey) -> io::Result<()> {
-    let folder = folder(socket);
-    fs::create_dir_all(&folder)?;
-    // Written beside and renamed, so that the agent never reads half a note.
-    let draft = folder.join(format!(".{}.{}", host_ifname(key), process::id()));
-    fs::write(&draft, serde_json::to_vec(key)?)?;
-    fs::rename(&draft, note(socket, key))
+    fs::create_dir_all(folder(socket))?;
+    // In place: half a note is passed over, and whoever was killed over it has not told the runtime that it is done.
+    fs::write(note(socket, key), serde_json::to_vec(key)?)
 }
 
 /// The attachments with a note, in no order. A file that is not a note is passed over.

@@ -97,13 +97,19 @@ impl Files {
         }
     }
 
-    /// Reads every attachment back. What cannot be understood is moved aside and told.
+    /// Reads every attachment back. What cannot be understood is moved aside and told; what a killed agent had not
+    /// written to its end is removed.
     ///
     /// # Errors
     /// When the directory cannot be read.
     pub fn load(&self) -> io::Result<Loaded> {
         let mut loaded = Loaded::default();
-        for path in json_files(&self.0)? {
+        for path in self.files_called("new")? {
+            if let Err(error) = fs::remove_file(&path) {
+                loaded.set_aside.push(format!("{} cannot be removed: {error}", path.display()));
+            }
+        }
+        for path in self.files_called("json")? {
             match read(&path) {
                 Ok(attachment) if self.file_of(&attachment.key) == path => {
                     loaded.attachments.push(attachment);
@@ -119,21 +125,21 @@ impl Files {
         Ok(loaded)
     }
 
+    fn files_called(&self, wanted: &str) -> io::Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(&self.0)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == wanted) {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        Ok(paths)
+    }
+
     fn file_of(&self, key: &AttachmentKey) -> PathBuf {
         self.0.join(host_ifname(key)).with_extension("json")
     }
-}
-
-fn json_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "json") {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
 }
 
 fn read(path: &Path) -> io::Result<Attachment> {
@@ -220,6 +226,7 @@ mod tests {
             loaded.set_aside
         );
         assert!(files.0.join("torn.bad").exists());
+        assert!(!files.0.join("half.new").exists());
         assert!(files.load().unwrap().set_aside.is_empty(), "said once");
     }
 
