@@ -1,7 +1,8 @@
 //! The blocks this node owns: claimed ahead of need, announced once acknowledged, put back when their object
 //! vanishes under running pods.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::time::{Duration, Instant};
 
 use manx_ipam::claim::{Claim, ClaimError};
@@ -176,8 +177,11 @@ impl Core {
             None => {}
             Some(block) if block.is_empty() => self.drop_block(cidr),
             Some(block) => {
-                tracing::warn!("the IPAMBlock of {cidr} is gone while {} addresses are held", block.used());
-                self.blocks.reclaims.entry(cidr).or_default();
+                if let Entry::Vacant(reclaim) = self.blocks.reclaims.entry(cidr) {
+                    let held = block.used();
+                    tracing::warn!("the IPAMBlock of {cidr} is gone while {held} addresses are held");
+                    reclaim.insert(Try::default());
+                }
                 self.retry_reclaims(now);
             }
         }

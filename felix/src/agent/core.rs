@@ -207,12 +207,18 @@ impl Core {
     /// Takes what a watcher says.
     pub fn update(&mut self, update: Update, now: Instant) {
         let (mut read, mut addresses) = (None, false);
+        if matches!(update, Update::Api(Ok(()))) {
+            self.mirror.doubt_node();
+        }
         for told in self.cluster.update(update) {
             addresses |= !matches!(told, Told::Input(_) | Told::Me);
             match told {
                 Told::Input(input) => self.graph.apply(input),
                 Told::Pools => self.blocks.usable = self.cluster.usable_pools(),
-                Told::Me => self.read_mtu(),
+                Told::Me => {
+                    self.read_mtu();
+                    self.mirror.doubt_node();
+                }
                 Told::Owned(cidr, pool) => self.own_block(cidr, &pool),
                 Told::Lost(cidr) => self.lose_block(cidr, now),
                 Told::Read(kind) => read = Some(kind),

@@ -18,6 +18,9 @@ use crate::model::{Bad, Object};
 /// Pauses after a write that failed: doubled from the first to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// What this node says of itself is written again after this long, whether or not it has changed.
+const REPEAT: Duration = Duration::from_secs(600);
+
 /// The largest number JSON keeps exactly.
 const MAX_SIZE: u128 = 1 << 53;
 
@@ -109,8 +112,15 @@ pub struct Mirror {
     next: Option<Instant>,
     pause: Duration,
     failure: Option<String>,
-    /// What this node last wrote of itself: nobody watches it.
-    node: Option<NodeStatusStatus>,
+    /// What this node last wrote of itself, and until when that is taken for there: nobody watches it.
+    node: Option<(NodeStatusStatus, Instant)>,
+}
+
+impl Mirror {
+    /// What this node wrote of itself may be gone: with its Node, or with all an API server knew.
+    pub(super) fn doubt_node(&mut self) {
+        self.node = None;
+    }
 }
 
 impl Core {
@@ -119,6 +129,9 @@ impl Core {
         let due = !self.mirror.running && self.mirror.next.is_none_or(|next| next <= now);
         if !due || !self.in_sync() {
             return;
+        }
+        if self.mirror.node.as_ref().is_some_and(|(_, until)| *until <= now) {
+            self.mirror.doubt_node();
         }
         let writes = self.writes();
         if !writes.is_empty() {
@@ -132,7 +145,7 @@ impl Core {
         self.mirror.running = false;
         for write in done {
             if let Write::Node { status, .. } = write {
-                self.mirror.node = Some(*status);
+                self.mirror.node = Some((*status, now + REPEAT));
             }
         }
         match failure {
@@ -169,7 +182,7 @@ impl Core {
         }
         let status = NodeStatusStatus::from(&self.report(Instant::now()));
         if let Some(node) = self.graph.node(&self.me)
-            && self.mirror.node.as_ref() != Some(&status)
+            && self.mirror.node.as_ref().is_none_or(|(written, _)| *written != status)
         {
             writes.push(Write::Node {
                 name: self.me.clone(),

@@ -298,6 +298,22 @@ fn bad_objects_are_answered_with_a_condition_by_the_first_node_alone() {
 }
 
 #[test]
+fn what_a_node_says_of_itself_is_said_again_when_it_may_be_gone() {
+    let mut machine = Machine::in_sync();
+    machine.pass(2);
+    let mut said_within = |seconds: u64, update: Option<Update>| {
+        machine.writes.clear();
+        update.into_iter().for_each(|update| machine.update(update));
+        machine.pass(seconds);
+        machine.writes.iter().filter(|write| matches!(write, Write::Node { .. })).count()
+    };
+    assert_eq!(said_within(60, None), 0);
+    assert_eq!(said_within(60, Some(Update::Api(Err("connection refused".to_owned())))), 0);
+    assert_eq!(said_within(60, Some(Update::Api(Ok(())))), 1, "the API may have come back empty");
+    assert_eq!(said_within(600, None), 1, "somebody may have deleted it");
+}
+
+#[test]
 fn who_holds_what_is_mirrored_until_the_api_shows_it() {
     let mut machine = Machine::in_sync();
     machine.list_blocks();
