@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
     category = "manx",
     printcolumn = r#"{"name":"AS","type":"integer","jsonPath":".spec.asNumber"}"#,
     printcolumn = r#"{"name":"Mesh","type":"boolean","jsonPath":".spec.mesh"}"#,
-    printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].status"}"#
+    printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].message"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BGPConfigurationSpec {
@@ -51,7 +52,8 @@ pub struct BGPConfigurationSpec {
     category = "manx",
     printcolumn = r#"{"name":"Address","type":"string","jsonPath":".spec.address"}"#,
     printcolumn = r#"{"name":"AS","type":"integer","jsonPath":".spec.asNumber"}"#,
-    printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].status"}"#
+    printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].message"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BGPPeerSpec {

@@ -126,6 +126,11 @@ fn neighbour(text: &str) -> Result<IpAddr, Bad> {
     let Ok(address) = text.parse::<IpAddr>() else {
         return bad("is not an IP address");
     };
+    if let IpAddr::V6(v6) = address
+        && v6.to_ipv4_mapped().is_some()
+    {
+        return bad("is IPv4-mapped: write it as IPv4");
+    }
     let link_local = match address {
         IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
@@ -175,8 +180,17 @@ where
     Object { name, generation, conditions, spec }
 }
 
-/// What the API said, when it answered; none when it did not answer at all.
+/// Whether a watch is too old to go on: the API no longer knows what came since. It begins anew with a list.
+pub(super) fn is_gone(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchError(status) if status.code == 410)
+        || matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+}
+
+/// What the API said, when it refused; none when it did not answer at all, or has only forgotten what is old.
 pub(super) fn refusal(error: &watcher::Error) -> Option<String> {
+    if is_gone(error) {
+        return None;
+    }
     let status = match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
@@ -193,22 +207,31 @@ pub(super) fn refusal(error: &watcher::Error) -> Option<String> {
     })
 }
 
-/// An error with its causes, each said once.
-pub fn words(error: &dyn Error) -> String {
-    let mut words = error.to_string().trim_start_matches("ServiceError: ").to_owned();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !words.contains(&text) {
-            words = format!("{words}: {text}");
+/// An error with its causes in one line, each said once: many libraries say their cause in their own words already.
+pub fn words(error: &(dyn Error + 'static)) -> String {
+    let mut said = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let (text, cause) = match error.downcast_ref::<kube::Error>() {
+            // The client puts the Debug form of the API's answer behind its message.
+            Some(kube::Error::Api(status)) => (status.message.clone(), None),
+            _ => (error.to_string().trim_start_matches("ServiceError: ").to_owned(), error.source()),
+        };
+        if said.is_empty() {
+            said = text;
+        } else if !said.contains(&text) {
+            said = format!("{said}: {text}");
         }
-        cause = error.source();
+        next = cause;
     }
-    words
+    said
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use anyhow::Context;
     use serde_json::json;
 
     use super::*;
@@ -219,6 +242,16 @@ mod tests {
 
     fn peer(spec: serde_json::Value) -> Result<Peer, Bad> {
         bgp_peer(object(json!({"metadata": {"name": "tor1", "generation": 3}, "spec": spec}))).spec
+    }
+
+    #[test]
+    fn a_cause_is_said_once_and_the_apis_answer_without_its_debug_form() {
+        let repeating = Err::<(), _>(io::Error::other("no route")).context("connecting: no route");
+        assert_eq!(words(&*repeating.context("reading").unwrap_err()), "reading: connecting: no route");
+        let status =
+            kube::core::Status::failure("pods \"web\" already exists", "AlreadyExists").with_code(409);
+        let refused = Err::<(), _>(kube::Error::Api(Box::new(status))).context("creating");
+        assert_eq!(words(&*refused.unwrap_err()), "creating: pods \"web\" already exists");
     }
 
     #[test]
@@ -253,6 +286,7 @@ mod tests {
         for (spec, reason, words) in [
             (json!({"address": "tor1", "asNumber": 1}), "InvalidAddress", "\"tor1\" is not an IP address"),
             (json!({"address": "fe80::1", "asNumber": 1}), "InvalidAddress", "link-local"),
+            (json!({"address": "::ffff:192.0.2.1", "asNumber": 1}), "InvalidAddress", "write it as IPv4"),
             (json!({"address": "192.0.2.1", "asNumber": 0}), "InvalidASN", "0 is reserved"),
             (
                 json!({"address": "192.0.2.1", "asNumber": 1, "holdTimeSeconds": 2}),

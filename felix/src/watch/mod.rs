@@ -18,11 +18,12 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1;
 use kube::api::{ApiResource, DynamicObject};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use manx_ipam::crd::{IPAMBlock, IPPool};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::sleep;
 
 use crate::crd::{BGPConfiguration, BGPPeer};
 use crate::model::{BgpConfig, Block, Node, Object, Peer, Pod};
@@ -165,7 +166,7 @@ impl Follow {
     {
         let stream =
             watcher(Api::<K>::all(self.client.clone()), config).map_ok(move |event| map(event, convert));
-        tokio::spawn(self.pipe.clone().run(kind, stream.default_backoff(), wrap));
+        tokio::spawn(self.pipe.clone().run(kind, stream, wrap));
     }
 
     /// Objects are read without their type and parsed one by one: one that does not fit its schema (older than a
@@ -181,7 +182,7 @@ impl Follow {
     {
         let api = Api::<DynamicObject>::all_with(self.client.clone(), &ApiResource::erase::<K>(&()));
         let stream = watcher(api, watcher::Config::default()).map_ok(move |event| map(event, &convert));
-        tokio::spawn(self.pipe.clone().run(kind, stream.default_backoff(), wrap));
+        tokio::spawn(self.pipe.clone().run(kind, stream, wrap));
     }
 }
 
@@ -195,11 +196,13 @@ impl Pipe {
         let mut stream = std::pin::pin!(stream);
         let mut listed = Vec::new();
         let mut refused: Option<String> = None;
+        let mut backoff = DefaultBackoff::default();
         while let Some(item) = stream.next().await {
             let update = match item {
+                // Said before the API is asked: it is no sign that the API answers.
                 Ok(Event::Init) => {
                     listed.clear();
-                    None
+                    continue;
                 }
                 Ok(Event::InitApply(object)) => {
                     listed.push(object);
@@ -221,9 +224,16 @@ impl Pipe {
                         Some(_) => {}
                     }
                     refused = now.or(refused);
+                    if convert::is_gone(&error) {
+                        backoff.reset();
+                    }
+                    if let Some(pause) = backoff.next() {
+                        sleep(pause).await;
+                    }
                     continue;
                 }
             };
+            backoff.reset();
             if refused.take().is_some() && self.send(Update::Refused(kind, None)).await.is_err() {
                 return;
             }
@@ -260,7 +270,10 @@ fn full_name(object: &impl ResourceExt) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::stream;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::model::Pod;
@@ -295,7 +308,7 @@ mod tests {
         (told, doubt)
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_list_is_told_whole_and_one_that_broke_off_not_at_all() {
         let (told, _) = told(vec![
             Ok(Event::Init),
@@ -311,16 +324,47 @@ mod tests {
         assert_eq!(told, ["all: a b", "apply c", "delete a"]);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_refusal_is_told_once_and_its_end_too() {
-        let (told, _) =
-            told(vec![Err(forbidden()), Err(forbidden()), Ok(Event::Init), Ok(Event::InitDone)]).await;
+        let tries = || [Ok(Event::Init), Err(forbidden())];
+        let end = [Ok(Event::Init), Ok(Event::InitDone)];
+        let (told, _) = told(tries().into_iter().chain(tries()).chain(end).collect()).await;
         assert_eq!(told.len(), 3, "{told:?}");
         assert!(told[0].contains("ClusterRole"), "{told:?}");
         assert_eq!(told[1..], ["Refused(Pod, None)", "all: "]);
     }
 
-    #[tokio::test]
+    /// How long it is waited behind each of these events.
+    async fn pauses(events: Vec<watcher::Result<Event<Object<Pod>>>>) -> Vec<Duration> {
+        let mut taken = Vec::new();
+        let (tx, _updates) = mpsc::channel(64);
+        let events = stream::iter(events.into_iter().chain([Ok(Event::Init)]));
+        let events = events.inspect(|_| taken.push(Instant::now()));
+        Pipe { tx, doubt: Arc::default() }.run(Kind::Pod, events, Update::Pod).await;
+        taken.windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_that_refuses_is_asked_less_and_less_often() {
+        let tries = (0..10).flat_map(|_| [Ok(Event::Init), Err(forbidden())]);
+        let pauses = pauses(tries.collect()).await;
+        assert!(pauses.last() > Some(&Duration::from_secs(20)), "{pauses:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_too_old_is_no_refusal_and_begins_anew_soon() {
+        let gone = || {
+            let status = kube::core::Status::failure("too old resource version", "Expired").with_code(410);
+            Err(watcher::Error::WatchError(Box::new(status)))
+        };
+        let (told, _) = told(vec![gone(), Ok(Event::Init), Ok(Event::InitDone)]).await;
+        assert_eq!(told, ["all: "]);
+        let refused_before = (0..10).map(|_| Err(forbidden()));
+        let pauses = pauses(refused_before.chain([gone()]).collect()).await;
+        assert!(pauses.last() < Some(&Duration::from_secs(2)), "{pauses:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_lost_connection_raises_doubt_and_says_nothing_by_itself() {
         let lost = watcher::Error::WatchFailed(kube::Error::LinesCodecMaxLineLengthExceeded);
         let (told, doubt) = told(vec![Err(lost)]).await;

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::PathBuf;
 
+use manx_felix::watch::convert::words;
 use thiserror::Error;
 
 use crate::eventually::Late;
@@ -88,7 +89,7 @@ pub enum LabError {
     #[error("cannot remove lab \"{name}\": {source}")]
     Down { name: String, source: io::Error },
     /// The Kubernetes API refused.
-    #[error("Kubernetes API: {what}: {source}")]
+    #[error("Kubernetes API: {what}: {}", words(source.as_ref()))]
     Kube { what: String, source: Box<kube::Error> },
     /// The kubeconfig could not be used.
     #[error("{}: {why}", file.display())]

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use manx_bgp::types::Prefix;
+use manx_felix::watch::convert::words;
 use serde::Serialize;
 
 /// Shows what Manx does: on this node, and in the cluster.
@@ -139,7 +140,7 @@ async fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("manxctl: {}", words(&error));
+            eprintln!("manxctl: {}", words(&*error));
             ExitCode::FAILURE
         }
     }
@@ -183,19 +184,8 @@ fn print(output: Output, document: &impl Serialize, table: impl FnOnce() -> Stri
     }
 }
 
-/// An error and its causes in one line. Many libraries say their cause in their own words already: those that add
-/// nothing are left out.
-fn words(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
-        "" => cause,
-        _ if said.contains(&cause) => said,
-        _ => format!("{said}: {cause}"),
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use anyhow::Context;
     use clap::CommandFactory;
 
     use super::*;
@@ -203,13 +193,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_cause_is_said_once() {
-        let repeating = Err::<(), _>(io::Error::other("no route")).context("connecting: no route");
-        assert_eq!(words(&repeating.context("reading").unwrap_err()), "reading: connecting: no route");
-        let plain = Err::<(), _>(io::Error::other("no route")).context("connecting");
-        assert_eq!(words(&plain.unwrap_err()), "connecting: no route");
     }
 }

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use manx_bgp::api::SessionState;
 use manx_felix::status::NodeReport;
+use manx_felix::watch::convert::words;
 use serde::Serialize;
 
 use crate::cluster::{self, ClusterReport};
 use crate::table::{age, list, or_dash, table};
-use crate::{agent, bgp, words};
+use crate::{agent, bgp};
 
 /// Both halves, or why not.
 #[derive(Serialize)]
@@ -35,7 +36,7 @@ pub async fn gather(agent_socket: &Path, kubeconfig: Option<&Path>) -> Report {
 fn halves<T>(result: anyhow::Result<T>) -> (Option<T>, Option<String>) {
     match result {
         Ok(value) => (Some(value), None),
-        Err(error) => (None, Some(words(&error))),
+        Err(error) => (None, Some(words(&*error))),
     }
 }
 
