@@ -12,7 +12,7 @@ use super::decision::DEFAULT_LOCAL_PREF;
 use super::net::Net;
 use super::path::{Generation, Path, PeerId, Refusal};
 use super::peers::Peers;
-use super::policy::Applied;
+use super::policy::{Applied, Policy};
 use super::{originate, policy};
 use crate::api::NextHopMode;
 use crate::iana::attribute_flag::PARTIAL;
@@ -91,8 +91,12 @@ impl<'a> Exports<'a> {
 
     /// Where its packer is; none where it does not go out.
     pub(super) fn place(&mut self, path: &Arc<Path>, prefix: Prefix) -> Option<u32> {
-        let applied = self.applied(path, prefix)?;
         let pointer = Arc::as_ptr(path);
+        let uniform = self.audience.export.as_ref().is_none_or(Policy::is_uniform);
+        if let Some((_, _, place)) = self.last.as_ref().filter(|last| uniform && last.0 == pointer) {
+            return *place;
+        }
+        let applied = self.applied(path, prefix)?;
         if let Some((_, _, place)) =
             self.last.as_ref().filter(|last| (last.0, &last.1) == (pointer, &applied))
         {

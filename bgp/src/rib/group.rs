@@ -75,13 +75,10 @@ impl<K: Net> Group<K> {
         }
     }
 
-    /// Notes that the best path of a destination is another, if it is of interest here.
-    pub(super) fn note(&mut self, slot: Slot, prefix: Prefix, best: Option<&Arc<Path>>, peers: &Peers) {
-        if self.told(slot).is_some()
-            || best.is_some_and(|path| {
-                policy::export(&self.audience, prefix, path, peers.source(path)).is_some()
-            })
-        {
+    /// Notes that the best path of a destination is another. Whether that is of interest here is worked out
+    /// with the batch, where what is true of a path is found once.
+    pub(super) fn note(&mut self, slot: Slot, best: Option<&Arc<Path>>) {
+        if best.is_some() || self.told(slot).is_some() {
             self.noted.insert(slot);
         }
     }

@@ -156,7 +156,7 @@ impl<K: Net> Table<K> {
             if let Some(table) = self.followers.peers.get_mut(&peer) {
                 table.uncount(Some(before));
             }
-            self.followers.follow(slot, destination, peers, |destination| {
+            self.followers.follow(slot, destination, |destination| {
                 destination.paths.remove(Some(peer), peers);
             });
         }
@@ -177,7 +177,7 @@ impl<K: Net> Table<K> {
         }
         for (slot, destination) in self.destinations.iter_mut() {
             if destination.paths.from(Some(peer)).is_some() {
-                self.followers.follow(slot, destination, peers, |destination| {
+                self.followers.follow(slot, destination, |destination| {
                     destination.paths.remove(Some(peer), peers);
                 });
             }
@@ -196,7 +196,7 @@ impl<K: Net> Table<K> {
             table.uncount(before);
             table.count(&path);
         }
-        self.followers.follow(slot, destination, peers, |destination| destination.paths.set(path, peers));
+        self.followers.follow(slot, destination, |destination| destination.paths.set(path, peers));
     }
 
     pub(super) fn withdraw(&mut self, key: K, source: Option<PeerId>, peers: &Peers) {
@@ -206,8 +206,7 @@ impl<K: Net> Table<K> {
         if let Some(table) = source.and_then(|source| self.followers.peers.get_mut(&source)) {
             table.uncount(Some(before));
         }
-        self.followers
-            .follow(slot, destination, peers, |destination| destination.paths.remove(source, peers));
+        self.followers.follow(slot, destination, |destination| destination.paths.remove(source, peers));
     }
 
     /// A peer's import policy is another: all it said is judged again.
@@ -223,7 +222,7 @@ impl<K: Net> Table<K> {
                 table.uncount(Some(before));
                 table.count(&path);
             }
-            self.followers.follow(slot, destination, peers, |destination| destination.paths.set(path, peers));
+            self.followers.follow(slot, destination, |destination| destination.paths.set(path, peers));
         }
     }
 
@@ -382,7 +381,6 @@ impl<K: Net> Followers<K> {
         &mut self,
         slot: Slot,
         destination: &mut Destination<K>,
-        peers: &Peers,
         change: impl FnOnce(&mut Destination<K>),
     ) {
         let best = destination.paths.best().cloned();
@@ -410,7 +408,7 @@ impl<K: Net> Followers<K> {
         };
         if !same {
             for group in &mut self.groups {
-                group.note(slot, destination.key.prefix(), now, peers);
+                group.note(slot, now);
             }
         }
     }

@@ -22,6 +22,11 @@ use crate::wire::{Attributes, Community};
 pub struct Policy(Arc<(api::Policy, Compiled)>);
 
 impl Policy {
+    /// Whether it says the same of every route.
+    pub(super) fn is_uniform(&self) -> bool {
+        self.0.0.rules.is_empty()
+    }
+
     fn judge(&self, subject: &Subject<'_>) -> Judgement {
         self.0.1.judge(subject)
     }
