@@ -220,6 +220,10 @@ pub struct PeerConfig {
     /// How many times our own AS may be in the AS paths it tells (allowas-in): 0, refuse all that have it, unless set.
     #[serde(default)]
     pub allow_own_as: u8,
+    /// Offer IPv4 routes with IPv6 next hops (RFC 8950): sent where we have no IPv4 address to name, if the
+    /// neighbour offers it too.
+    #[serde(default)]
+    pub extended_next_hop: bool,
     /// Take a default route from it. One is refused unless this says otherwise.
     #[serde(default)]
     pub accept_default_route: bool,
@@ -271,6 +275,7 @@ impl PeerConfig {
             next_hop: NextHopMode::Auto,
             local_asn: None,
             allow_own_as: 0,
+            extended_next_hop: false,
             accept_default_route: false,
             route_reflector_client: false,
         }
@@ -353,7 +358,8 @@ pub struct Network {
 pub struct RouteChange {
     /// The destination.
     pub prefix: Prefix,
-    /// Next hops of the best path and all equal to it (ECMP), sorted; empty: the destination is gone.
+    /// Next hops of the best path and all equal to it (ECMP), sorted; empty: the destination is gone. An IPv4
+    /// destination may have IPv6 next hops (RFC 8950).
     /// Originated prefixes are never told.
     pub next_hops: Vec<IpAddr>,
 }

@@ -68,6 +68,8 @@ pub mod capability {
     pub const MULTIPROTOCOL: u8 = 1;
     /// RFC 2918.
     pub const ROUTE_REFRESH: u8 = 2;
+    /// RFC 8950.
+    pub const EXTENDED_NEXT_HOP: u8 = 5;
     /// RFC 8654.
     pub const EXTENDED_MESSAGE: u8 = 6;
     /// RFC 4724.

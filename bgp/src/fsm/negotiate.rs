@@ -21,6 +21,8 @@ pub struct Local {
     pub hold_time: u16,
     /// Upper bound of the waits between two tries, before jitter.
     pub connect_retry: Duration,
+    /// Offer IPv4 routes with IPv6 next hops (RFC 8950).
+    pub extended_next_hop: bool,
     /// Never call, only be called.
     pub passive: bool,
     /// Segments are signed, so that a neighbour with another password hears nothing and says nothing.
@@ -38,6 +40,8 @@ pub struct Negotiated {
     pub hold_time: u16,
     /// The neighbour's BGP Identifier.
     pub router_id: RouterId,
+    /// Both take IPv4 routes with IPv6 next hops (RFC 8950).
+    pub extended_next_hop: bool,
     /// The neighbour answers ROUTE-REFRESH (RFC 2918).
     pub route_refresh: bool,
     /// What the neighbour offers of graceful restart.
@@ -61,6 +65,9 @@ impl Local {
         let mut capabilities: Vec<_> = self.families.iter().copied().map(Capability::Multiprotocol).collect();
         capabilities.push(Capability::RouteRefresh);
         capabilities.push(Capability::ExtendedMessage);
+        if self.extended_next_hop && self.families.contains(&Family::Ipv4) {
+            capabilities.push(Capability::ExtendedNextHop(vec![(Family::Ipv4, Family::Ipv6)]));
+        }
         capabilities.push(self.restart.capability(&self.families));
         capabilities.push(Capability::FourOctetAs(self.asn));
         Open { asn: self.asn, hold_time: self.hold_time, router_id: self.router_id, capabilities }
@@ -100,6 +107,11 @@ impl Local {
             },
             hold_time: self.hold_time.min(theirs.hold_time),
             router_id: theirs.router_id,
+            extended_next_hop: self.extended_next_hop
+                && has(&|capability| match capability {
+                    Capability::ExtendedNextHop(pairs) => pairs.contains(&(Family::Ipv4, Family::Ipv6)),
+                    _ => false,
+                }),
             route_refresh: has(&|capability| *capability == Capability::RouteRefresh),
             restart: restart::Theirs::of(&theirs.capabilities),
         })
@@ -142,6 +154,7 @@ mod tests {
             families: Family::ALL.to_vec(),
             hold_time: 90,
             connect_retry: Duration::from_secs(5),
+            extended_next_hop: true,
             passive: false,
             authenticated: false,
             restart: restart::Offer {
@@ -162,6 +175,15 @@ mod tests {
         assert_eq!(negotiated.router_id, theirs.router_id);
         assert!(negotiated.session.extended, "both offer long messages");
         assert!(negotiated.session.asn4 && negotiated.session.ebgp && negotiated.route_refresh);
+    }
+
+    #[test]
+    fn ipv6_next_hops_for_ipv4_need_both_sides() {
+        let ours = local(65000, 1);
+        assert!(ours.negotiate(&local(65001, 2).open()).unwrap().extended_next_hop);
+        let without = |asn, id| Local { extended_next_hop: false, ..local(asn, id) };
+        assert!(!ours.negotiate(&without(65001, 2).open()).unwrap().extended_next_hop);
+        assert!(!without(65000, 1).negotiate(&local(65001, 2).open()).unwrap().extended_next_hop);
     }
 
     #[test]

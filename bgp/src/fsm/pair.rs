@@ -58,6 +58,7 @@ pub(super) fn local(asn: u32, id: u8, peer_asn: u32) -> Local {
         families: Family::ALL.to_vec(),
         hold_time: 9,
         connect_retry: Duration::from_secs(5),
+        extended_next_hop: false,
         passive: false,
         authenticated: false,
         restart: Offer { time: 120, forwarding: Forwarding::Preserved, start: Start::Over },

@@ -234,7 +234,10 @@ fn exported(
     for unknown in &mut attributes.unknown {
         unknown.flags |= PARTIAL;
     }
-    let own = || audience.next_hops.iter().copied().find(|addr| Family::of(*addr) == family);
+    // RFC 8950: where there is no IPv4 address, an IPv6 one, to those who take it.
+    let other = audience.extended_next_hop && family == Family::Ipv4;
+    let of = |wanted: Family| audience.next_hops.iter().copied().find(|addr| Family::of(*addr) == wanted);
+    let own = || of(family).or_else(|| of(Family::Ipv6).filter(|_| other));
     if audience.session.ebgp {
         attributes.as_path.prepend(audience.local_asn);
         attributes.originator_id = None;
@@ -256,8 +259,11 @@ fn exported(
         NextHopMode::Own => false,
         NextHopMode::Keep => true,
     };
-    let next_hop =
-        if keep && origin != RouteOrigin::Here { passed_on(path.next_hop) } else { own().map(NextHop::from) };
+    let next_hop = if keep && origin != RouteOrigin::Here {
+        passed_on(path.next_hop).filter(|next_hop| other || Family::of(next_hop.addr()) == family)
+    } else {
+        own().map(NextHop::from)
+    };
     let policy = audience.export.as_ref();
     let wanted = policy.and_then(|policy| policy.apply(applied, family, audience.local_asn, &mut attributes));
     if audience.session.ebgp {

@@ -14,6 +14,8 @@ pub(super) struct Audience {
     pub(super) session: Session,
     /// See [`PeerFacts::next_hops`].
     pub(super) next_hops: Vec<IpAddr>,
+    /// See [`PeerFacts::extended_next_hop`].
+    pub(super) extended_next_hop: bool,
     /// See [`PeerFacts::client`].
     pub(super) client: bool,
     /// See [`PeerFacts::next_hop`].
@@ -28,6 +30,7 @@ impl Audience {
         Self {
             session: facts.session.clone(),
             next_hops: facts.next_hops.clone(),
+            extended_next_hop: facts.extended_next_hop,
             client: facts.client,
             next_hop: facts.next_hop,
             local_asn: facts.local_asn,

@@ -74,6 +74,8 @@ pub struct PeerFacts {
     /// counts, and what is refused as a learned next hop. Without one of a family nothing that needs
     /// it is exported.
     pub next_hops: Vec<IpAddr>,
+    /// It takes IPv4 routes with IPv6 next hops (RFC 8950).
+    pub extended_next_hop: bool,
     /// It is a client of ours (RFC 4456): routes are reflected to and from it.
     pub client: bool,
     /// What it is told as next hop of learned routes.

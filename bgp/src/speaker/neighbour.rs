@@ -95,6 +95,7 @@ impl Neighbour {
             families: config.families.clone(),
             hold_time: config.hold_time,
             connect_retry: Duration::from_secs(config.connect_retry.into()),
+            extended_next_hop: config.extended_next_hop,
             passive: config.passive,
             authenticated: config.password.is_some(),
             restart: Offer { time: config.graceful_restart.restart_time, forwarding, start },
@@ -367,6 +368,7 @@ impl Neighbour {
             router_id: negotiated.router_id,
             session: negotiated.session.clone(),
             next_hops,
+            extended_next_hop: negotiated.extended_next_hop,
             client: self.config.route_reflector_client,
             next_hop: self.config.next_hop,
             local_asn: self.local_asn,
@@ -426,7 +428,8 @@ impl Neighbour {
             "session established"
         );
         for family in families {
-            if !next_hops.iter().any(|address| Family::of(*address) == *family) {
+            let known = |address: &IpAddr| Family::of(*address) == *family || negotiated.extended_next_hop;
+            if !next_hops.iter().any(known) {
                 tracing::warn!(
                     peer = %self.title,
                     "{family} is spoken, but no next hop of ours is known for it: add one to nextHops; \

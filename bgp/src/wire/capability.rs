@@ -24,6 +24,9 @@ pub enum Capability {
     },
     /// 2, RFC 2918.
     RouteRefresh,
+    /// 5, RFC 8950: families that may have next hops of another, each with that other. Pairs we do not speak
+    /// are left out.
+    ExtendedNextHop(Vec<(Family, Family)>),
     /// 6, RFC 8654.
     ExtendedMessage,
     /// 64, RFC 4724.
@@ -68,6 +71,7 @@ fn known(code: u8, value: &[u8]) -> Result<Capability, WireError<'_>> {
     match code {
         code::MULTIPROTOCOL => all(value, multiprotocol),
         code::ROUTE_REFRESH => empty(Capability::RouteRefresh),
+        code::EXTENDED_NEXT_HOP => extended_next_hop(value),
         code::EXTENDED_MESSAGE => empty(Capability::ExtendedMessage),
         code::GRACEFUL_RESTART => graceful_restart(value),
         code::FOUR_OCTET_AS => all(value, map(be_u32, |asn| Capability::FourOctetAs(Asn(asn)))),
@@ -82,6 +86,15 @@ fn multiprotocol(input: &[u8]) -> Parsed<'_, Capability> {
         None => Capability::MultiprotocolOther { afi, safi },
     })
     .parse(input)
+}
+
+/// RFC 8950, section 4: the SAFI takes two octets here.
+fn extended_next_hop(value: &[u8]) -> Result<Capability, WireError<'_>> {
+    let pairs = every(value, (be_u16, be_u16, be_u16))?.into_iter().filter_map(|(afi, safi, next_hop)| {
+        let family = Family::from_wire(afi, u8::try_from(safi).ok()?)?;
+        Some((family, Family::from_wire(next_hop, safi::UNICAST)?))
+    });
+    Ok(Capability::ExtendedNextHop(pairs.collect()))
 }
 
 fn graceful_restart(value: &[u8]) -> Result<Capability, WireError<'_>> {
@@ -112,6 +125,14 @@ pub(super) fn write(capability: &Capability, out: &mut Vec<u8>) {
             code::MULTIPROTOCOL
         }
         Capability::RouteRefresh => code::ROUTE_REFRESH,
+        Capability::ExtendedNextHop(pairs) => {
+            for (family, next_hop) in pairs {
+                out.extend(family.afi().to_be_bytes());
+                out.extend([0, safi::UNICAST]);
+                out.extend(next_hop.afi().to_be_bytes());
+            }
+            code::EXTENDED_NEXT_HOP
+        }
         Capability::ExtendedMessage => code::EXTENDED_MESSAGE,
         Capability::GracefulRestart { restarting, notification, time, families } => {
             let flag = |set: bool, bit: u16| if set { bit } else { 0 };
@@ -151,6 +172,16 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Capability {
         all(bytes, parse).unwrap()
+    }
+
+    #[test]
+    fn next_hops_of_another_family_are_read_and_pairs_we_do_not_speak_left_out() {
+        let bytes = hex!("05 12 0001 0001 0002  0001 0080 0002  0001 0001 0019");
+        let known = Capability::ExtendedNextHop(vec![(Family::Ipv4, Family::Ipv6)]);
+        assert_eq!(read(&bytes), known);
+        let mut out = Vec::new();
+        write(&known, &mut out);
+        assert_eq!(out, hex!("05 06 0001 0001 0002"));
     }
 
     #[test]

@@ -73,6 +73,7 @@ fn facts(n: u8, asn: u32) -> PeerFacts {
             extended: false,
         },
         next_hops: vec!["10.0.0.100".parse().unwrap(), "fd00::100".parse().unwrap()],
+        extended_next_hop: false,
         client: false,
         next_hop: NextHopMode::Auto,
         local_asn: OUR_AS,

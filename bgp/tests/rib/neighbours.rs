@@ -5,7 +5,9 @@ use manx_bgp::rib::PeerFacts;
 use manx_bgp::types::Asn;
 use manx_bgp::wire::{Attributes, Community, ExtCommunity, LargeCommunity};
 
-use crate::{announce, attributes, facts, heard, network, rib, up, up_with, verdicts, with_community};
+use crate::{
+    announce, attributes, change, facts, heard, network, rib, up, up_with, verdicts, with_community,
+};
 
 const NET: &str = "192.0.2.0/24";
 
@@ -114,4 +116,43 @@ fn extended_communities_are_passed_on_and_non_transitive_ones_not_to_external_pe
     assert_eq!(heard(&mut rib, external).attributes(NET).ext_communities, [target]);
     let shown = &rib.destinations(None)[0].paths[0].communities;
     assert_eq!(*shown, ["rt:64512:7", "0x4004fc0047c35000", "1:2:3"]);
+}
+
+/// A peer of an IPv6 session: we have no IPv4 address towards it.
+fn only_ipv6(n: u8, asn: u32, extended_next_hop: bool) -> PeerFacts {
+    let next_hops = vec!["fd00::100".parse().unwrap()];
+    PeerFacts { next_hops, extended_next_hop, ..facts(n, asn) }
+}
+
+#[test]
+fn ipv4_routes_have_our_ipv6_address_where_there_is_no_other_and_the_peer_takes_it() {
+    let mut rib = rib();
+    rib.set_networks(&[network("10.1.0.0/26"), network("fd01::/64")]).unwrap();
+    let takes = up_with(&mut rib, 1, only_ipv6(1, 65001, true));
+    let not = up_with(&mut rib, 2, only_ipv6(2, 65002, false));
+    let both = up_with(&mut rib, 3, PeerFacts { extended_next_hop: true, ..facts(3, 65003) });
+    let told = heard(&mut rib, takes);
+    assert_eq!(told.next_hop("10.1.0.0/26"), "fd00::100");
+    assert_eq!(told.next_hop("fd01::/64"), "fd00::100");
+    assert_eq!(heard(&mut rib, not).prefixes(), ["fd01::/64"]);
+    assert_eq!(heard(&mut rib, both).next_hop("10.1.0.0/26"), "10.0.0.100");
+    // Withdrawn as any other.
+    let mut told = told;
+    rib.set_networks(&[network("fd01::/64")]).unwrap();
+    told.drain(&mut rib, takes);
+    assert_eq!(told.prefixes(), ["fd01::/64"]);
+}
+
+#[test]
+fn an_ipv4_route_over_an_ipv6_next_hop_is_decided_watched_and_passed_on_to_those_who_take_it() {
+    let mut rib = rib();
+    let from = up_with(&mut rib, 1, only_ipv6(1, 65001, true));
+    rib.update(from, announce("fd00::1", attributes(&[65001]), &[NET]));
+    assert_eq!(rib.take_changes(), [change(NET, &["fd00::1"])]);
+    let takes = up_with(&mut rib, 2, only_ipv6(2, 64512, true));
+    let not = up_with(&mut rib, 3, facts(3, 64512));
+    let external = up(&mut rib, 4, 65004);
+    assert_eq!(heard(&mut rib, takes).next_hop(NET), "fd00::1");
+    assert!(heard(&mut rib, not).prefixes().is_empty());
+    assert_eq!(heard(&mut rib, external).next_hop(NET), "10.0.0.100");
 }

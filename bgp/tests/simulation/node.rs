@@ -83,6 +83,7 @@ impl Node {
             authenticated: false,
             restart: Offer { time: 0, forwarding: Forwarding::Lost, start: Start::Over },
             // One of the pair always calls.
+            extended_next_hop: false,
             passive: node > other && (node + other).is_multiple_of(3),
         };
         let id = PeerId::new(self.next);
@@ -112,6 +113,7 @@ pub fn facts(node: usize, other: usize, negotiated: &Negotiated) -> PeerFacts {
         router_id: negotiated.router_id,
         session: negotiated.session.clone(),
         next_hops: Family::ALL.map(|family| address(node, family)).to_vec(),
+        extended_next_hop: negotiated.extended_next_hop,
         client: false,
         next_hop: NextHopMode::Auto,
         local_asn: asn(node),

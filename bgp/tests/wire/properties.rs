@@ -134,6 +134,7 @@ fn capability() -> impl Strategy<Value = Capability> {
         family().prop_map(Capability::Multiprotocol),
         (3..=u16::MAX, any::<u8>()).prop_map(|(afi, safi)| Capability::MultiprotocolOther { afi, safi }),
         Just(Capability::RouteRefresh),
+        vec((family(), family()), 0..3).prop_map(Capability::ExtendedNextHop),
         Just(Capability::ExtendedMessage),
         (any::<bool>(), any::<bool>(), 0..=4095_u16, vec((family(), any::<bool>()), 0..3)).prop_map(
             |(restarting, notification, time, families)| Capability::GracefulRestart {

@@ -64,14 +64,13 @@ fn negotiated(afi: u16, safi: u8, session: &Session) -> Result<Family, Malformed
 }
 
 /// RFC 2545: 16 octets, or 32 with a link-local address behind the global one. Some speakers fill the
-/// second with zeroes or a copy: only a link-local one is kept.
+/// second with zeroes or a copy: only a link-local one is kept. For IPv4 too (RFC 8950): the length tells what
+/// it is, so what was negotiated is not looked at.
 fn read_next_hop(family: Family, value: &[u8]) -> Result<NextHop, WireError<'_>> {
     match (family, value.len()) {
         (Family::Ipv4, 4) => all(value, map(octets, |addr| NextHop::V4(Ipv4Addr::from(addr)))),
-        (Family::Ipv6, 16) => {
-            all(value, map(octets, |addr| NextHop::V6 { global: addr.into(), link_local: None }))
-        }
-        (Family::Ipv6, 32) => all(
+        (_, 16) => all(value, map(octets, |addr| NextHop::V6 { global: addr.into(), link_local: None })),
+        (_, 32) => all(
             value,
             map((octets, octets), |(global, second)| {
                 let second = Ipv6Addr::from(second);
@@ -173,7 +172,8 @@ mod tests {
 
     #[test]
     fn a_next_hop_of_another_length_is_refused() {
-        for (family, length) in [(Family::Ipv4, 16), (Family::Ipv6, 4), (Family::Ipv6, 24), (Family::Ipv6, 0)]
+        for (family, length) in
+            [(Family::Ipv4, 8), (Family::Ipv4, 24), (Family::Ipv6, 4), (Family::Ipv6, 24), (Family::Ipv6, 0)]
         {
             assert!(read_next_hop(family, &vec![1; length]).is_err(), "{family} {length}");
         }
