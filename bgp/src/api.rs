@@ -10,11 +10,13 @@
 //! [`Config`] is the whole wanted state and can be handed over at any time: the daemon does the
 //! difference and keeps the last one while its client is away.
 
+mod bfd;
 pub mod community;
 mod policy;
 
 use std::net::{IpAddr, SocketAddr};
 
+pub use bfd::{Bfd, BfdStatus};
 pub use policy::{Match, Outcome, PathMatch, Policy, PrefixRange, RangeError, Rule, Source, Then, Verdict};
 
 use serde::{Deserialize, Serialize};
@@ -201,6 +203,9 @@ pub struct PeerConfig {
     /// other ASes, so that they can require it, and the kernel's choice inside our own.
     #[serde(default)]
     pub multihop: Option<u8>,
+    /// Watch the way to it by BFD, and end the session as soon as that is lost.
+    #[serde(default)]
+    pub bfd: Option<Bfd>,
     /// What it may expect of us when we restart.
     #[serde(default)]
     pub graceful_restart: GracefulRestart,
@@ -269,6 +274,7 @@ impl PeerConfig {
             password: None,
             ttl_security: None,
             multihop: None,
+            bfd: None,
             graceful_restart: GracefulRestart::default(),
             import: None,
             export: None,
@@ -464,6 +470,9 @@ pub struct Session {
     pub messages_out: u64,
     /// Times the session has left Established.
     pub flaps: u64,
+    /// The BFD session, if one is configured.
+    #[serde(default)]
+    pub bfd: Option<BfdStatus>,
 }
 
 /// RFC 4271, section 8.2.2.

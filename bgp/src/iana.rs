@@ -7,6 +7,15 @@ pub const BGP_PORT: u16 = 179;
 /// The version in every OPEN: RFC 4271, section 4.2.
 pub const BGP_VERSION: u8 = 4;
 
+/// UDP port of BFD over one hop: <https://www.iana.org/assignments/service-names-port-numbers>, RFC 5881.
+pub const BFD_PORT: u16 = 3784;
+
+/// UDP port of BFD over several hops: RFC 5883.
+pub const BFD_MULTIHOP_PORT: u16 = 4784;
+
+/// The version in every BFD packet: RFC 5880, section 4.1.
+pub const BFD_VERSION: u8 = 1;
+
 /// BGP message types: <https://www.iana.org/assignments/bgp-parameters>, "BGP Message Types".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]

@@ -12,6 +12,7 @@
 //! The pure part builds with `--no-default-features`; the feature `speaker` adds the shell.
 
 pub mod api;
+pub mod bfd;
 pub mod fsm;
 pub mod iana;
 pub mod rib;

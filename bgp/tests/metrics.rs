@@ -113,7 +113,7 @@ async fn every_documented_metric_is_told_and_every_metric_told_is_documented() {
     let (speaker, _) = speaker::start(Options::default());
     let peer = |address| {
         format!(
-            "[[peers]]\naddress = \"{address}\"\nport = 1790\nasn = 65001\nname = \"tor\"\nimport = {{ default = \"accept\" }}\nexport = {{ default = \"accept\" }}\n"
+            "[[peers]]\naddress = \"{address}\"\nport = 1790\nasn = 65001\nname = \"tor\"\nimport = {{ default = \"accept\" }}\nexport = {{ default = \"accept\" }}\nbfd = {{}}\n"
         )
     };
     let both = [peer(address(2)), peer(address(3))].concat();
@@ -143,6 +143,7 @@ async fn every_documented_metric_is_told_and_every_metric_told_is_documented() {
         format!("manx_bgpd_messages_total{{direction=\"in\",peer=\"{name}\",type=\"open\"}} 1"),
         format!("manx_bgpd_peer_info{{asn=\"65001\",name=\"tor\",peer=\"{name}\"}} 1"),
         format!("manx_bgpd_session_ends_total{{peer=\"{}\",reason=\"connect\"}}", address(3)),
+        format!("manx_bgpd_bfd_up{{peer=\"{name}\"}} 0"),
         "manx_bgpd_originated 1".to_owned(),
         "manx_bgpd_destinations{family=\"ipv4\"} 1".to_owned(),
     ];

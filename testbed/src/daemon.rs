@@ -42,8 +42,9 @@ pub fn of(node: &Node) -> Vec<Daemon> {
     match node.runs {
         Runs::Bridge | Runs::Host | Runs::KubeApiserver => vec![],
         Runs::Frr => vec![
-            // Readiness is the socket the other two look for once, and then not again for 10 s.
+            // Readiness is the socket the others look for once, and then not again for 10 s.
             frr("zebra", "/usr/lib/frr/zebra", "frr/zserv.api"),
+            frr("bfdd", "/usr/lib/frr/bfdd", "frr/bfdd.vty"),
             frr("staticd", "/usr/lib/frr/staticd", "frr/staticd.vty"),
             frr("bgpd", "/usr/lib/frr/bgpd", "frr/bgpd.vty"),
         ],

@@ -36,6 +36,7 @@ pub(super) enum Input {
     Message(Message),
     Malformed(Notification),
     Lost(String),
+    BfdDown(String),
     Tick,
 }
 
@@ -131,6 +132,7 @@ impl Connection {
             (_, Input::Malformed(notification)) => Next::Over(Cause::Malformed(notification)),
             // Event 18, TcpConnectionFails.
             (_, Input::Lost(why)) => Next::Over(Cause::Lost(why)),
+            (_, Input::BfdDown(why)) => Next::Over(Cause::BfdDown(why)),
             // Events 10 and 11, HoldTimer_Expires and KeepaliveTimer_Expires.
             (_, Input::Tick) => self.tick(jitter, now, out),
         }

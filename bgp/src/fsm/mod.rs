@@ -78,6 +78,9 @@ pub enum Event {
     Lost(Role, String),
     /// Events 19, 24–27.
     Received(Role, Message),
+    /// BFD says that the way to the neighbour is lost (RFC 5882, section 4.2), in words. RFC 4271 has no
+    /// number for it; it does what event 18 does to every connection there is.
+    BfdDown(String),
     /// Events 21, 22, 28: what arrived cannot be accepted; this is the answer.
     Malformed(Role, Notification),
 }
@@ -129,6 +132,9 @@ pub enum Cause {
     /// A good message at the wrong time.
     #[error("they sent {kind} in {1}", kind = name(*.0))]
     Unexpected(MessageType, SessionState),
+    /// RFC 5882, section 4.2; the neighbour is told by RFC 9384.
+    #[error("BFD says the neighbour is down: {0}")]
+    BfdDown(String),
     /// Nothing was heard for this many seconds.
     #[error("hold timer expired after {0} s")]
     HoldTimer(u16),
@@ -154,6 +160,7 @@ impl Cause {
                 Some(Notification::unexpected_in_open_confirm(*kind))
             }
             Self::Unexpected(kind, _) => Some(Notification::unexpected_in_established(*kind)),
+            Self::BfdDown(_) => Some(Notification::bfd_down()),
             Self::HoldTimer(_) => Some(Notification::hold_timer_expired()),
             Self::Collision => Some(Notification::connection_collision()),
         }
@@ -168,6 +175,7 @@ impl Cause {
             Self::Malformed(_) => "malformed",
             Self::Refused(_) => "refused",
             Self::Unexpected(..) => "unexpected",
+            Self::BfdDown(_) => "bfd_down",
             Self::HoldTimer(_) => "hold_timer",
             Self::Collision => "collision",
             Self::Stopped(_) => "stopped",
@@ -182,7 +190,8 @@ impl Cause {
             Self::Connect(_) | Self::Lost(_) => true,
             Self::Received(notification) => notifications && !notification.is_hard_reset(),
             Self::HoldTimer(_) | Self::Malformed(_) | Self::Unexpected(..) => notifications,
-            Self::Refused(_) | Self::Collision | Self::Stopped(_) => false,
+            // RFC 5882, section 4.3.2.2: BFD's word before the neighbour's restart shows is a change of topology.
+            Self::BfdDown(_) | Self::Refused(_) | Self::Collision | Self::Stopped(_) => false,
         }
     }
 
@@ -190,7 +199,7 @@ impl Cause {
     /// A lost connection and a Cease are part of normal work: listening goes on at once.
     fn is_fault(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::Lost(_) | Self::Collision | Self::Stopped(_) => false,
+            Self::Connect(_) | Self::Lost(_) | Self::BfdDown(_) | Self::Collision | Self::Stopped(_) => false,
             Self::Received(notification) => notification.code != iana::error::CEASE,
             Self::Malformed(_) | Self::Refused(_) | Self::Unexpected(..) | Self::HoldTimer(_) => true,
         }

@@ -119,6 +119,11 @@ impl Peer {
             (_, Event::Tick) => self.tick(now, &mut out),
 
             (_, Event::Lost(role, why)) => self.step(role, Input::Lost(why), now, &mut out),
+            (_, Event::BfdDown(why)) => {
+                for role in [Role::Active, Role::Passive] {
+                    self.step(role, Input::BfdDown(why.clone()), now, &mut out);
+                }
+            }
             (_, Event::Received(role, message)) => self.step(role, Input::Message(message), now, &mut out),
             (_, Event::Malformed(role, answer)) => self.step(role, Input::Malformed(answer), now, &mut out),
         }

@@ -188,6 +188,13 @@ impl Helper {
         expired
     }
 
+    /// The neighbour's forwarding has failed, whatever becomes of its BGP (RFC 5882, section 4.3.1): the
+    /// families given are waited for no longer.
+    #[must_use]
+    pub fn abort(&mut self) -> Vec<Family> {
+        std::mem::take(&mut self.stale).into_keys().collect()
+    }
+
     /// When the next wait is over.
     pub fn next_timeout(&self) -> Option<Instant> {
         self.stale.values().map(|stale| stale.until()).min()
@@ -273,6 +280,15 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_can_be_ended_before_its_time() {
+        let (mut helper, now) = (Helper::default(), Instant::now());
+        let _ = helper.up(&session(false, &both()), now);
+        let _ = helper.down(&lost(), now);
+        assert_eq!(helper.abort(), Family::ALL);
+        assert_eq!((helper.next_timeout(), helper.abort()), (None, vec![]));
+    }
+
+    #[test]
     fn a_notification_is_graceful_only_with_the_n_bit_and_a_hard_reset_never_is() {
         let cease = Notification::administrative_reset("");
         let hard = Cause::Received(Notification::hard_reset(&cease));
@@ -281,6 +297,7 @@ mod tests {
             (lost(), true, true),
             (soft, true, false),
             (Cause::HoldTimer(9), true, false),
+            (Cause::BfdDown("control detection time expired after 150 ms".to_owned()), false, false),
             (hard, false, false),
             (Cause::Stopped(Notification::peer_deconfigured()), false, false),
         ] {

@@ -156,6 +156,21 @@ fn a_deconfigured_peer_is_told_so() {
 }
 
 #[test]
+fn bfd_ends_a_session_at_once_with_its_own_cease_and_the_next_is_tried_soon() {
+    let mut pair = up();
+    pair.event(LEFT, Event::BfdDown("control detection time expired after 150 ms".to_owned()));
+    assert_ne!(pair.peers[LEFT].state(), SessionState::Established);
+    assert_eq!(
+        pair.reason(LEFT),
+        "BFD says the neighbour is down: control detection time expired after 150 ms"
+    );
+    assert_eq!(pair.peers[LEFT].reason().unwrap().notification(), Some(Notification::bfd_down()));
+    assert!(pair.run_until(SECOND, |pair| pair.reason(RIGHT).ends_with("cease: BFD down (6/10)")));
+    // A way that BFD lost before the session was up is none of its business: it may come back.
+    assert!(pair.run_until(SECOND, Pair::both_up));
+}
+
+#[test]
 fn a_stopped_peer_refuses_calls() {
     let mut pair = ibgp();
     pair.event(LEFT, Event::Start);

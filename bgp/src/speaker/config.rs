@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::sockopt;
-use crate::api::{Config, PeerConfig};
+use crate::api::{Bfd, Config, PeerConfig};
 use crate::fsm::restart;
 use crate::rib::{NetworkError, Rib};
 use crate::types::{Asn, Family};
@@ -93,6 +93,12 @@ pub enum PeerFault {
     /// RFC 4456 reflects inside one AS.
     #[error("routeReflectorClient is for a neighbour in our own AS: its asn is another")]
     ExternalClient,
+    /// Too fast for a thread, or too slow to be of use.
+    #[error("bfd.{0} is {1} ms; it is 10 to 60000")]
+    BfdInterval(&'static str, u32),
+    /// One packet is easily lost.
+    #[error("bfd.multiplier is {0}; it is 2 to 50")]
+    BfdMultiplier(u8),
     /// It would call itself.
     #[error(
         "localAddress is the neighbour's own address: give ours, or leave it out for the kernel's choice"
@@ -163,16 +169,38 @@ fn check_peer(peer: &PeerConfig) -> Result<(), PeerFault> {
             Err(PeerFault::NotAHost)
         }
         _ if link_local => Err(PeerFault::LinkLocal),
+        _ if let Some(bfd) = &peer.bfd
+            && let Err(fault) = check_bfd(bfd) =>
+        {
+            Err(fault)
+        }
         Some(local) if Family::of(local) != Family::of(peer.address) => Err(PeerFault::LocalFamily(local)),
         Some(local) if local == peer.address => Err(PeerFault::LocalIsPeer),
         Some(_) | None => Ok(()),
     }
 }
 
-/// Whether the change needs a new session. Names and policies do not.
+fn check_bfd(bfd: &Bfd) -> Result<(), PeerFault> {
+    for (name, interval) in [("minRxMs", bfd.min_rx_ms), ("minTxMs", bfd.min_tx_ms)] {
+        if !(10..=60_000).contains(&interval) {
+            return Err(PeerFault::BfdInterval(name, interval));
+        }
+    }
+    if !(2..=50).contains(&bfd.multiplier) {
+        return Err(PeerFault::BfdMultiplier(bfd.multiplier));
+    }
+    Ok(())
+}
+
+/// Whether the change needs a new session. Names, policies and BFD do not.
 pub(super) fn needs_restart(old: &PeerConfig, new: &PeerConfig) -> bool {
-    let session =
-        |peer: &PeerConfig| PeerConfig { name: String::new(), import: None, export: None, ..peer.clone() };
+    let session = |peer: &PeerConfig| PeerConfig {
+        name: String::new(),
+        import: None,
+        export: None,
+        bfd: None,
+        ..peer.clone()
+    };
     session(old) != session(new)
 }
 
@@ -234,6 +262,9 @@ fn describe_peer(_: &IpAddr, old: &PeerConfig, new: &PeerConfig) -> String {
     }
     if old.export != new.export {
         what.push("export policy changed".to_owned());
+    }
+    if old.bfd != new.bfd {
+        what.push("BFD settings changed".to_owned());
     }
     if needs_restart(old, new) {
         what.push("session settings changed, it restarts".to_owned());
@@ -312,6 +343,10 @@ mod tests {
         assert!(fault(&peer("localAsn = 65001")).contains("localAsn is 65001"));
         assert!(fault(&peer("routeReflectorClient = true")).contains("our own AS"));
         assert!(fault("clusterId = \"0.0.0.0\"").contains("clusterId"));
+        assert_eq!(check(&config(&peer("bfd = {}"))), Ok(()));
+        assert!(fault(&peer("bfd = { minTxMs = 9 }")).ends_with("bfd.minTxMs is 9 ms; it is 10 to 60000"));
+        assert!(fault(&peer("bfd = { minRxMs = 60001 }")).contains("bfd.minRxMs is 60001 ms"));
+        assert!(fault(&peer("bfd = { multiplier = 1 }")).ends_with("bfd.multiplier is 1; it is 2 to 50"));
         assert!(fault("listen = [\"[::]:179\", \"[::]:179\"]").contains("[::]:179 twice"));
         assert!(
             fault("[[networks]]\nprefix = \"10.1.0.0/26\"\ncommunities = [\"x\"]").contains("10.1.0.0/26")
@@ -354,12 +389,13 @@ mod tests {
     }
 
     #[test]
-    fn policies_and_names_need_no_new_session() {
+    fn policies_names_and_bfd_need_no_new_session() {
         let old = config("[[peers]]\naddress = \"10.0.0.2\"\nasn = 64512\n").peers.remove(0);
         let policy = PeerConfig {
             name: "tor1".to_owned(),
             import: Some(Policy::reject()),
             export: Some(Policy::accept()),
+            bfd: Some(Bfd::default()),
             ..old.clone()
         };
         assert!(!needs_restart(&old, &policy));

@@ -27,6 +27,7 @@ use super::Handle;
 use super::link::words;
 use super::stats::{Messages, Totals};
 use crate::api::{SessionState, Status};
+use crate::bfd::State;
 use crate::rib::Sizes;
 use crate::types::Family;
 use crate::wire::FaultAction;
@@ -189,6 +190,10 @@ impl Page {
         let routes = self.gauges("manx_bgpd_routes", routes, &["peer", "table"])?;
         let flaps = "Times the session has left Established.";
         let flaps = self.counters("manx_bgpd_session_flaps_total", flaps, &["peer"])?;
+        let bfd_up = "Whether BFD hears the peer and is heard.";
+        let bfd_up = self.gauges("manx_bgpd_bfd_up", bfd_up, &["peer"])?;
+        let bfd_flaps = "Times BFD has lost the peer.";
+        let bfd_flaps = self.counters("manx_bgpd_bfd_flaps_total", bfd_flaps, &["peer"])?;
         for session in &report.status.sessions {
             let peer = &session.address.to_string();
             info.with_label_values(&[peer, &session.name, &session.asn.0.to_string()]).set(1);
@@ -204,6 +209,10 @@ impl Page {
                 routes.with_label_values(&[peer.as_str(), table]).set(number(count));
             }
             flaps.with_label_values(&[peer]).inc_by(session.flaps);
+            if let Some(bfd) = &session.bfd {
+                bfd_up.with_label_values(&[peer]).set(i64::from(bfd.state == State::Up));
+                bfd_flaps.with_label_values(&[peer]).inc_by(bfd.flaps);
+            }
         }
         Ok(())
     }

@@ -9,8 +9,10 @@
 //!   link ──── heard ─────▶│  fsm::Peer a peer  │── Watch ─────────▶ best paths
 //!   link ◀─── control ────│  rib::Rib          │
 //!   link ◀─── updates ────└────────────────────┘   the task never waits for any of them
+//!   bfd thread ── Way ─────────▲                     what BFD says of the way to a neighbour
 //! ```
 
+mod bfd;
 pub mod config;
 mod guard;
 mod link;
@@ -63,6 +65,9 @@ pub enum ApplyError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// BFD is wanted and has no thread of its own to run on.
+    #[error("cannot start the BFD thread: {0}; take bfd out of all peers to do without")]
+    Bfd(String),
     /// The speaker has ended.
     #[error(transparent)]
     Gone(#[from] Gone),

@@ -11,12 +11,14 @@ use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 use super::NoPeer;
+use super::bfd::{Failure, Way};
 use super::config::title;
 use super::guard::Guard;
 use super::link::{self, Link};
 use super::stats::Stats;
 use super::task::Io;
 use crate::api::{PeerConfig, SessionState};
+use crate::bfd::State;
 use crate::fsm::restart::{Forwarding, Helper, Offer, Start};
 use crate::fsm::{Action, Cause, Event, Local, Negotiated, Peer, Role};
 use crate::iana::MessageType;
@@ -57,6 +59,8 @@ pub(super) struct Neighbour {
     call: Option<(u64, AbortHandle)>,
     /// The link of the Established session.
     up: Option<Role>,
+    /// What its BFD session is.
+    pub bfd: Option<Way>,
     /// Families whose End-of-RIB has not come; none before the first session.
     awaited: Option<BTreeSet<Family>>,
     pace: Pace,
@@ -107,6 +111,7 @@ impl Neighbour {
             links: [None, None],
             call: None,
             up: None,
+            bfd: None,
             awaited: None,
             pace: Pace::Keeping,
             helper: Helper::default(),
@@ -127,8 +132,46 @@ impl Neighbour {
                 config.export.as_ref().map(Into::into),
             );
         }
+        if config.bfd.is_none() {
+            self.bfd = None;
+        }
         self.title = title(&config);
         self.config = config;
+    }
+
+    /// What BFD says of the way to it. A lost way ends its session at once; a way not found yet keeps
+    /// none from coming up (RFC 5882, section 4.1).
+    pub fn bfd(&mut self, way: Way, io: &mut Io, rib: &mut Rib, now: Instant) {
+        if self.config.bfd.is_none() {
+            return;
+        }
+        let lost = way.news(self.bfd.as_ref()).cloned();
+        self.log_bfd(&way, lost.as_ref());
+        self.bfd = Some(way);
+        let Some(failure) = lost else { return };
+        self.handle(Event::BfdDown(failure.why), None, io, rib, now);
+        // Without the C bit, a neighbour whose BFD goes while it restarts may just be restarting BFD as well.
+        if failure.independent {
+            for family in self.helper.abort() {
+                rib.sweep(self.id, family);
+            }
+        }
+    }
+
+    fn log_bfd(&self, way: &Way, lost: Option<&Failure>) {
+        let before = self.bfd.as_ref();
+        let (state, reason) = (way.state, way.reason.as_deref().unwrap_or_default());
+        if let Some(Failure { why, .. }) = lost {
+            tracing::warn!(peer = %self.title, reason = why, "BFD: the way is lost");
+        }
+        if before.map(|before| (before.state, &before.reason)) != Some((state, &way.reason)) {
+            match state {
+                State::Up => tracing::info!(peer = %self.title, "BFD: up"),
+                State::AdminDown | State::Down | State::Init => {
+                    tracing::debug!(peer = %self.title, %state, reason, "BFD: not up");
+                }
+            }
+        }
     }
 
     /// Whether it has said all it had to say at the start.

@@ -114,6 +114,7 @@ impl Stats {
             messages_in: self.messages_in,
             messages_out: self.messages_out,
             flaps: self.flaps,
+            bfd: None,
         }
     }
 }

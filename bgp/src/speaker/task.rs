@@ -11,13 +11,14 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep_until, timeout};
 
+use super::bfd::{Bfd, Wanted, Way};
 use super::link::{self, Heard, Link, LinkId};
 use super::listen::{ListenError, Listener};
 use super::metrics::Report;
 use super::neighbour::{self, Neighbour, Table, Us};
 use super::watch::{Watch, Watcher};
 use super::{ApplyError, Command, ConfigError, NAME, NoPeer, Options, config};
-use crate::api::{Config, Destination, PeerConfig, Status};
+use crate::api::{Config, Destination, PeerConfig, Session, Status};
 use crate::fsm::restart::Start;
 use crate::fsm::{Event, Role};
 use crate::rib::{PeerId, Rib};
@@ -125,6 +126,10 @@ pub(super) struct Speaker {
     watchers: Vec<Watcher>,
     io: Io,
     inputs: mpsc::Receiver<Input>,
+    /// Started with the first neighbour that wants it.
+    bfd: Option<Bfd>,
+    /// Closed while there is no [`Speaker::bfd`].
+    ways: mpsc::Receiver<Way>,
     next_peer: u32,
     strangers: u64,
 }
@@ -147,6 +152,8 @@ impl Speaker {
                 next: 0,
             },
             inputs,
+            bfd: None,
+            ways: mpsc::channel(1).1,
             next_peer: 0,
             strangers: 0,
         }
@@ -172,6 +179,7 @@ impl Speaker {
                         self.input(input);
                     }
                 }
+                Some(way) = self.ways.recv() => self.way(way),
                 Some(_) = self.io.tasks.join_next() => {}
                 () = wake.notified() => {}
                 () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
@@ -261,6 +269,12 @@ impl Speaker {
         }
     }
 
+    fn way(&mut self, way: Way) {
+        if let (Some(neighbour), Some(orders)) = (self.neighbours.get_mut(&way.peer), &mut self.orders) {
+            neighbour.bfd(way, &mut self.io, &mut orders.rib, Instant::now());
+        }
+    }
+
     /// An answer nobody waits for any more is dropped.
     async fn command(&mut self, command: Command) {
         match command {
@@ -291,6 +305,8 @@ impl Speaker {
 
     async fn apply(&mut self, config: Config) -> Result<Vec<String>, ApplyError> {
         config::check(&config)?;
+        let wanted = config.peers.iter().filter_map(|peer| Some((peer.address, Wanted::of(peer)?))).collect();
+        self.start_bfd(&wanted).map_err(|error| ApplyError::Bfd(error.to_string()))?;
         self.listen(&config).await?;
         let changes = config::describe(self.orders.as_ref().map(|orders| &orders.config), &config);
         for change in &changes {
@@ -313,8 +329,19 @@ impl Speaker {
         }
         orders.config = config;
         self.orders = Some(orders);
+        if let Some(bfd) = &self.bfd {
+            bfd.set(wanted);
+        }
         networks?;
         Ok(changes)
+    }
+
+    fn start_bfd(&mut self, wanted: &BTreeMap<IpAddr, Wanted>) -> io::Result<()> {
+        if self.bfd.is_none() && !wanted.is_empty() {
+            let (bfd, ways) = Bfd::start()?;
+            (self.bfd, self.ways) = (Some(bfd), ways);
+        }
+        Ok(())
     }
 
     /// The orders in force, emptied where our AS or identifier is another: every session and every route
@@ -356,18 +383,19 @@ impl Speaker {
     }
 
     fn apply_peer(&mut self, peer: &PeerConfig, us: Us, rib: &mut Rib, now: Instant) {
-        let mut stats = Default::default();
+        let (mut stats, mut bfd) = Default::default();
         if let Some(neighbour) = self.neighbours.get_mut(&peer.address) {
             if !config::needs_restart(&neighbour.config, peer) {
                 return neighbour.set_policy(peer.clone(), rib);
             }
             neighbour.end(Notification::other_configuration_change(), &mut self.io, rib, now);
             stats = std::mem::take(&mut neighbour.stats);
+            bfd = neighbour.bfd.take().filter(|_| peer.bfd.is_some());
         }
         let id = PeerId::new(self.next_peer);
         self.next_peer = self.next_peer.wrapping_add(1);
         let mut neighbour = Neighbour::new(peer.clone(), id, us, now);
-        neighbour.stats = stats;
+        (neighbour.stats, neighbour.bfd) = (stats, bfd);
         neighbour.handle(Event::Start, None, &mut self.io, rib, now);
         self.neighbours.insert(peer.address, neighbour);
     }
@@ -495,7 +523,10 @@ impl Speaker {
             status.asn = Some(orders.config.asn);
             status.router_id = Some(orders.config.router_id);
             status.sessions = (self.neighbours.values())
-                .map(|n| n.stats.session(&n.config, &n.fsm, orders.rib.counts(n.id), now))
+                .map(|n| Session {
+                    bfd: n.bfd.as_ref().map(|way| way.status(now)),
+                    ..n.stats.session(&n.config, &n.fsm, orders.rib.counts(n.id), now)
+                })
                 .collect();
             status.originated = orders.config.networks.iter().map(|network| network.prefix).collect();
             status.originated.sort();
@@ -530,5 +561,7 @@ impl Speaker {
         // What links still hear would keep them waiting for us.
         self.inputs.close();
         let _ = timeout(FAREWELL, async { while self.io.tasks.join_next().await.is_some() {} }).await;
+        // Last, so that no neighbour hears that BFD ends before it hears why, and takes that for the reason.
+        self.bfd = None;
     }
 }

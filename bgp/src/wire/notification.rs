@@ -27,6 +27,7 @@ const ADMINISTRATIVE_SHUTDOWN: u8 = 2;
 const PEER_DECONFIGURED: u8 = 3;
 const ADMINISTRATIVE_RESET: u8 = 4;
 const HARD_RESET: u8 = 9;
+const BFD_DOWN: u8 = 10;
 
 /// Message header errors: RFC 4271, section 6.1.
 impl Notification {
@@ -194,7 +195,7 @@ impl Notification {
 
     /// 6/10: BFD says the neighbour is gone (RFC 9384).
     pub fn bfd_down() -> Self {
-        Self::bare(error::CEASE, 10)
+        Self::bare(error::CEASE, BFD_DOWN)
     }
 }
 
@@ -213,12 +214,16 @@ impl Notification {
     }
 
     /// Whether it means an end and no restart, so that a neighbour that would keep our routes over a
-    /// NOTIFICATION has to be sent it as a Hard Reset (RFC 8538, section 3).
+    /// NOTIFICATION has to be sent it as a Hard Reset (RFC 8538, section 3; RFC 9384).
     pub fn is_final(&self) -> bool {
         self.code == error::CEASE
             && matches!(
                 self.subcode,
-                MAXIMUM_PREFIXES | ADMINISTRATIVE_SHUTDOWN | PEER_DECONFIGURED | ADMINISTRATIVE_RESET
+                MAXIMUM_PREFIXES
+                    | ADMINISTRATIVE_SHUTDOWN
+                    | PEER_DECONFIGURED
+                    | ADMINISTRATIVE_RESET
+                    | BFD_DOWN
             )
     }
 
@@ -289,7 +294,7 @@ impl Notification {
             (error::CEASE, 7) => "connection collision resolution",
             (error::CEASE, 8) => "out of resources",
             (error::CEASE, HARD_RESET) => "hard reset",
-            (error::CEASE, 10) => "BFD down",
+            (error::CEASE, BFD_DOWN) => "BFD down",
             (error::ROUTE_REFRESH, 1) => "invalid message length",
             _ => return Some((code, "unknown subcode")),
         };

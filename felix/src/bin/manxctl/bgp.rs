@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::bail;
-use manx_bgp::api::{Destination, PathInfo, Request, Session, SessionState, Status};
+use manx_bgp::api::{BfdStatus, Destination, PathInfo, Request, Session, SessionState, Status};
+use manx_bgp::bfd::State;
 use manx_bgp::types::Prefix;
 use manx_felix::speaker;
 
@@ -74,7 +75,7 @@ pub fn render_peers(status: &Status) -> String {
 /// One line a session.
 pub fn sessions(sessions: &[Session]) -> String {
     table(
-        ["NEIGHBOUR", "NAME", "AS", "STATE", "SINCE", "RECEIVED", "ACCEPTED", "ADVERTISED", "REASON"],
+        ["NEIGHBOUR", "NAME", "AS", "STATE", "SINCE", "BFD", "RECEIVED", "ACCEPTED", "ADVERTISED", "REASON"],
         sessions.iter().map(|session| {
             // The reason a session that is up once went down is history.
             let reason = session.reason.clone().filter(|_| session.state != SessionState::Established);
@@ -84,6 +85,7 @@ pub fn sessions(sessions: &[Session]) -> String {
                 session.asn.0.to_string(),
                 session.state.to_string(),
                 age(session.since_seconds),
+                or_dash(session.bfd.as_ref().map(|bfd| bfd.state.to_string())),
                 session.received.to_string(),
                 session.accepted.to_string(),
                 session.advertised.to_string(),
@@ -112,8 +114,24 @@ pub fn render_peer(session: &Session) -> String {
             let (received, accepted) = (session.received, session.accepted);
             format!("{received} received, {accepted} accepted, {} advertised", session.advertised)
         }),
+        ("BFD", or_dash(session.bfd.as_ref().map(bfd))),
         ("Messages", format!("{} in, {} out", session.messages_in, session.messages_out)),
     ])
+}
+
+/// `Up for 2m, sends every 300 ms, detects a loss within 900 ms`.
+fn bfd(bfd: &BfdStatus) -> String {
+    let interval = bfd.tx_interval_ms.map_or("nothing".to_owned(), |ms| format!("every {ms} ms"));
+    let mut text = format!("{} for {}, sends {interval}", bfd.state, age(bfd.since_seconds));
+    match bfd.remote_state {
+        Some(State::Up) => text += &format!(", detects a loss within {} ms", bfd.detection_time_ms),
+        Some(state) => text += &format!(", the neighbour says {state}"),
+        None => text += ", the neighbour is not heard",
+    }
+    match &bfd.reason {
+        Some(reason) if bfd.state != State::Up => text + ": " + reason,
+        Some(_) | None => text,
+    }
 }
 
 /// Every candidate with what decided about it, in the order of the decision.
@@ -198,6 +216,7 @@ pub mod tests {
             messages_in: 10,
             messages_out: 11,
             flaps: 0,
+            bfd: None,
         }
     }
 
@@ -253,8 +272,39 @@ pub mod tests {
 
     #[test]
     fn all_of_a_session_is_shown() {
-        let session = session("10.0.0.1", "tor1", SessionState::Established, Some("connection refused"));
+        let mut session = session("10.0.0.1", "tor1", SessionState::Established, Some("connection refused"));
+        session.bfd = Some(BfdStatus {
+            state: State::Up,
+            since_seconds: 125,
+            reason: Some("the neighbour is heard".to_owned()),
+            remote_state: Some(State::Up),
+            remote_diagnostic: Some("no diagnostic".to_owned()),
+            tx_interval_ms: Some(50),
+            detection_time_ms: 150,
+            flaps: 0,
+        });
         insta::assert_snapshot!(render_peer(&session));
+    }
+
+    #[test]
+    fn bfd_says_why_it_is_not_up() {
+        let mut status = BfdStatus {
+            state: State::Down,
+            since_seconds: 3,
+            reason: Some("control detection time expired after 150 ms".to_owned()),
+            remote_state: None,
+            remote_diagnostic: None,
+            tx_interval_ms: Some(1000),
+            detection_time_ms: 0,
+            flaps: 1,
+        };
+        assert_eq!(
+            bfd(&status),
+            "Down for 3s, sends every 1000 ms, the neighbour is not heard: control detection time expired after 150 ms"
+        );
+        status.remote_state = Some(State::AdminDown);
+        status.reason = None;
+        assert_eq!(bfd(&status), "Down for 3s, sends every 1000 ms, the neighbour says AdminDown");
     }
 
     #[test]
