@@ -1,17 +1,20 @@
 //! `manx-felix`: the node agent.
 
 use std::io::IsTerminal;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use manx_felix::agent::Agent;
+use manx_felix::alone::alone;
 use manx_felix::config::Config;
 use manx_felix::dataplane::{Dataplane, sysctl};
 use manx_felix::health::{self, Metrics};
 use manx_felix::install::Install;
 use manx_felix::speaker::Speaker;
+use manx_felix::watch::convert::words;
 use manx_felix::{attach, watch};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -24,8 +27,17 @@ const COMMANDS: usize = 256;
 const QUIET: &str = "kube_client=off,kube_runtime=off";
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> anyhow::Result<()> {
-    let config = Config::parse();
+async fn main() -> ExitCode {
+    match start(Config::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("manx-felix: {}", words(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start(config: Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(format!("{QUIET},{}", config.log))
         .with_context(|| format!("--log \"{}\"", config.log))?;
     let colours = std::io::stderr().is_terminal();
@@ -36,6 +48,7 @@ async fn main() -> anyhow::Result<()> {
 async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(node = config.node_name, version = env!("CARGO_PKG_VERSION"), "manx-felix starts");
     // First of all: a second agent must find this one before it touches anything.
+    alone().await?;
     let listener = attach::listen(&config.socket).await?;
     let report = sysctl::prepare_node();
     for change in &report.changed {

@@ -70,6 +70,15 @@ impl Blocks {
 }
 
 impl Core {
+    /// What is wrong when the cluster does not know this node.
+    pub(super) fn unregistered(&self) -> Option<String> {
+        let missing = self.cluster.has_read(&[Kind::Node]) && self.graph.node(&self.me).is_none();
+        missing.then(|| {
+            let name = &self.me;
+            format!("the Kubernetes API has no Node \"{name}\": is it --node-name that is wrong, or the kubelet away?")
+        })
+    }
+
     /// Pools to hand out from.
     pub(super) fn pools(&self) -> &[Pool] {
         if self.cluster.has_read(&CLAIMING) { &self.blocks.usable } else { &self.blocks.remembered }
@@ -78,6 +87,9 @@ impl Core {
     /// Whether addresses can be handed out, or what is missing. With the API away, what was known before the
     /// restart is good enough; while it may still answer, its word is waited for.
     pub(super) fn may_assign(&self) -> Result<(), String> {
+        if let Some(why) = self.unregistered() {
+            return Err(why);
+        }
         if self.cluster.has_read(&CLAIMING) {
             return Ok(());
         }

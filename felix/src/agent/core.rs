@@ -206,7 +206,7 @@ impl Core {
 
     /// Takes what a watcher says.
     pub fn update(&mut self, update: Update, now: Instant) {
-        let (mut read, mut addresses) = (None, false);
+        let (mut read, mut addresses, mut me) = (None, false, false);
         if matches!(update, Update::Api(Ok(()))) {
             self.mirror.doubt_node();
         }
@@ -216,6 +216,7 @@ impl Core {
                 Told::Input(input) => self.graph.apply(input),
                 Told::Pools => self.blocks.usable = self.cluster.usable_pools(),
                 Told::Me => {
+                    me = true;
                     self.read_mtu();
                     self.mirror.doubt_node();
                 }
@@ -223,6 +224,11 @@ impl Core {
                 Told::Lost(cidr) => self.lose_block(cidr, now),
                 Told::Read(kind) => read = Some(kind),
             }
+        }
+        if (me || read == Some(Kind::Node))
+            && let Some(why) = self.unregistered()
+        {
+            tracing::warn!("{why}");
         }
         if read == Some(Kind::IPAMBlock) {
             self.lose_unlisted_blocks(now);

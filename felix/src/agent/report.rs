@@ -117,6 +117,7 @@ impl Core {
         let bad = configurations.filter_map(|(name, object)| Some((name, object.spec.as_ref().err()?)));
         problems
             .extend(bad.map(|(name, bad)| problem(format!("BGPConfiguration/{name}"), bad.message.clone())));
+        problems.extend(self.unregistered().map(|why| problem(format!("Node/{}", self.me), why)));
         let failures = self.claim_failures();
         if !failures.is_empty() {
             problems.push(problem("IPAMBlock".to_owned(), failures));

@@ -69,6 +69,21 @@ fn an_add_without_a_pool_says_so() {
 }
 
 #[test]
+fn a_node_the_cluster_does_not_know_says_so_instead_of_blaming_the_pools() {
+    let mut machine = Machine::in_sync();
+    machine.add("web");
+    machine.update(Update::Node(Change::Replace(vec![node("node2")])));
+    let (_, mut reply) = machine.allocate("late");
+    machine.pass(11);
+    let refusal = reply.try_recv().unwrap().unwrap_err();
+    assert!(refusal.message.starts_with("the Kubernetes API has no Node \"node1\""), "{refusal}");
+    let report = machine.core.report(machine.now);
+    assert!(report.problems.iter().any(|problem| problem.object == "Node/node1"), "{:?}", report.problems);
+    machine.update(Update::Node(Change::Apply(node("node1"))));
+    assert_eq!(machine.add("late").len(), 2);
+}
+
+#[test]
 fn the_speaker_is_told_only_of_acknowledged_blocks_and_only_once_all_is_read() {
     let mut machine = Machine::new();
     machine.update(Update::Node(Change::Replace(vec![node("node1"), node("node2")])));
