@@ -9,6 +9,7 @@
 //!
 //! `agent` is the one task that owns the state; everything else moves values to it and from it.
 
+pub mod acl;
 pub mod agent;
 pub mod alone;
 pub mod attach;
