@@ -12,11 +12,13 @@
 
 mod bfd;
 pub mod community;
+mod max_prefixes;
 mod policy;
 
 use std::net::{IpAddr, SocketAddr};
 
 pub use bfd::{Bfd, BfdStatus};
+pub use max_prefixes::{Held, MaxPrefixes, MaxPrefixesAction};
 pub use policy::{Match, Outcome, PathMatch, Policy, PrefixRange, RangeError, Rule, Source, Then, Verdict};
 
 use serde::{Deserialize, Serialize};
@@ -186,6 +188,14 @@ pub struct PeerConfig {
     /// Hold time to offer, in seconds: 0 or 3–65535 (RFC 4271, section 4.2); 90 unless set.
     #[serde(default = "default_hold_time")]
     pub hold_time: u16,
+    /// Seconds between two KEEPALIVEs: at least 1 and at most a third of `holdTime`, 0 where that is 0. A third of
+    /// the hold time agreed on unless set, and never more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keepalive: Option<u16>,
+    /// Seconds a neighbour may take not one octet of what it is sent (RFC 9687): more than `holdTime`. Eight minutes
+    /// or twice the hold time agreed on, whichever is more, unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_hold_time: Option<u16>,
     /// Upper bound of the ConnectRetry timer, in seconds, before jitter; 5 unless set.
     #[serde(default = "default_connect_retry")]
     pub connect_retry: u16,
@@ -209,6 +219,9 @@ pub struct PeerConfig {
     /// What it may expect of us when we restart.
     #[serde(default)]
     pub graceful_restart: GracefulRestart,
+    /// How many prefixes it may give.
+    #[serde(default)]
+    pub max_prefixes: MaxPrefixes,
     /// What is taken from it. Without one, everything from an internal neighbour and nothing from an
     /// external one (RFC 8212).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -269,6 +282,8 @@ impl PeerConfig {
             local_address: None,
             next_hops: Vec::new(),
             hold_time: default_hold_time(),
+            keepalive: None,
+            send_hold_time: None,
             connect_retry: default_connect_retry(),
             passive: false,
             password: None,
@@ -276,6 +291,7 @@ impl PeerConfig {
             multihop: None,
             bfd: None,
             graceful_restart: GracefulRestart::default(),
+            max_prefixes: MaxPrefixes::default(),
             import: None,
             export: None,
             next_hop: NextHopMode::Auto,
@@ -457,6 +473,9 @@ pub struct Session {
     pub families: Vec<Family>,
     /// Prefixes held from it.
     pub received: usize,
+    /// What it may give of each family negotiated, and what is held of it.
+    #[serde(default)]
+    pub prefixes: Vec<Held>,
     /// Prefixes of those that passed the import policy.
     pub accepted: usize,
     /// Prefixes of those held that a restarting neighbour has not said again.

@@ -43,6 +43,11 @@ struct Daemon {
 
 impl Daemon {
     async fn start(test: u8) -> Self {
+        Self::with(test, "").await
+    }
+
+    /// With more settings for the bad one and the one that does not read.
+    async fn with(test: u8, settings: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("manx-hostile-{test}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let address = |host| address(test, host);
@@ -57,6 +62,9 @@ impl Daemon {
                 address(host),
                 asn(host).0
             );
+            if host != GOOD {
+                text += settings;
+            }
         }
         let file = folder.join("bgpd.toml");
         std::fs::File::create(&file).unwrap().write_all(text.as_bytes()).unwrap();
@@ -79,6 +87,9 @@ impl Daemon {
 
     async fn call(&self, from: u8) -> std::io::Result<TcpStream> {
         let socket = TcpSocket::new_v4()?;
+        if from == STALLED {
+            socket.set_recv_buffer_size(4096)?;
+        }
         socket.bind(SocketAddr::new(address(self.test, from), 0))?;
         socket.connect(SocketAddr::new(address(self.test, DAEMON), PORT)).await
     }
@@ -91,18 +102,25 @@ impl Daemon {
     }
 
     async fn status(&self) -> Status {
+        match self.ask(Request::Status).await {
+            Reply::Status(status) => status,
+            other => panic!("no status: {other:?}"),
+        }
+    }
+
+    async fn ask(&self, request: Request) -> Reply {
         let mut stream = UnixStream::connect(self.folder.join("bgpd.sock")).await.unwrap();
-        for request in [Request::Hello { version: VERSION, client: "test".to_owned() }, Request::Status] {
+        let hello = Request::Hello { version: VERSION, client: "test".to_owned() };
+        let mut reply = None;
+        for request in [hello, request] {
             let json = serde_json::to_vec(&request).unwrap();
             stream.write_all(&(json.len() as u32).to_be_bytes()).await.unwrap();
             stream.write_all(&json).await.unwrap();
             let mut json = vec![0; stream.read_u32().await.unwrap() as usize];
             stream.read_exact(&mut json).await.unwrap();
-            if let Reply::Status(status) = serde_json::from_slice(&json).unwrap() {
-                return status;
-            }
+            reply = Some(serde_json::from_slice(&json).unwrap());
         }
-        panic!("no status");
+        reply.unwrap()
     }
 
     async fn shown(&self, host: u8) -> Shown {
@@ -411,5 +429,142 @@ async fn garbage_at_any_time_ends_its_own_session_alone() {
         Some("we sent message header error: connection not synchronized (1/1)")
     );
     bounded(&daemon, before);
+    good.check(&daemon).await;
+}
+
+/// An UPDATE of 256 prefixes that no other of these gives, the `nth` of them.
+fn more(nth: u32) -> Vec<u8> {
+    let mut message = update(BAD, 0, 0);
+    // The prefixes stand at the end: 256 times a length and three octets.
+    for (n, prefix) in message.rchunks_exact_mut(4).take(256).enumerate() {
+        let number = (nth * 256 + n as u32).to_be_bytes();
+        prefix.copy_from_slice(&[24, number[1] + 1, number[2], number[3]]);
+    }
+    message
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_million_prefixes_past_its_limit_end_its_session_and_cost_the_limit() {
+    const LIMIT: usize = 2000;
+    let daemon = Daemon::with(6, "maxPrefixes = { ipv4 = 2000, restartAfter = 1 }\n").await;
+    let good = Good::new(&daemon).await;
+    let before = daemon.memory();
+    let mut said = 0;
+    let mut sessions = 0;
+    while said < 1_000_000 {
+        let mut raw = Raw::established(&daemon, BAD).await;
+        sessions += 1;
+        // As many as it can before it is hung up on: a fifth of all at most in one session.
+        for nth in 0..800 {
+            if raw.stream.write_all(&more(nth)).await.is_err() {
+                break;
+            }
+            said += 256;
+        }
+        let last = loop {
+            match raw.hear().await {
+                Some(Message::Notification(notification)) => break Some(notification),
+                Some(_) => {}
+                // What it still sent when all was closed may reset the connection ahead of the last word.
+                None => break None,
+            }
+        };
+        if let Some(last) = last {
+            assert_eq!(last, wire::Notification::maximum_prefixes(Family::Ipv4, LIMIT as u32));
+        }
+        let down = |shown: &Shown| shown.state != SessionState::Established && shown.received == 0;
+        let shown = daemon.eventually("it is over, and nothing is left", BAD, down).await;
+        assert_eq!(
+            shown.reason.as_deref(),
+            Some(
+                "it gives more than 2000 prefixes of IPv4 unicast (maxPrefixes), tried again 1 s after that"
+            )
+        );
+        assert_eq!(shown.flaps, sessions);
+    }
+    bounded(&daemon, before);
+    good.check(&daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_past_its_limit_stays_down_until_it_is_reset_or_may_give_more() {
+    let daemon = Daemon::with(7, "maxPrefixes = { ipv4 = 300 }\n").await;
+    let good = Good::new(&daemon).await;
+    let mut raw = Raw::established(&daemon, BAD).await;
+    raw.stream.write_all(&more(0)).await.unwrap();
+    let shown = daemon.eventually("what it may give is held", BAD, |shown| shown.received == 256).await;
+    assert_eq!(shown.prefixes.iter().map(|of| (of.held, of.limit)).collect::<Vec<_>>(), [(256, 300)]);
+    raw.stream.write_all(&more(1)).await.unwrap();
+    let last = loop {
+        if let Message::Notification(last) = raw.hear().await.expect("a last word") {
+            break last;
+        }
+    };
+    // AFI, SAFI and the limit: RFC 4486, section 4.
+    assert_eq!((last.code, last.subcode, &last.data[..]), (6, 1, &[0, 1, 1, 0, 0, 1, 44][..]));
+    let down = |shown: &Shown| shown.state == SessionState::Idle && shown.received == 0;
+    let shown = daemon.eventually("it is down", BAD, down).await;
+    assert!(shown.reason.unwrap().ends_with("down until it is reset"));
+    // It calls, and is told no.
+    let mut refused = Raw { stream: daemon.call(BAD).await.unwrap(), buffer: BytesMut::new() };
+    let no = Message::Notification(wire::Notification::connection_rejected());
+    assert_eq!(refused.hear().await, Some(no));
+    let reset = Request::Reset { peer: address(7, BAD), reason: String::new() };
+    assert_eq!(daemon.ask(reset).await, Reply::Done);
+    let mut raw = Raw::established(&daemon, BAD).await;
+    raw.stream.write_all(&more(0)).await.unwrap();
+    raw.stream.write_all(&more(1)).await.unwrap();
+    daemon.eventually("it is down again", BAD, down).await;
+    // Other limits are a new beginning, too, and ask for no new session of one that keeps to them.
+    let text = std::fs::read_to_string(daemon.folder.join("bgpd.toml")).unwrap();
+    for (limit, held) in [(600, 512), (700, 512)] {
+        let text = text.replace("ipv4 = 300", &format!("ipv4 = {limit}"));
+        let config = toml::from_str(&text).unwrap();
+        assert!(matches!(daemon.ask(Request::Apply { config }).await, Reply::Applied { .. }));
+        if limit == 600 {
+            raw = Raw::established(&daemon, BAD).await;
+            raw.stream.write_all(&more(0)).await.unwrap();
+            raw.stream.write_all(&more(1)).await.unwrap();
+        }
+        let taken = |shown: &Shown| shown.received == held && shown.prefixes[0].limit == limit;
+        daemon.eventually("all of it is taken", BAD, taken).await;
+    }
+    good.check(&daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_reads_nothing_for_the_send_hold_time_is_given_up_although_it_talks() {
+    let daemon = Daemon::with(8, "sendHoldTime = 10\n").await;
+    let good = Good::new(&daemon).await;
+    let mut stalled = Raw::established(&daemon, STALLED).await;
+    let mut raw = Raw::established(&daemon, BAD).await;
+    // More than the buffers of both kernels take.
+    let mut round = 0;
+    let deadline = Instant::now() + DEADLINE;
+    let mut talked = Instant::now();
+    let over = loop {
+        let shown = daemon.shown(STALLED).await;
+        if shown.state != SessionState::Established {
+            break shown;
+        }
+        assert!(Instant::now() < deadline, "it is still borne: {shown:?}");
+        if round < 150 {
+            flood(&mut raw, round..round + 1).await;
+            round += 1;
+        } else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // What it says keeps neither hold timer from running out.
+        if talked.elapsed() > Duration::from_secs(1) {
+            let _ = stalled.stream.write_all(&octets(&Message::Keepalive)).await;
+            let _ = raw.stream.write_all(&octets(&Message::Keepalive)).await;
+            talked = Instant::now();
+        }
+    };
+    assert_eq!(
+        over.reason.as_deref(),
+        Some("send hold timer expired: the neighbour has read nothing for 10 s")
+    );
+    assert_eq!(over.flaps, 1);
     good.check(&daemon).await;
 }

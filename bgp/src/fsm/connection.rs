@@ -37,6 +37,7 @@ pub(super) enum Input {
     Malformed(Notification),
     Lost(String),
     BfdDown(String),
+    SendHold(u64),
     Tick,
 }
 
@@ -133,6 +134,8 @@ impl Connection {
             // Event 18, TcpConnectionFails.
             (_, Input::Lost(why)) => Next::Over(Cause::Lost(why)),
             (_, Input::BfdDown(why)) => Next::Over(Cause::BfdDown(why)),
+            // Event 29, SendHoldTimer_Expires.
+            (_, Input::SendHold(seconds)) => Next::Over(Cause::SendHoldTimer(seconds)),
             // Events 10 and 11, HoldTimer_Expires and KeepaliveTimer_Expires.
             (_, Input::Tick) => self.tick(jitter, now, out),
         }
@@ -211,14 +214,11 @@ impl Connection {
         }
     }
 
-    /// A third of the hold time (RFC 4271, section 4.4), with jitter.
+    /// With jitter (RFC 4271, section 10).
     fn restart_keepalive(&mut self, jitter: &mut Jitter, now: Instant) {
-        match self.hold_time() {
-            0 => self.timers.stop(Timer::Keepalive),
-            seconds => {
-                let third = Duration::from_secs(seconds.into()) / 3;
-                self.timers.set(Timer::Keepalive, now + jitter.apply(third));
-            }
+        match self.negotiated().and_then(|negotiated| negotiated.keepalive) {
+            None => self.timers.stop(Timer::Keepalive),
+            Some(interval) => self.timers.set(Timer::Keepalive, now + jitter.apply(interval)),
         }
     }
 }

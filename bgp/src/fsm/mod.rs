@@ -30,6 +30,7 @@
 //! | 18 TcpConnectionFails | [`Event::ConnectFailed`] before, [`Event::Lost`] after it was open |
 //! | 19 BGPOpen, 24 NotifMsgVerErr, 25 NotifMsg, 26 KeepAliveMsg, 27 UpdateMsg | [`Event::Received`] |
 //! | 21 BGPHeaderErr, 22 BGPOpenMsgErr, 28 UpdateMsgErr | [`Event::Malformed`], which carries the parser's verdict |
+//! | 29 SendHoldTimer_Expires (RFC 9687) | [`Event::SendHold`]: who writes knows whether octets are taken |
 //! | 23 OpenCollisionDump | not an event: decided inside when an OPEN arrives |
 
 mod connection;
@@ -48,6 +49,7 @@ pub use peer::Peer;
 
 use crate::api::SessionState;
 use crate::iana::{self, MessageType};
+use crate::types::Family;
 use crate::wire::{Message, Notification, RouteRefresh, Update};
 
 /// Who opened a connection; a peer has one slot for each.
@@ -78,6 +80,10 @@ pub enum Event {
     Lost(Role, String),
     /// Events 19, 24–27.
     Received(Role, Message),
+    /// Event 29: the neighbour has taken not one octet of what it is sent for so many seconds.
+    SendHold(Role, u64),
+    /// The neighbour gives more prefixes than it may (RFC 4271, section 6.7).
+    PrefixLimit(PrefixLimit),
     /// BFD says that the way to the neighbour is lost (RFC 5882, section 4.2), in words. RFC 4271 has no
     /// number for it; it does what event 18 does to every connection there is.
     BfdDown(String),
@@ -111,6 +117,28 @@ pub enum Action {
     Refresh(RouteRefresh),
 }
 
+/// What a neighbour exceeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefixLimit {
+    /// Of which.
+    pub family: Family,
+    /// So many it may give.
+    pub limit: u32,
+    /// Seconds until it is spoken with again; none: not before it is started anew.
+    pub restart_after: Option<u32>,
+}
+
+impl std::fmt::Display for PrefixLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { family, limit, .. } = self;
+        write!(f, "it gives more than {limit} prefixes of {family} (maxPrefixes), ")?;
+        match self.restart_after {
+            Some(seconds) => write!(f, "tried again {seconds} s after that"),
+            None => f.write_str("down until it is reset"),
+        }
+    }
+}
+
 /// Why a connection ended or never was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cause {
@@ -138,6 +166,12 @@ pub enum Cause {
     /// Nothing was heard for this many seconds.
     #[error("hold timer expired after {0} s")]
     HoldTimer(u16),
+    /// Nothing was taken for this many seconds.
+    #[error("send hold timer expired: the neighbour has read nothing for {0} s")]
+    SendHoldTimer(u64),
+    /// The neighbour gives too much.
+    #[error("{0}")]
+    PrefixLimit(PrefixLimit),
     /// The other connection is kept.
     #[error("the neighbour's other connection is kept")]
     Collision,
@@ -162,6 +196,8 @@ impl Cause {
             Self::Unexpected(kind, _) => Some(Notification::unexpected_in_established(*kind)),
             Self::BfdDown(_) => Some(Notification::bfd_down()),
             Self::HoldTimer(_) => Some(Notification::hold_timer_expired()),
+            Self::SendHoldTimer(_) => Some(Notification::send_hold_timer_expired()),
+            Self::PrefixLimit(over) => Some(Notification::maximum_prefixes(over.family, over.limit)),
             Self::Collision => Some(Notification::connection_collision()),
         }
     }
@@ -177,6 +213,8 @@ impl Cause {
             Self::Unexpected(..) => "unexpected",
             Self::BfdDown(_) => "bfd_down",
             Self::HoldTimer(_) => "hold_timer",
+            Self::SendHoldTimer(_) => "send_hold_timer",
+            Self::PrefixLimit(_) => "max_prefixes",
             Self::Collision => "collision",
             Self::Stopped(_) => "stopped",
         }
@@ -189,9 +227,15 @@ impl Cause {
         match self {
             Self::Connect(_) | Self::Lost(_) => true,
             Self::Received(notification) => notifications && !notification.is_hard_reset(),
-            Self::HoldTimer(_) | Self::Malformed(_) | Self::Unexpected(..) => notifications,
+            Self::HoldTimer(_) | Self::SendHoldTimer(_) | Self::Malformed(_) | Self::Unexpected(..) => {
+                notifications
+            }
             // RFC 5882, section 4.3.2.2: BFD's word before the neighbour's restart shows is a change of topology.
-            Self::BfdDown(_) | Self::Refused(_) | Self::Collision | Self::Stopped(_) => false,
+            Self::BfdDown(_)
+            | Self::Refused(_)
+            | Self::PrefixLimit(_)
+            | Self::Collision
+            | Self::Stopped(_) => false,
         }
     }
 
@@ -201,7 +245,12 @@ impl Cause {
         match self {
             Self::Connect(_) | Self::Lost(_) | Self::BfdDown(_) | Self::Collision | Self::Stopped(_) => false,
             Self::Received(notification) => notification.code != iana::error::CEASE,
-            Self::Malformed(_) | Self::Refused(_) | Self::Unexpected(..) | Self::HoldTimer(_) => true,
+            Self::Malformed(_)
+            | Self::Refused(_)
+            | Self::Unexpected(..)
+            | Self::HoldTimer(_)
+            | Self::SendHoldTimer(_)
+            | Self::PrefixLimit(_) => true,
         }
     }
 

@@ -6,6 +6,9 @@ use super::restart;
 use crate::types::{Asn, Family, RouterId};
 use crate::wire::{Capability, Notification, Open, Session};
 
+/// How long a neighbour may take nothing at least, where nothing else is set (RFC 9687, section 6).
+pub(crate) const SEND_HOLD_TIME: Duration = Duration::from_secs(480);
+
 /// What we bring to a session with one neighbour.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Local {
@@ -19,6 +22,10 @@ pub struct Local {
     pub families: Vec<Family>,
     /// Hold time offered, in seconds: 0 or at least 3.
     pub hold_time: u16,
+    /// Seconds between two KEEPALIVEs, if not a third of the hold time.
+    pub keepalive: Option<u16>,
+    /// Seconds the neighbour may take nothing, if not what RFC 9687 recommends.
+    pub send_hold_time: Option<u16>,
     /// Upper bound of the waits between two tries, before jitter.
     pub connect_retry: Duration,
     /// Offer IPv4 routes with IPv6 next hops (RFC 8950).
@@ -38,6 +45,10 @@ pub struct Negotiated {
     pub session: Session,
     /// The smaller of both offers, in seconds; 0: no KEEPALIVEs and no hold timer.
     pub hold_time: u16,
+    /// Between two KEEPALIVEs, before jitter: at most a third of the hold time (RFC 4271, section 4.4); none: none are sent.
+    pub keepalive: Option<Duration>,
+    /// How long the neighbour may take not one octet of what it is sent (RFC 9687).
+    pub send_hold_time: Duration,
     /// The neighbour's BGP Identifier.
     pub router_id: RouterId,
     /// Both take IPv4 routes with IPv6 next hops (RFC 8950).
@@ -96,6 +107,7 @@ impl Local {
             let why = format!("peer speaks {}, we offer {}", list(&offered), list(&self.families));
             return Err(Refusal { notification: Notification::unsupported_capability(&wanted), why });
         }
+        let hold_time = self.hold_time.min(theirs.hold_time);
         let has = |wanted: &dyn Fn(&Capability) -> bool| theirs.capabilities.iter().any(wanted);
         Ok(Negotiated {
             session: Session {
@@ -105,7 +117,9 @@ impl Local {
                 // Needs both sides (RFC 8654, section 4), and we always offer it.
                 extended: has(&|capability| *capability == Capability::ExtendedMessage),
             },
-            hold_time: self.hold_time.min(theirs.hold_time),
+            hold_time,
+            keepalive: self.keepalive(hold_time),
+            send_hold_time: self.send_hold_time(hold_time),
             router_id: theirs.router_id,
             extended_next_hop: self.extended_next_hop
                 && has(&|capability| match capability {
@@ -115,6 +129,20 @@ impl Local {
             route_refresh: has(&|capability| *capability == Capability::RouteRefresh),
             restart: restart::Theirs::of(&theirs.capabilities),
         })
+    }
+}
+
+impl Local {
+    fn keepalive(&self, hold_time: u16) -> Option<Duration> {
+        let third = Duration::from_secs(hold_time.into()) / 3;
+        let wanted = self.keepalive.map_or(third, |seconds| Duration::from_secs(seconds.into()));
+        Some(wanted.min(third)).filter(|interval| !interval.is_zero())
+    }
+
+    /// RFC 9687, section 6, recommends the larger of eight minutes and twice the hold time.
+    fn send_hold_time(&self, hold_time: u16) -> Duration {
+        let recommended = SEND_HOLD_TIME.max(Duration::from_secs(hold_time.into()) * 2);
+        self.send_hold_time.map_or(recommended, |seconds| Duration::from_secs(seconds.into()))
     }
 }
 
@@ -153,6 +181,8 @@ mod tests {
             peer_asn: Asn(65001),
             families: Family::ALL.to_vec(),
             hold_time: 90,
+            keepalive: None,
+            send_hold_time: None,
             connect_retry: Duration::from_secs(5),
             extended_next_hop: true,
             passive: false,

@@ -57,6 +57,8 @@ pub(super) fn local(asn: u32, id: u8, peer_asn: u32) -> Local {
         peer_asn: Asn(peer_asn),
         families: Family::ALL.to_vec(),
         hold_time: 9,
+        keepalive: None,
+        send_hold_time: None,
         connect_retry: Duration::from_secs(5),
         extended_next_hop: false,
         passive: false,

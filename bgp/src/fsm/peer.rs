@@ -6,7 +6,7 @@ use super::connection::{Connection, Input, Next, Opened};
 use super::negotiate::{Local, Negotiated};
 use super::restart::Start;
 use super::timer::{Jitter, Timer, TimerTable};
-use super::{Action, Cause, Event, Role};
+use super::{Action, Cause, Event, PrefixLimit, Role};
 use crate::api::SessionState;
 use crate::types::RouterId;
 use crate::wire::{Message, Notification};
@@ -124,6 +124,8 @@ impl Peer {
                     self.step(role, Input::BfdDown(why.clone()), now, &mut out);
                 }
             }
+            (_, Event::SendHold(role, seconds)) => self.step(role, Input::SendHold(seconds), now, &mut out),
+            (_, Event::PrefixLimit(over)) => self.exceeded(over, now, &mut out),
             (_, Event::Received(role, message)) => self.step(role, Input::Message(message), now, &mut out),
             (_, Event::Malformed(role, answer)) => self.step(role, Input::Malformed(answer), now, &mut out),
         }
@@ -241,6 +243,27 @@ impl Peer {
         self.failures = 0;
         self.trouble = Some(cause.clone());
         self.enter(Phase::Stopped, now);
+    }
+
+    /// Ends an established session whose neighbour gives too much, and waits as long as is configured.
+    fn exceeded(&mut self, over: PrefixLimit, now: Instant, out: &mut Vec<Action>) {
+        if self.established().is_none() {
+            return;
+        }
+        let cause = Cause::PrefixLimit(over);
+        self.give_up_call(now, out);
+        for role in [Role::Active, Role::Passive] {
+            self.drop_slot(role, &cause, now, out);
+        }
+        self.timers = TimerTable::default();
+        match over.restart_after {
+            Some(seconds) => {
+                self.enter(Phase::IdleHold, now);
+                self.timers.set(Timer::IdleHold, now + Duration::from_secs(seconds.into()));
+            }
+            None => self.enter(Phase::Stopped, now),
+        }
+        self.trouble = Some(cause);
     }
 
     fn tick(&mut self, now: Instant, out: &mut Vec<Action>) {

@@ -407,6 +407,10 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::ConnectFailed("connection refused".into())),
         1 => role().prop_map(|role| Event::Lost(role, "closed by the neighbour".into())),
         8 => (role(), message).prop_map(|(role, message)| Event::Received(role, message)),
+        1 => role().prop_map(|role| Event::SendHold(role, 480)),
+        1 => prop::option::of(1u32..9).prop_map(|restart_after| {
+            Event::PrefixLimit(PrefixLimit { family: Family::Ipv4, limit: 9, restart_after })
+        }),
         1 => role().prop_map(|role| Event::Malformed(role, Notification::connection_not_synchronized())),
     ]
 }
@@ -452,4 +456,88 @@ fn the_restart_bit_is_in_the_first_session_only() {
     pair.cut();
     assert!(pair.run_until(SECOND, Pair::both_up));
     assert!(!restarting(&pair));
+}
+
+#[test]
+fn keepalives_are_as_far_apart_as_is_set_and_never_more_than_a_third_of_the_hold_time() {
+    for (hold_time, keepalive, interval) in [
+        (9, None, Some(3 * SECOND)),
+        (9, Some(1), Some(SECOND)),
+        (90, Some(30), Some(3 * SECOND)),
+        (0, None, None),
+        (0, Some(0), None),
+    ] {
+        let ours = Local { hold_time, keepalive, ..local(64512, 1, 64512) };
+        let negotiated = ours.negotiate(&local(64512, 2, 64512).open()).unwrap();
+        assert_eq!(negotiated.keepalive, interval, "{hold_time}, {keepalive:?}");
+    }
+    let mut pair = Pair::new(Local { keepalive: Some(1), ..local(64512, 1, 64512) }, local(64512, 2, 64512));
+    pair.start_both();
+    assert!(pair.run_until(SECOND, Pair::both_up));
+    pair.keepalives = 0;
+    pair.run_for(60 * SECOND);
+    // One side says 60 to 80 in a minute, the other 20 to 27.
+    assert!((78..=110).contains(&pair.keepalives), "{}", pair.keepalives);
+}
+
+#[test]
+fn the_send_hold_time_is_what_is_set_or_eight_minutes_or_twice_the_hold_time() {
+    for (hold_time, send_hold_time, agreed) in
+        [(90, None, 480), (300, None, 600), (0, None, 480), (90, Some(91), 91)]
+    {
+        let ours = Local { hold_time, send_hold_time, ..local(64512, 1, 64512) };
+        let theirs = Local { hold_time: 65535, ..local(64512, 2, 64512) };
+        let negotiated = ours.negotiate(&theirs.open()).unwrap();
+        assert_eq!(negotiated.send_hold_time, agreed * SECOND, "{hold_time}, {send_hold_time:?}");
+    }
+}
+
+#[test]
+fn one_that_takes_nothing_is_told_so_and_hung_up_on() {
+    let mut pair = up();
+    let role = Role::Active;
+    let role = if pair.survivors() == [LEFT] { role } else { Role::Passive };
+    let actions = pair.peers[LEFT].handle(Event::SendHold(role, 480), pair.now);
+    let last = Notification::send_hold_timer_expired();
+    assert_eq!(
+        actions,
+        [
+            Action::Send(role, Message::Notification(last)),
+            Action::Close(role),
+            Action::Down(Cause::SendHoldTimer(480)),
+        ]
+    );
+    assert_eq!(pair.reason(LEFT), "send hold timer expired: the neighbour has read nothing for 480 s");
+    assert!(Cause::SendHoldTimer(480).is_graceful(true), "RFC 8538 keeps the routes");
+    assert!(!Cause::SendHoldTimer(480).is_graceful(false), "RFC 4724 does not");
+}
+
+#[test]
+fn one_past_its_limit_is_refused_until_the_time_set_or_for_good() {
+    for restart_after in [Some(30), None] {
+        let mut pair = up();
+        let over = PrefixLimit { family: Family::Ipv6, limit: 7, restart_after };
+        pair.event(LEFT, Event::PrefixLimit(over));
+        assert_eq!(pair.peers[LEFT].state(), SessionState::Idle);
+        assert!(!Cause::PrefixLimit(over).is_graceful(true));
+        // Both offer RFC 8538: the neighbour is to forget us all the same.
+        let told = Notification::hard_reset(&Notification::maximum_prefixes(Family::Ipv6, 7));
+        pair.run_for(SECOND);
+        assert_eq!(pair.notified[RIGHT][0], told);
+        assert!(!pair.run_until(25 * SECOND, Pair::both_up), "the neighbour calls in vain");
+        assert_eq!(pair.run_until(30 * SECOND, Pair::both_up), restart_after.is_some());
+        pair.event(LEFT, Event::Stop(Notification::administrative_reset("")));
+        pair.event(LEFT, Event::Start);
+        assert!(pair.run_until(30 * SECOND, Pair::both_up), "a reset begins anew");
+    }
+}
+
+#[test]
+fn a_limit_is_of_an_established_session_only() {
+    let now = Instant::now();
+    let mut peer = Peer::new(Local { passive: true, ..local(64512, 1, 64512) }, 1, now);
+    let _ = peer.handle(Event::Start, now);
+    let over = PrefixLimit { family: Family::Ipv4, limit: 7, restart_after: None };
+    assert!(peer.handle(Event::PrefixLimit(over), now).is_empty());
+    assert_eq!(peer.state(), SessionState::Active);
 }

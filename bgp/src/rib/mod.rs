@@ -402,6 +402,15 @@ impl Rib {
         self.candidates(prefix, |_| true)
     }
 
+    /// Prefixes of one family held from a peer, whatever became of them.
+    #[must_use]
+    pub fn held(&self, peer: PeerId, family: Family) -> usize {
+        match family {
+            Family::Ipv4 => self.tables.ipv4.held(peer),
+            Family::Ipv6 => self.tables.ipv6.held(peer),
+        }
+    }
+
     /// The Adj-RIB-In: what a peer said, refused or not, each with what became of it; in order of prefix.
     #[must_use]
     pub fn received(&self, peer: PeerId, prefix: Option<Prefix>) -> Vec<Destination> {

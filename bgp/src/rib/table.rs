@@ -347,6 +347,10 @@ impl<K: Net> Table<K> {
         })
     }
 
+    pub(super) fn held(&self, peer: PeerId) -> usize {
+        self.followers.peers.get(&peer).map_or(0, |table| table.received)
+    }
+
     pub(super) fn has_pending(&self, peer: PeerId) -> bool {
         self.followers.of(peer).is_some_and(|group| group.has_pending(peer))
     }

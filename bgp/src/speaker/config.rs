@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::sockopt;
-use crate::api::{Bfd, Config, PeerConfig};
+use crate::api::{Bfd, Config, MaxPrefixes, MaxPrefixesAction, PeerConfig};
 use crate::fsm::restart;
 use crate::rib::{NetworkError, Rib};
 use crate::types::{Asn, Family};
@@ -51,6 +51,20 @@ pub enum PeerFault {
     /// RFC 4271, section 4.2.
     #[error("holdTime is {0} s; it is 0 (none) or at least 3")]
     HoldTime(u16),
+    /// RFC 4271, section 4.4.
+    #[error(
+        "keepalive is {0} s with a holdTime of {1} s; it is at least 1 and at most a third of that, or left out for a third"
+    )]
+    Keepalive(u16, u16),
+    /// RFC 4271, section 4.4: there must be none.
+    #[error("keepalive is {0} s with a holdTime of 0, which means no KEEPALIVEs: leave it out")]
+    KeepaliveWithoutHold(u16),
+    /// RFC 9687, section 3: it is for neighbours whose KEEPALIVEs come.
+    #[error("sendHoldTime is {0} s; it is more than holdTime, which is {1} s")]
+    SendHoldTime(u16, u16),
+    /// One session's limits.
+    #[error("maxPrefixes: {0}")]
+    MaxPrefixes(&'static str),
     /// The field has twelve bits (RFC 4724, section 3).
     #[error("gracefulRestart.restartTime is {0} s; it is at most 4095")]
     RestartTime(u16),
@@ -149,6 +163,9 @@ fn check_peer(peer: &PeerConfig) -> Result<(), PeerFault> {
     match peer.local_address {
         _ if peer.asn == Asn(0) => Err(PeerFault::NoAsn),
         _ if matches!(peer.hold_time, 1 | 2) => Err(PeerFault::HoldTime(peer.hold_time)),
+        _ if let Err(fault) = check_timers(peer).and_then(|()| check_limits(&peer.max_prefixes)) => {
+            Err(fault)
+        }
         _ if peer.graceful_restart.restart_time > restart::MAX_TIME => {
             Err(PeerFault::RestartTime(peer.graceful_restart.restart_time))
         }
@@ -180,6 +197,35 @@ fn check_peer(peer: &PeerConfig) -> Result<(), PeerFault> {
     }
 }
 
+fn check_timers(peer: &PeerConfig) -> Result<(), PeerFault> {
+    let hold_time = peer.hold_time;
+    match (peer.keepalive, peer.send_hold_time) {
+        (Some(keepalive @ 1..), _) if hold_time == 0 => Err(PeerFault::KeepaliveWithoutHold(keepalive)),
+        (Some(keepalive), _) if hold_time > 0 && !(1..=hold_time / 3).contains(&keepalive) => {
+            Err(PeerFault::Keepalive(keepalive, hold_time))
+        }
+        (_, Some(send_hold_time)) if send_hold_time <= hold_time => {
+            Err(PeerFault::SendHoldTime(send_hold_time, hold_time))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_limits(limits: &MaxPrefixes) -> Result<(), PeerFault> {
+    let fault = match limits {
+        MaxPrefixes { ipv4: 0, .. } | MaxPrefixes { ipv6: 0, .. } => {
+            "ipv4 and ipv6 are at least 1; to take nothing, refuse it by the import policy"
+        }
+        MaxPrefixes { warn_percent: 0 | 101.., .. } => "warnPercent is 1 to 100",
+        MaxPrefixes { restart_after: Some(_), action: MaxPrefixesAction::Warn, .. } => {
+            "restartAfter is of no use where action is \"warn\": nothing is ended"
+        }
+        MaxPrefixes { restart_after: Some(0 | 86_401..), .. } => "restartAfter is 1 to 86400 s",
+        MaxPrefixes { .. } => return Ok(()),
+    };
+    Err(PeerFault::MaxPrefixes(fault))
+}
+
 fn check_bfd(bfd: &Bfd) -> Result<(), PeerFault> {
     for (name, interval) in [("minRxMs", bfd.min_rx_ms), ("minTxMs", bfd.min_tx_ms)] {
         if !(10..=60_000).contains(&interval) {
@@ -192,13 +238,14 @@ fn check_bfd(bfd: &Bfd) -> Result<(), PeerFault> {
     Ok(())
 }
 
-/// Whether the change needs a new session. Names, policies and BFD do not.
+/// Whether the change needs a new session. Names, policies, limits and BFD do not.
 pub(super) fn needs_restart(old: &PeerConfig, new: &PeerConfig) -> bool {
     let session = |peer: &PeerConfig| PeerConfig {
         name: String::new(),
         import: None,
         export: None,
         bfd: None,
+        max_prefixes: MaxPrefixes::default(),
         ..peer.clone()
     };
     session(old) != session(new)
@@ -262,6 +309,9 @@ fn describe_peer(_: &IpAddr, old: &PeerConfig, new: &PeerConfig) -> String {
     }
     if old.export != new.export {
         what.push("export policy changed".to_owned());
+    }
+    if old.max_prefixes != new.max_prefixes {
+        what.push("limits changed".to_owned());
     }
     if old.bfd != new.bfd {
         what.push("BFD settings changed".to_owned());
@@ -332,6 +382,18 @@ mod tests {
         assert!(fault(&peer("ttlSecurity = 255")).contains("1 to 254"));
         assert!(fault(&peer("multihop = 0")).contains("1 to 255"));
         assert!(fault(&peer("multihop = 2\nttlSecurity = 2")).contains("exclude each other"));
+        assert!(fault(&peer("keepalive = 31")).contains("keepalive is 31 s with a holdTime of 90 s"));
+        assert!(fault(&peer("keepalive = 0")).contains("at least 1"));
+        assert!(fault(&peer("holdTime = 0\nkeepalive = 9")).contains("no KEEPALIVEs"));
+        assert_eq!(check(&config(&peer("holdTime = 0\nkeepalive = 0"))), Ok(()));
+        assert_eq!(check(&config(&peer("holdTime = 3\nkeepalive = 1\nsendHoldTime = 4"))), Ok(()));
+        assert!(fault(&peer("sendHoldTime = 90")).contains("more than holdTime"));
+        let limits = |limits: &str| peer(&format!("maxPrefixes = {{ {limits} }}"));
+        assert_eq!(check(&config(&limits("ipv4 = 9, restartAfter = 1"))), Ok(()));
+        assert!(fault(&limits("ipv6 = 0")).ends_with("refuse it by the import policy"));
+        assert!(fault(&limits("warnPercent = 101")).contains("1 to 100"));
+        assert!(fault(&limits("restartAfter = 0")).contains("1 to 86400"));
+        assert!(fault(&limits("action = \"warn\", restartAfter = 9")).contains("nothing is ended"));
         assert!(fault(&peer("connectRetry = 0")).contains("at least 1"));
         assert!(fault(&peer("families = []")).contains("\"ipv4\""));
         assert!(fault(&peer("port = 0")).contains("179"));
@@ -396,6 +458,7 @@ mod tests {
             import: Some(Policy::reject()),
             export: Some(Policy::accept()),
             bfd: Some(Bfd::default()),
+            max_prefixes: MaxPrefixes { ipv4: 9, ..MaxPrefixes::default() },
             ..old.clone()
         };
         assert!(!needs_restart(&old, &policy));

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 
 use super::guard::Guard;
 use super::task::Input;
+use crate::fsm::negotiate::SEND_HOLD_TIME;
 use crate::wire::{self, Message, Notification, Session};
 
 /// Read at once, in octets.
@@ -35,12 +36,8 @@ const WRITE: usize = 64 << 10;
 /// Runs of updates handed to a link and not yet being written. The octets are shared by all that hear the same.
 const RUNS: usize = 16;
 
-/// Control messages waiting for a neighbour that does not read: half an hour of KEEPALIVEs at the usual
-/// hold time, longer than [`SEND_HOLD`] lets it last.
+/// Control messages waiting for a neighbour that does not read; KEEPALIVEs fill half of it at most.
 const CONTROL: usize = 64;
-
-/// SendHoldTimer: how long a neighbour may take not one octet (RFC 9687, section 6: at least 8 minutes).
-const SEND_HOLD: Duration = Duration::from_secs(480);
 
 /// How long the last words may take once a connection is given up.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -59,8 +56,17 @@ pub(super) enum Heard {
     Message(Message),
     /// Something else, and the answer to it; the last thing heard.
     Malformed(Notification),
+    /// Nothing, but the neighbour has taken not one octet for so many seconds.
+    Stalled(u64),
     /// The end, in words; the last thing heard.
     Lost(String),
+}
+
+/// What both OPENs agreed on, as far as a link needs it.
+#[derive(Debug)]
+struct Agreed {
+    session: Session,
+    send_hold_time: Duration,
 }
 
 /// The speaker's end of a link. Dropping it sends what control messages are left and closes.
@@ -70,7 +76,7 @@ pub(super) struct Link {
     pub local: IpAddr,
     control: mpsc::Sender<Message>,
     updates: mpsc::Sender<Bytes>,
-    session: Arc<OnceLock<Session>>,
+    agreed: Arc<OnceLock<Agreed>>,
     _closing: oneshot::Sender<()>,
 }
 
@@ -91,15 +97,26 @@ impl Link {
         let (control, control_rx) = mpsc::channel(CONTROL);
         let (updates, updates_rx) = mpsc::channel(RUNS);
         let (closing, closed) = oneshot::channel();
-        let session = Arc::new(OnceLock::new());
-        let writer = Writer { control: control_rx, updates: updates_rx, session: session.clone(), wake };
-        let reader = Reader { id, inputs, session: session.clone() };
-        let link = Self { id, local, control, updates, session, _closing: closing };
+        let agreed = Arc::new(OnceLock::new());
+        let writer = Writer {
+            id,
+            inputs: inputs.clone(),
+            control: control_rx,
+            updates: updates_rx,
+            agreed: agreed.clone(),
+            wake,
+        };
+        let reader = Reader { id, inputs, agreed: agreed.clone() };
+        let link = Self { id, local, control, updates, agreed, _closing: closing };
         Ok((link, run(stream, reader, writer, closed)))
     }
 
-    /// Sends ahead of all updates.
+    /// Sends ahead of all updates. A KEEPALIVE behind many messages that are not being read says nothing, and leaves
+    /// the room to a NOTIFICATION.
     pub fn send(&self, message: Message) -> Result<(), Stalled> {
+        if message == Message::Keepalive && self.control.capacity() < CONTROL / 2 {
+            return Ok(());
+        }
         self.control.try_send(message).map_err(|_| Stalled)
     }
 
@@ -109,9 +126,9 @@ impl Link {
     }
 
     /// The context of all messages from here on.
-    pub fn negotiated(&self, session: Session) {
+    pub fn negotiated(&self, session: Session, send_hold_time: Duration) {
         // Set once a connection: only OpenSent takes an OPEN.
-        let _ = self.session.set(session);
+        let _ = self.agreed.set(Agreed { session, send_hold_time });
     }
 }
 
@@ -182,7 +199,7 @@ async fn drain(read: &mut (impl AsyncReadExt + Unpin)) {
 struct Reader {
     id: LinkId,
     inputs: mpsc::Sender<Input>,
-    session: Arc<OnceLock<Session>>,
+    agreed: Arc<OnceLock<Agreed>>,
 }
 
 impl Reader {
@@ -207,7 +224,7 @@ impl Reader {
     }
 
     fn parse(&self, buffer: &mut BytesMut, heard: &mut Vec<Heard>) -> Result<(), Notification> {
-        let session = self.session.get();
+        let session = self.agreed.get().map(|agreed| &agreed.session);
         let max = session.map_or(wire::frame::MAX_MESSAGE, Session::max_message);
         while let Some(frame) = wire::frame(buffer, max)? {
             heard.push(Heard::Message(wire::parse(&frame, session)?));
@@ -217,9 +234,11 @@ impl Reader {
 }
 
 struct Writer {
+    id: LinkId,
+    inputs: mpsc::Sender<Input>,
     control: mpsc::Receiver<Message>,
     updates: mpsc::Receiver<Bytes>,
-    session: Arc<OnceLock<Session>>,
+    agreed: Arc<OnceLock<Agreed>>,
     wake: Arc<Notify>,
 }
 
@@ -231,7 +250,9 @@ impl Writer {
             while buffer.len() < WRITE {
                 match self.control.try_recv() {
                     Ok(message) => self.encode(&message, &mut buffer),
-                    Err(mpsc::error::TryRecvError::Disconnected) => return flush(write, &mut buffer).await,
+                    Err(mpsc::error::TryRecvError::Disconnected) => {
+                        return self.flush(write, &mut buffer).await;
+                    }
                     Err(mpsc::error::TryRecvError::Empty) => match self.updates.try_recv() {
                         Ok(run) => self.take(&run, &mut buffer),
                         Err(_) => break,
@@ -239,7 +260,7 @@ impl Writer {
                 }
             }
             if !buffer.is_empty() {
-                flush(write, &mut buffer).await?;
+                self.flush(write, &mut buffer).await?;
                 continue;
             }
             tokio::select! {
@@ -259,30 +280,32 @@ impl Writer {
     }
 
     fn encode(&self, message: &Message, buffer: &mut Vec<u8>) {
-        if let Err(error) = wire::write(message, self.session.get(), buffer) {
+        let session = self.agreed.get().map(|agreed| &agreed.session);
+        if let Err(error) = wire::write(message, session, buffer) {
             tracing::error!(%error, ?message, "a message of ours has no form on the wire and was not sent");
         }
     }
-}
 
-/// Writes all of it. The deadline is for each step forward, not for the whole.
-async fn flush(write: &mut OwnedWriteHalf, buffer: &mut Vec<u8>) -> Result<(), String> {
-    let mut rest = buffer.as_slice();
-    while !rest.is_empty() {
-        match timeout(SEND_HOLD, write.write(rest)).await {
-            Ok(Ok(0)) => return Err("connection closed by the neighbour".to_owned()),
-            Ok(Ok(written)) => rest = &rest[written..],
-            Ok(Err(error)) => return Err(words(error)),
-            Err(_) => {
-                return Err(format!(
-                    "the neighbour has read nothing for {} s (send hold timer)",
-                    SEND_HOLD.as_secs()
-                ));
+    /// Writes all of it. The SendHoldTimer (RFC 9687) is for each step forward, not for the whole; once it has expired,
+    /// who owns the link closes it, and there is a little time left for the last words.
+    async fn flush(&self, write: &mut OwnedWriteHalf, buffer: &mut Vec<u8>) -> Result<(), String> {
+        let send_hold_time = self.agreed.get().map_or(SEND_HOLD_TIME, |agreed| agreed.send_hold_time);
+        let mut rest = buffer.as_slice();
+        while !rest.is_empty() {
+            match timeout(send_hold_time, write.write(rest)).await {
+                Ok(Ok(0)) => return Err("connection closed by the neighbour".to_owned()),
+                Ok(Ok(written)) => rest = &rest[written..],
+                Ok(Err(error)) => return Err(words(error)),
+                Err(_) => {
+                    let stalled = vec![Heard::Stalled(send_hold_time.as_secs())];
+                    // Nobody listens any more where the speaker closed the link itself.
+                    let _ = self.inputs.send(Input::Heard(self.id, stalled)).await;
+                }
             }
         }
+        buffer.clear();
+        Ok(())
     }
-    buffer.clear();
-    Ok(())
 }
 
 /// Without the number that Rust puts behind the kernel's words.

@@ -188,6 +188,10 @@ impl Page {
         let since = self.gauges("manx_bgpd_session_state_seconds", "Seconds in that state.", &["peer"])?;
         let routes = "Prefixes received from the peer, accepted of those, advertised to it.";
         let routes = self.gauges("manx_bgpd_routes", routes, &["peer", "table"])?;
+        let held = "Prefixes held of the peer, refused and stale ones as well, by family.";
+        let held = self.gauges("manx_bgpd_prefixes_held", held, &["peer", "family"])?;
+        let limit = "How many prefixes the peer may give.";
+        let limit = self.gauges("manx_bgpd_prefix_limit", limit, &["peer", "family"])?;
         let flaps = "Times the session has left Established.";
         let flaps = self.counters("manx_bgpd_session_flaps_total", flaps, &["peer"])?;
         let bfd_up = "Whether BFD hears the peer and is heard.";
@@ -207,6 +211,10 @@ impl Page {
                 ("advertised", session.advertised),
             ] {
                 routes.with_label_values(&[peer.as_str(), table]).set(number(count));
+            }
+            for of in &session.prefixes {
+                held.with_label_values(&[peer.as_str(), label(of.family)]).set(number(of.held));
+                limit.with_label_values(&[peer.as_str(), label(of.family)]).set(of.limit.into());
             }
             flaps.with_label_values(&[peer]).inc_by(session.flaps);
             if let Some(bfd) = &session.bfd {

@@ -15,6 +15,7 @@
 mod bfd;
 pub mod config;
 mod guard;
+mod limit;
 mod link;
 pub mod listen;
 pub mod metrics;

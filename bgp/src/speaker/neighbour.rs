@@ -14,10 +14,11 @@ use super::NoPeer;
 use super::bfd::{Failure, Way};
 use super::config::title;
 use super::guard::Guard;
+use super::limit::{Verdict, Watermarks};
 use super::link::{self, Link};
 use super::stats::Stats;
 use super::task::Io;
-use crate::api::{PeerConfig, SessionState};
+use crate::api::{Held, PeerConfig, SessionState};
 use crate::bfd::State;
 use crate::fsm::restart::{Forwarding, Helper, Offer, Start};
 use crate::fsm::{Action, Cause, Event, Local, Negotiated, Peer, Role};
@@ -72,6 +73,8 @@ pub(super) struct Neighbour {
     local_asn: Asn,
     guard: Guard,
     title: String,
+    /// How near it is to what it may give.
+    watermarks: Watermarks,
 }
 
 /// Whose neighbour it is.
@@ -98,6 +101,8 @@ impl Neighbour {
             peer_asn: config.asn,
             families: config.families.clone(),
             hold_time: config.hold_time,
+            keepalive: config.keepalive,
+            send_hold_time: config.send_hold_time,
             connect_retry: Duration::from_secs(config.connect_retry.into()),
             extended_next_hop: config.extended_next_hop,
             passive: config.passive,
@@ -119,12 +124,13 @@ impl Neighbour {
             local_asn: asn,
             guard: Guard::new(&config, asn),
             title: title(&config),
+            watermarks: Watermarks::default(),
             config,
         }
     }
 
-    /// A new name or new policies; everything else wants a new session.
-    pub fn set_policy(&mut self, config: PeerConfig, rib: &mut Rib) {
+    /// A new name, new policies or new limits; everything else wants a new session.
+    pub fn set_policy(&mut self, config: PeerConfig, io: &mut Io, rib: &mut Rib, now: Instant) {
         if (&config.import, &config.export) != (&self.config.import, &self.config.export) {
             rib.set_policy(
                 self.id,
@@ -136,7 +142,16 @@ impl Neighbour {
             self.bfd = None;
         }
         self.title = title(&config);
-        self.config = config;
+        let limits = std::mem::replace(&mut self.config, config).max_prefixes;
+        if limits != self.config.max_prefixes {
+            if let Some(over) = self.judge_held(rib) {
+                self.handle(over, None, io, rib, now);
+            } else if matches!(self.fsm.reason(), Some(Cause::PrefixLimit(_)))
+                && self.fsm.state() == SessionState::Idle
+            {
+                self.reset(Notification::other_configuration_change(), io, rib, now);
+            }
+        }
     }
 
     /// What BFD says of the way to it. A lost way ends its session at once; a way not found yet keeps
@@ -378,11 +393,12 @@ impl Neighbour {
                 }
             }
             Action::Negotiated(role, negotiated) => {
-                self.links[role as usize].as_ref()?.negotiated(negotiated.session);
+                let link = self.links[role as usize].as_ref()?;
+                link.negotiated(negotiated.session, negotiated.send_hold_time);
             }
             Action::Up(role) => self.up(role, rib, now),
             Action::Down(cause) => self.down(&cause, rib, now),
-            Action::Update(update) => self.update(update, rib),
+            Action::Update(update) => return self.update(update, rib),
             Action::Refresh(refresh) => self.refresh(refresh, rib),
         }
         None
@@ -430,6 +446,7 @@ impl Neighbour {
         self.up = None;
         self.pace = Pace::Keeping;
         self.held.clear();
+        self.watermarks = Watermarks::default();
         self.stats.flaps += 1;
         let kept = self.helper.down(cause, now);
         if kept.is_empty() {
@@ -441,17 +458,52 @@ impl Neighbour {
         tracing::warn!(peer = %self.title, reason = %cause, stale, "session down");
     }
 
-    fn update(&mut self, update: Update, rib: &mut Rib) {
+    fn update(&mut self, update: Update, rib: &mut Rib) -> Option<Event> {
         self.stats.forgive(&self.title, &update);
         let end = update.end_of_rib;
         rib.update(self.id, update);
-        let Some(family) = end else { return };
-        if let Some(awaited) = &mut self.awaited {
-            awaited.remove(&family);
+        if let Some(family) = end {
+            if let Some(awaited) = &mut self.awaited {
+                awaited.remove(&family);
+            }
+            if self.helper.end_of_rib(family) {
+                rib.sweep(self.id, family);
+            }
         }
-        if self.helper.end_of_rib(family) {
-            rib.sweep(self.id, family);
+        self.judge_held(rib)
+    }
+
+    /// What is held of it, and what it may give.
+    pub fn held(&self, rib: &Rib) -> Vec<Held> {
+        let families = self.fsm.established().map(|negotiated| negotiated.session.families.as_slice());
+        let of = |family: &Family| Held {
+            family: *family,
+            held: rib.held(self.id, *family),
+            limit: self.config.max_prefixes.limit(*family),
+        };
+        families.unwrap_or_default().iter().map(of).collect()
+    }
+
+    /// Whether it gives more prefixes than it may; that it comes near is said.
+    fn judge_held(&mut self, rib: &Rib) -> Option<Event> {
+        let limits = self.config.max_prefixes;
+        for family in Family::ALL {
+            let held = rib.held(self.id, family);
+            let limit = limits.limit(family);
+            match self.watermarks.judge(&limits, family, held) {
+                Verdict::Fine => {}
+                Verdict::Near => tracing::warn!(
+                    peer = %self.title, %family, held, limit,
+                    "it gives almost as many prefixes as it may (maxPrefixes)"
+                ),
+                Verdict::Past => tracing::warn!(
+                    peer = %self.title, %family, held, limit,
+                    "it gives more prefixes than it should (maxPrefixes, which only warns)"
+                ),
+                Verdict::Over(over) => return Some(Event::PrefixLimit(over)),
+            }
         }
+        None
     }
 
     fn refresh(&self, refresh: RouteRefresh, rib: &mut Rib) {
@@ -510,6 +562,7 @@ pub(super) fn event(role: Role, heard: link::Heard) -> Event {
     match heard {
         link::Heard::Message(message) => Event::Received(role, message),
         link::Heard::Malformed(notification) => Event::Malformed(role, notification),
+        link::Heard::Stalled(seconds) => Event::SendHold(role, seconds),
         link::Heard::Lost(why) => Event::Lost(role, why),
     }
 }

@@ -108,6 +108,7 @@ impl Stats {
             hold_time: established.map(|negotiated| negotiated.hold_time),
             families: established.map(|negotiated| negotiated.session.families.clone()).unwrap_or_default(),
             received: counts.received,
+            prefixes: Vec::new(),
             accepted: counts.accepted,
             stale: counts.stale,
             advertised: counts.advertised,

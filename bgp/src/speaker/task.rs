@@ -386,7 +386,7 @@ impl Speaker {
         let (mut stats, mut bfd) = Default::default();
         if let Some(neighbour) = self.neighbours.get_mut(&peer.address) {
             if !config::needs_restart(&neighbour.config, peer) {
-                return neighbour.set_policy(peer.clone(), rib);
+                return neighbour.set_policy(peer.clone(), &mut self.io, rib, now);
             }
             neighbour.end(Notification::other_configuration_change(), &mut self.io, rib, now);
             stats = std::mem::take(&mut neighbour.stats);
@@ -525,6 +525,7 @@ impl Speaker {
             status.sessions = (self.neighbours.values())
                 .map(|n| Session {
                     bfd: n.bfd.as_ref().map(|way| way.status(now)),
+                    prefixes: n.held(&orders.rib),
                     ..n.stats.session(&n.config, &n.fsm, orders.rib.counts(n.id), now)
                 })
                 .collect();

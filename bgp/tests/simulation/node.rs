@@ -78,6 +78,8 @@ impl Node {
             peer_asn: asn(other),
             families: Family::ALL.to_vec(),
             hold_time: 9,
+            keepalive: None,
+            send_hold_time: None,
             connect_retry: Duration::from_secs(5),
             // A lost session is forgotten at once here: what is kept beyond it is the speaker's own work.
             authenticated: false,

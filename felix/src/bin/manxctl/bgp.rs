@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::bail;
-use manx_bgp::api::{BfdStatus, Destination, PathInfo, Request, Session, SessionState, Status};
+use manx_bgp::api::{BfdStatus, Destination, Held, PathInfo, Request, Session, SessionState, Status};
 use manx_bgp::bfd::State;
 use manx_bgp::types::Prefix;
 use manx_felix::speaker;
@@ -114,6 +114,10 @@ pub fn render_peer(session: &Session) -> String {
             let (received, accepted) = (session.received, session.accepted);
             format!("{received} received, {accepted} accepted, {} advertised", session.advertised)
         }),
+        ("Held", {
+            let held = |of: &Held| format!("{} of at most {} of {}", of.held, of.limit, of.family);
+            or_dash(session.prefixes.iter().map(held).collect::<Vec<_>>().join(", "))
+        }),
         ("BFD", or_dash(session.bfd.as_ref().map(bfd))),
         ("Messages", format!("{} in, {} out", session.messages_in, session.messages_out)),
     ])
@@ -210,6 +214,7 @@ pub mod tests {
             hold_time: Some(90),
             families: Family::ALL.to_vec(),
             received: 3,
+            prefixes: vec![Held { family: Family::Ipv4, held: 3, limit: 1_000_000 }],
             accepted: 2,
             stale: 0,
             advertised: 1,
