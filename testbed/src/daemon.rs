@@ -71,7 +71,15 @@ pub fn of(node: &Node) -> Vec<Daemon> {
             daemon("manx-bgpd", &["manx-bgpd"], Ready::Bgpd),
             daemon(
                 "manx-felix",
-                &["manx-felix", "--kubeconfig", "/etc/manx/kubeconfig"],
+                &[
+                    "manx-felix",
+                    "--kubeconfig",
+                    "/etc/manx/kubeconfig",
+                    "--cni-bin-dir",
+                    "/opt/cni/bin",
+                    "--cni-conf-dir",
+                    "/etc/cni/net.d",
+                ],
                 Ready::Socket("manx/agent.sock"),
             ),
         ],
@@ -91,7 +99,9 @@ pub fn own_folders(runs: Runs) -> &'static [&'static str] {
         Runs::Bird => &["/etc/bird"],
         Runs::Gobgp => &["/etc/gobgp"],
         Runs::Openbgpd => &["/etc/openbgpd"],
-        Runs::Manx | Runs::ManxBgpd | Runs::KubeApiserver => &["/etc/manx"],
+        // The agent installs the CNI plugin and its configuration.
+        Runs::Manx => &["/etc/manx", "/etc/cni", "/opt/cni"],
+        Runs::ManxBgpd | Runs::KubeApiserver => &["/etc/manx"],
     }
 }
 

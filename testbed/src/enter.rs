@@ -5,7 +5,7 @@
 //!   /run                     <lab>/<node>/run, with the host's /run/netns inside
 //!   /etc/frr, /etc/manx …    <lab>/<node>/etc/frr …: what a daemon keeps for itself
 //!   binds of the topology    on top
-//!   /sys                     mounted anew: /sys/class/net shows the node's interfaces
+//!   /sys                     mounted anew: /sys/class/net shows the node's interfaces; cgroups are the machine's
 //! ```
 //!
 //! Nothing is made on the host for a mount point that is missing there: the nearest folder that exists
@@ -19,8 +19,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use thiserror::Error;
 
@@ -77,6 +76,7 @@ fn system<T, E: Into<io::Error>>(what: impl ToString, result: Result<T, E>) -> R
 }
 
 const NONE: Option<&str> = None;
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 impl View {
     /// Moves this process into the node. It must have one thread only.
@@ -117,12 +117,13 @@ impl View {
     }
 
     fn mount_sysfs(&self) -> Result<(), EnterError> {
-        // What is mounted below (cgroups) goes with it, as in `ip netns exec`.
-        match umount2("/sys", MntFlags::MNT_DETACH) {
-            Ok(()) | Err(Errno::EINVAL) => {}
-            Err(errno) => system("unmount /sys", Err(errno))?,
+        // Over what is there: a container runtime in the node needs the cgroups mounted below it.
+        let cgroups = File::open(CGROUPS);
+        system("mount /sys", mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), NONE))?;
+        match cgroups {
+            Ok(held) => bind(&below(&held), Path::new(CGROUPS)),
+            Err(_) => Ok(()),
         }
-        system("mount /sys", mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), NONE))
     }
 
     fn mount_bind(&self, wanted: &Bind) -> Result<(), EnterError> {
@@ -161,6 +162,11 @@ fn bind(source: &Path, target: &Path) -> Result<(), EnterError> {
     bound.map_err(|errno| EnterError::System { what: what(), source: errno.into() })
 }
 
+/// A folder that is held open, by a path that leads there also when it is covered.
+fn below(held: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()))
+}
+
 /// Covers a folder with a tmpfs that shows the same entries.
 fn cover(folder: &Path) -> Result<(), EnterError> {
     if folder == Path::new("/") {
@@ -169,7 +175,7 @@ fn cover(folder: &Path) -> Result<(), EnterError> {
     }
     let what = format!("cover {}", folder.display());
     let held = system(&what, File::open(folder))?;
-    let below = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
+    let below = below(&held);
     let entries =
         system(&what, fs::read_dir(below.join(".")).and_then(Iterator::collect::<io::Result<Vec<_>>>))?;
     system(&what, mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some("mode=755")))?;

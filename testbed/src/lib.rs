@@ -27,7 +27,7 @@ pub mod programs;
 pub mod terminal;
 pub mod topology;
 
-pub use eventually::eventually;
+pub use eventually::{Late, eventually};
 pub use lab::{Lab, LabError, Options, TemporaryLab};
 pub use pod::PodInfo;
 pub use topology::Topology;
