@@ -47,8 +47,7 @@ impl<'a> Node<'a> {
         image::write(&run.join("image.tar"));
         // containerd 1 has this plugin bring up every sandbox's lo, besides the network's own.
         lab.run("node1", &["cp", "/usr/lib/cni/loopback", "/opt/cni/bin/"]).await.unwrap();
-        let machine =
-            Machine::boot(lab, "node1", &["containerd", "--config", "/run/containerd.toml"]).await;
+        let machine = Machine::boot(lab, "node1", &["containerd", "--config", "/run/containerd.toml"]).await;
         let cri = Cri::connect(&run.join("containerd/containerd.sock"), PATIENCE).await;
         let cri = cri.unwrap_or_else(|late| panic!("{late}\n{}", machine.log()));
         let socket = "/run/containerd/containerd.sock";
@@ -113,7 +112,13 @@ async fn a_pod_of_containerd_reaches_another_nodes_and_its_two_dels_leave_nothin
 
     node.cri.stop_pod_sandbox(&sandbox).await.unwrap();
     assert_nothing_left(&lab).await;
+    let next = node.pod("next").await;
+    let after = node.cri.run_pod_sandbox(&next).await.unwrap();
+    let container = node.cri.run_container(&after, &next, "busybox").await.unwrap();
     node.cri.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.reaches(&container, &far).await;
+    node.cri.stop_pod_sandbox(&after).await.unwrap();
+    node.cri.remove_pod_sandbox(&after).await.unwrap();
     assert_nothing_left(&lab).await;
 }
 

@@ -235,7 +235,11 @@ impl Cri {
         if said.exit_code == 0 {
             return Ok(text);
         }
-        Err(format!("{command:?} ended with {}: {text}{}", said.exit_code, String::from_utf8_lossy(&said.stderr)))
+        Err(format!(
+            "{command:?} ended with {}: {text}{}",
+            said.exit_code,
+            String::from_utf8_lossy(&said.stderr)
+        ))
     }
 
     /// Ends a sandbox's containers and its network: the first DEL.

@@ -51,7 +51,8 @@ impl<'a> Node<'a> {
     async fn run(&self, name: &str, network: &str) -> Vec<IpAddr> {
         let parent = format!("--cgroup-parent={}", self.0.cgroup());
         self.podman(&["run", "-d", "--name", name, "--network", network, &parent, image::NAME]).await;
-        let said = self.podman(&["exec", name, "busybox", "ip", "-o", "address", "show", "dev", "eth0"]).await;
+        let said =
+            self.podman(&["exec", name, "busybox", "ip", "-o", "address", "show", "dev", "eth0"]).await;
         let global = said.lines().filter(|line| line.contains("scope global"));
         let address = |line: &str| line.split_whitespace().nth(3)?.split('/').next()?.parse().ok();
         global.map(|line| address(line).unwrap_or_else(|| panic!("{said}"))).collect()
