@@ -10,6 +10,7 @@
 //! [`Config`] is the whole wanted state and can be handed over at any time: the daemon does the
 //! difference and keeps the last one while its client is away.
 
+mod add_paths;
 mod bfd;
 pub mod community;
 mod max_prefixes;
@@ -17,6 +18,7 @@ mod policy;
 
 use std::net::{IpAddr, SocketAddr};
 
+pub use add_paths::{AddPaths, PathCount};
 pub use bfd::{Bfd, BfdStatus};
 pub use max_prefixes::{Held, MaxPrefixes, MaxPrefixesAction};
 pub use policy::{Match, Outcome, PathMatch, Policy, PrefixRange, RangeError, Rule, Source, Then, Verdict};
@@ -242,6 +244,9 @@ pub struct PeerConfig {
     /// neighbour offers it too.
     #[serde(default)]
     pub extended_next_hop: bool,
+    /// Tell it, or take from it, several paths to one destination.
+    #[serde(default)]
+    pub add_paths: AddPaths,
     /// Take a default route from it. One is refused unless this says otherwise.
     #[serde(default)]
     pub accept_default_route: bool,
@@ -298,6 +303,7 @@ impl PeerConfig {
             local_asn: None,
             allow_own_as: 0,
             extended_next_hop: false,
+            add_paths: AddPaths::default(),
             accept_default_route: false,
             route_reflector_client: false,
         }
@@ -418,6 +424,9 @@ pub struct PathInfo {
     pub med: Option<u32>,
     /// `asn:value`.
     pub communities: Vec<String>,
+    /// The path identifier it came with, or was told with (RFC 7911); none where the session has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_id: Option<u32>,
     /// The neighbour is restarting and has not said it again yet.
     #[serde(default)]
     pub stale: bool,

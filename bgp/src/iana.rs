@@ -85,6 +85,8 @@ pub mod capability {
     pub const GRACEFUL_RESTART: u8 = 64;
     /// RFC 6793.
     pub const FOUR_OCTET_AS: u8 = 65;
+    /// RFC 7911.
+    pub const ADD_PATH: u8 = 69;
     /// RFC 7313.
     pub const ENHANCED_ROUTE_REFRESH: u8 = 70;
 }

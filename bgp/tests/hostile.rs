@@ -15,8 +15,8 @@ use bytes::BytesMut;
 use manx_bgp::api::{Reply, Request, Session as Shown, SessionState, Status, VERSION};
 use manx_bgp::types::{Asn, Family, Prefix, RouterId};
 use manx_bgp::wire::{
-    self, Announcement, AsPath, Attributes, Capability, Community, Message, NextHop, Open, Origin, Segment,
-    Session, Update,
+    self, AddPath, Announcement, AsPath, Attributes, Capability, Community, Message, NextHop, Open, Origin,
+    Segment, Session, Update,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
@@ -159,7 +159,13 @@ fn asn(host: u8) -> Asn {
 }
 
 fn session() -> Session {
-    Session { asn4: true, families: vec![Family::Ipv4], ebgp: true, extended: false }
+    Session {
+        asn4: true,
+        families: vec![Family::Ipv4],
+        ebgp: true,
+        extended: false,
+        add_path: AddPath::default(),
+    }
 }
 
 fn octets(message: &Message) -> Vec<u8> {
@@ -191,7 +197,7 @@ fn update(host: u8, block: u8, round: u32) -> Vec<u8> {
         large_communities: Vec::new(),
         unknown: Vec::new(),
     };
-    let prefixes = (0..=255).map(prefix).collect();
+    let prefixes = (0..=255).map(|n| prefix(n).into()).collect();
     let next_hop = NextHop::V4(Ipv4Addr::new(198, 51, 100, host));
     octets(&Message::Update(Update {
         announced: vec![Announcement { next_hop, prefixes }],

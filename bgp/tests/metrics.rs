@@ -81,8 +81,13 @@ async fn say(stream: &mut TcpStream, message: &Message) {
 }
 
 async fn hear(stream: &mut TcpStream, buffer: &mut BytesMut) -> Message {
-    let session =
-        Session { asn4: false, families: vec![manx_bgp::types::Family::Ipv4], ebgp: true, extended: false };
+    let session = Session {
+        asn4: false,
+        families: vec![manx_bgp::types::Family::Ipv4],
+        ebgp: true,
+        extended: false,
+        add_path: Default::default(),
+    };
     let heard = async {
         loop {
             if let Some(frame) = wire::frame(buffer, wire::frame::MAX_MESSAGE).unwrap() {

@@ -420,7 +420,9 @@ async fn a_neighbour_that_does_not_read_delays_nobody_and_is_told_all_when_it_re
     let stalled = handle.status().await.unwrap().sessions[0].advertised;
     assert!(stalled < PREFIXES, "the routes for the one that does not read stay in the RIB");
 
-    let session = wire::Session { asn4: true, families: vec![Family::Ipv4], ebgp: false, extended: false };
+    let add_path = wire::AddPath::default();
+    let families = vec![Family::Ipv4];
+    let session = wire::Session { asn4: true, families, ebgp: false, extended: false, add_path };
     let mut told = 0;
     loop {
         match raw.hear(Some(&session)).await.expect("the session lives") {

@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use manx_bgp::api::{Config, Reply, Request};
 use manx_bgp::iana::MessageType;
 use manx_bgp::types::{Family, Prefix};
-use manx_bgp::wire::{self, Message, Notification, Segment, Session, Update};
+use manx_bgp::wire::{self, AddPath, Message, Nlri, Notification, Segment, Session, Update};
 
 /// A parser's name and what tries it.
 pub type Target = (&'static str, fn(&[u8]));
@@ -149,7 +149,10 @@ fn session(choice: u8) -> Session {
         2 => vec![Family::Ipv6],
         _ => Family::ALL.to_vec(),
     };
-    Session { asn4: choice & 1 != 0, families, ebgp: choice & 2 != 0, extended: choice & 4 != 0 }
+    // What is written is read again.
+    let path_ids = if choice & 32 == 0 { Vec::new() } else { families.clone() };
+    let add_path = AddPath { receive: path_ids.clone(), send: path_ids };
+    Session { asn4: choice & 1 != 0, families, ebgp: choice & 2 != 0, extended: choice & 4 != 0, add_path }
 }
 
 fn round_trip(kind: MessageType, body: &[u8], session: Option<&Session>) {
@@ -203,7 +206,7 @@ fn check(message: &Message, octets: usize) {
             assert_eq!(update.attributes.is_some(), !update.announced.is_empty());
             let announced = update.announced.iter().flat_map(|announcement| &announcement.prefixes);
             assert!(update.withdrawn.len() + announced.clone().count() <= octets);
-            for prefix in announced.chain(&update.withdrawn) {
+            for Nlri { prefix, .. } in announced.chain(&update.withdrawn) {
                 assert_eq!(Prefix::truncated(prefix.addr(), prefix.length()), Some(*prefix));
             }
             for announcement in &update.announced {
@@ -231,7 +234,7 @@ fn is_lossy(update: &Update, session: Option<&Session>) -> bool {
 fn comparable(update: &Update) -> Update {
     let mut update = update.clone();
     update.faults.clear();
-    update.withdrawn.sort_by_key(|prefix| prefix.family());
+    update.withdrawn.sort_by_key(|nlri| nlri.family());
     update
 }
 
@@ -250,7 +253,8 @@ pub fn seeds(target: &str, vectors: &std::path::Path) -> std::io::Result<Vec<Vec
             seeds.push([&[38][..], &message, &message].concat());
         }
         if kinds.contains(&(target, *kind)) {
-            let choices: &[&[u8]] = if target == "update" { &[&[0], &[1], &[2], &[3]] } else { &[&[]] };
+            let choices: &[&[u8]] =
+                if target == "update" { &[&[0], &[1], &[2], &[3], &[33]] } else { &[&[]] };
             seeds.extend(choices.iter().map(|choice| [choice, body].concat()));
         }
         if target == "capabilities" && *kind == 1 {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::restart;
 use crate::types::{Asn, Family, RouterId};
-use crate::wire::{Capability, Notification, Open, Session};
+use crate::wire::{AddPath, Capability, Notification, Open, SendReceive, Session};
 
 /// How long a neighbour may take nothing at least, where nothing else is set (RFC 9687, section 6).
 pub(crate) const SEND_HOLD_TIME: Duration = Duration::from_secs(480);
@@ -30,6 +30,8 @@ pub struct Local {
     pub connect_retry: Duration,
     /// Offer IPv4 routes with IPv6 next hops (RFC 8950).
     pub extended_next_hop: bool,
+    /// Offer several paths to a destination (RFC 7911), for every family.
+    pub add_path: Option<SendReceive>,
     /// Never call, only be called.
     pub passive: bool,
     /// Segments are signed, so that a neighbour with another password hears nothing and says nothing.
@@ -79,6 +81,10 @@ impl Local {
         if self.extended_next_hop && self.families.contains(&Family::Ipv4) {
             capabilities.push(Capability::ExtendedNextHop(vec![(Family::Ipv4, Family::Ipv6)]));
         }
+        if let Some(direction) = self.add_path {
+            let families = self.families.iter().map(|family| (*family, direction));
+            capabilities.push(Capability::AddPath(families.collect()));
+        }
         capabilities.push(self.restart.capability(&self.families));
         capabilities.push(Capability::FourOctetAs(self.asn));
         Open { asn: self.asn, hold_time: self.hold_time, router_id: self.router_id, capabilities }
@@ -108,6 +114,7 @@ impl Local {
             return Err(Refusal { notification: Notification::unsupported_capability(&wanted), why });
         }
         let hold_time = self.hold_time.min(theirs.hold_time);
+        let add_path = self.several_paths(&families, theirs);
         let has = |wanted: &dyn Fn(&Capability) -> bool| theirs.capabilities.iter().any(wanted);
         Ok(Negotiated {
             session: Session {
@@ -116,6 +123,7 @@ impl Local {
                 ebgp,
                 // Needs both sides (RFC 8654, section 4), and we always offer it.
                 extended: has(&|capability| *capability == Capability::ExtendedMessage),
+                add_path,
             },
             hold_time,
             keepalive: self.keepalive(hold_time),
@@ -129,6 +137,27 @@ impl Local {
             route_refresh: has(&|capability| *capability == Capability::RouteRefresh),
             restart: restart::Theirs::of(&theirs.capabilities),
         })
+    }
+
+    /// RFC 7911, section 4: of `families`, those one side gives several paths of and the other takes.
+    fn several_paths(&self, families: &[Family], theirs: &Open) -> AddPath {
+        let Some(ours) = self.add_path else { return AddPath::default() };
+        let offered: Vec<_> = (theirs.capabilities.iter())
+            .filter_map(|capability| match capability {
+                Capability::AddPath(offered) => Some(offered),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        let among = |wanted: &dyn Fn(SendReceive) -> bool| {
+            let theirs =
+                |family: &Family| offered.iter().any(|(other, does)| other == family && wanted(*does));
+            families.iter().copied().filter(theirs).collect::<Vec<_>>()
+        };
+        AddPath {
+            receive: among(&|theirs| ours.receives() && theirs.sends()),
+            send: among(&|theirs| ours.sends() && theirs.receives()),
+        }
     }
 }
 
@@ -185,6 +214,7 @@ mod tests {
             send_hold_time: None,
             connect_retry: Duration::from_secs(5),
             extended_next_hop: true,
+            add_path: None,
             passive: false,
             authenticated: false,
             restart: restart::Offer {
@@ -214,6 +244,25 @@ mod tests {
         let without = |asn, id| Local { extended_next_hop: false, ..local(asn, id) };
         assert!(!ours.negotiate(&without(65001, 2).open()).unwrap().extended_next_hop);
         assert!(!without(65000, 1).negotiate(&local(65001, 2).open()).unwrap().extended_next_hop);
+    }
+
+    #[test]
+    fn several_paths_go_where_one_side_gives_and_the_other_takes() {
+        let with = |direction, asn, id| Local { add_path: Some(direction), ..local(asn, id) };
+        let agreed = |ours, theirs| {
+            let negotiated = with(ours, 65000, 1).negotiate(&with(theirs, 65001, 2).open()).unwrap();
+            let AddPath { receive, send } = negotiated.session.add_path;
+            (!receive.is_empty(), !send.is_empty())
+        };
+        assert_eq!(agreed(SendReceive::Both, SendReceive::Both), (true, true));
+        assert_eq!(agreed(SendReceive::Both, SendReceive::Send), (true, false));
+        assert_eq!(agreed(SendReceive::Send, SendReceive::Both), (false, true));
+        assert_eq!(agreed(SendReceive::Send, SendReceive::Send), (false, false));
+        let without = with(SendReceive::Both, 65000, 1).negotiate(&local(65001, 2).open()).unwrap();
+        assert_eq!(without.session.add_path, AddPath::default());
+        let narrow = Local { families: vec![Family::Ipv6], ..with(SendReceive::Both, 65001, 2) };
+        let negotiated = with(SendReceive::Both, 65000, 1).negotiate(&narrow.open()).unwrap();
+        assert_eq!(negotiated.session.add_path.send, [Family::Ipv6]);
     }
 
     #[test]

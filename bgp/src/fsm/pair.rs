@@ -61,6 +61,7 @@ pub(super) fn local(asn: u32, id: u8, peer_asn: u32) -> Local {
         send_hold_time: None,
         connect_retry: Duration::from_secs(5),
         extended_next_hop: false,
+        add_path: None,
         passive: false,
         authenticated: false,
         restart: Offer { time: 120, forwarding: Forwarding::Preserved, start: Start::Over },

@@ -8,6 +8,7 @@ use super::peers::Peers;
 use super::policy::Applied;
 use super::{PeerFacts, martian, policy};
 use crate::types::{Asn, Family, Prefix};
+use crate::wire::Nlri;
 
 /// Judges what one peer said.
 pub(super) struct Judge<'a> {
@@ -41,7 +42,8 @@ impl<'a> Judge<'a> {
     }
 
     /// The path to `prefix` that `received` is.
-    pub(super) fn path(&mut self, received: &Received, prefix: Prefix, generation: Generation) -> Arc<Path> {
+    pub(super) fn path(&mut self, received: &Received, nlri: Nlri, generation: Generation) -> Arc<Path> {
+        let Nlri { prefix, path_id } = nlri;
         let (facts, peers) = (self.facts, self.peers);
         let mut last = self.last.take().filter(|last| last.received.is(received)).unwrap_or_else(|| {
             let loops = loops(received, facts, peers);
@@ -53,10 +55,12 @@ impl<'a> Judge<'a> {
                 martian::refusal(prefix, facts).map_or_else(|| policy::import(facts, received, prefix), Err)
             }
         };
-        let same = |(before, path): &(Judged, Arc<Path>)| *before == judged && path.generation == generation;
+        let same = |(before, path): &(Judged, Arc<Path>)| {
+            *before == judged && path.generation == generation && path.path_id == path_id
+        };
         let made = last.made.take().filter(same).unwrap_or_else(|| {
             let made = made(self.peer, facts, peers, received, &judged, prefix);
-            let path = self.interner.intern(Path { generation, ..made });
+            let path = self.interner.intern(Path { generation, path_id, ..made });
             (judged, path)
         });
         let path = made.1.clone();
@@ -66,7 +70,7 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// What becomes of an announcement, its generation apart.
+/// What becomes of an announcement, its generation and path identifier apart.
 fn made(
     peer: PeerId,
     facts: &PeerFacts,
@@ -80,6 +84,7 @@ fn made(
         attributes,
         next_hop,
         source: Some(peer),
+        path_id: 0,
         refusal: None,
         generation: Generation::default(),
         received: None,

@@ -18,7 +18,7 @@ use crate::api::NextHopMode;
 use crate::iana::attribute_flag::PARTIAL;
 use crate::types::{Family, Prefix, RouterId};
 use crate::wire::update::Packer;
-use crate::wire::{Attributes, NextHop};
+use crate::wire::{Attributes, NextHop, Nlri};
 
 /// Octets after which a new run is begun.
 const RUN: usize = 64 << 10;
@@ -51,6 +51,7 @@ pub(super) fn something() -> Arc<Path> {
         attributes: Arc::new(originate::attributes(Vec::new())),
         next_hop: NextHop::V4(Ipv4Addr::BROADCAST),
         source: None,
+        path_id: 0,
         refusal: Some(Refusal::Policy),
         generation: Generation::default(),
         received: None,
@@ -144,11 +145,11 @@ impl<'a> Exports<'a> {
     }
 }
 
-/// What a batch has to say.
+/// What a batch has to say. Behind each destination is the path's identifier, if the session has any.
 pub(super) struct Outbox<K> {
-    pub(super) withdrawn: Vec<(Whom, K)>,
+    pub(super) withdrawn: Vec<(Whom, K, u32)>,
     /// With the place of the packer.
-    pub(super) announced: Vec<(u32, Whom, K)>,
+    pub(super) announced: Vec<(u32, Whom, K, u32)>,
 }
 
 impl<K> Default for Outbox<K> {
@@ -168,18 +169,22 @@ impl<K: Net> Outbox<K> {
     ) {
         let mut writer = Writer { octets: Vec::new(), messages: 0, whom: Whom::All, queue };
         let withdrawals = Packer::withdrawals(family, &audience.session);
-        self.withdrawn.sort_by_key(|(whom, _)| *whom);
+        self.withdrawn.sort_by_key(|(whom, ..)| *whom);
         for same in self.withdrawn.chunk_by(|one, other| one.0 == other.0) {
-            writer.write(same[0].0, &withdrawals, same.iter().map(|(_, key)| key.prefix()));
+            writer.write(same[0].0, &withdrawals, same.iter().map(|(_, key, path_id)| nlri(*key, *path_id)));
         }
         self.announced.sort_by_key(|(place, ..)| *place);
         for same in self.announced.chunk_by(|one, other| one.0 == other.0) {
-            let (place, whom, _) = same[0];
+            let (place, whom, ..) = same[0];
             let packer = &exports.packers[place as usize];
-            writer.write(whom, packer, same.iter().map(|(.., key)| key.prefix()));
+            writer.write(whom, packer, same.iter().map(|(.., key, path_id)| nlri(*key, *path_id)));
         }
         writer.finish();
     }
+}
+
+fn nlri<K: Net>(key: K, path_id: u32) -> Nlri {
+    Nlri { prefix: key.prefix(), path_id }
 }
 
 /// Makes runs.
@@ -191,7 +196,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn write(&mut self, whom: Whom, packer: &Packer, prefixes: impl Iterator<Item = crate::types::Prefix>) {
+    fn write(&mut self, whom: Whom, packer: &Packer, prefixes: impl Iterator<Item = Nlri>) {
         if whom != self.whom || self.octets.len() >= RUN {
             self.finish();
             self.whom = whom;

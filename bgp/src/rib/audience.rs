@@ -3,15 +3,18 @@
 use std::net::IpAddr;
 
 use super::{PeerFacts, Policy};
-use crate::api::NextHopMode;
-use crate::types::Asn;
-use crate::wire::Session;
+use crate::api::{NextHopMode, PathCount};
+use crate::types::{Asn, Family};
+use crate::wire::{AddPath, Session};
 
 /// Peers of whom all of this is the same are told the same octets, each path's own source apart. What may
 /// go out and in which form looks at nothing else of a peer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Audience {
+    /// What it is sent is written in; what it sends is not looked at.
     pub(super) session: Session,
+    /// See [`PeerFacts::add_paths`].
+    add_paths: Option<PathCount>,
     /// See [`PeerFacts::next_hops`].
     pub(super) next_hops: Vec<IpAddr>,
     /// See [`PeerFacts::extended_next_hop`].
@@ -27,8 +30,10 @@ pub(super) struct Audience {
 
 impl Audience {
     pub(super) fn of(facts: &PeerFacts) -> Self {
+        let add_path = AddPath { receive: Vec::new(), ..facts.session.add_path.clone() };
         Self {
-            session: facts.session.clone(),
+            session: Session { add_path, ..facts.session.clone() },
+            add_paths: facts.add_paths,
             next_hops: facts.next_hops.clone(),
             extended_next_hop: facts.extended_next_hop,
             client: facts.client,
@@ -36,5 +41,10 @@ impl Audience {
             local_asn: facts.local_asn,
             export: facts.export.clone(),
         }
+    }
+
+    /// How many paths to a destination of `family` are told; none: the best, without an identifier.
+    pub(super) fn several(&self, family: Family) -> Option<PathCount> {
+        self.add_paths.filter(|_| self.session.sends_path_ids(family))
     }
 }

@@ -17,8 +17,9 @@
 //! | 7 | lowest router id, or ORIGINATOR_ID | f; RFC 4456, section 9 |
 //! | 8 | shortest CLUSTER_LIST | RFC 4456, section 9 |
 //! | 9 | lowest peer address | g |
+//! | 10 | lowest path identifier of that peer | RFC 7911 |
 //!
-//! No two peers share an address, so step 9 leaves one.
+//! No two peers share an address and no two paths of one an identifier, so step 10 leaves one.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -55,6 +56,8 @@ pub struct Candidate {
     pub clusters: usize,
     /// The peer's address; none: originated here.
     pub address: Option<IpAddr>,
+    /// The peer's identifier of the path; 0 where there is none.
+    pub path_id: u32,
 }
 
 /// The step a path lost by, in order.
@@ -78,6 +81,8 @@ pub enum Reason {
     ClusterList,
     /// 9.
     PeerAddress,
+    /// 10.
+    PathId,
 }
 
 impl Reason {
@@ -99,6 +104,7 @@ impl fmt::Display for Reason {
             Self::RouterId => "lost: higher router id",
             Self::ClusterList => "lost: longer cluster list",
             Self::PeerAddress => "lost: higher peer address",
+            Self::PathId => "lost: higher path identifier",
         })
     }
 }
@@ -128,7 +134,7 @@ impl fmt::Display for Verdict {
 /// without allocating. None of no candidates.
 pub(super) fn best(candidates: &[Candidate]) -> Option<(usize, SmallVec<[usize; 8]>)> {
     let first = |c: &Candidate| (!c.originated, Reverse(c.local_pref), c.path_length, c.origin as u8);
-    let last = |c: &Candidate| (c.router_id, c.clusters, c.address);
+    let last = |c: &Candidate| (c.router_id, c.clusters, c.address, c.path_id);
     let least = candidates.iter().map(first).min()?;
     let mut left: SmallVec<[usize; 8]> = (0..candidates.len()).collect();
     left.retain(|i| first(&candidates[*i]) == least);
@@ -146,7 +152,7 @@ pub(super) fn best(candidates: &[Candidate]) -> Option<(usize, SmallVec<[usize; 
 }
 
 /// Ranks `candidates`: their indices with their verdicts, the best first, then those that share its load,
-/// then the losers, the later they lost the earlier; by peer address among equals.
+/// then the losers, the later they lost the earlier; by peer address and path identifier among equals.
 pub fn decide(candidates: &[Candidate]) -> Vec<(usize, Verdict)> {
     let mut left: Vec<usize> = (0..candidates.len()).collect();
     let mut lost: Vec<(Reason, usize)> = Vec::new();
@@ -170,8 +176,9 @@ pub fn decide(candidates: &[Candidate]) -> Vec<(usize, Verdict)> {
     step(Reason::RouterId, &|left, one| best(left, &|c| c.router_id.0.to_bits().into(), one));
     step(Reason::ClusterList, &|left, one| best(left, &|c| c.clusters as u128, one));
     step(Reason::PeerAddress, &|left, one| left.iter().all(|&i| one.address <= candidates[i].address));
+    step(Reason::PathId, &|left, one| best(left, &|c| c.path_id.into(), one));
 
-    lost.sort_by_key(|&(reason, i)| (Reverse(reason), candidates[i].address));
+    lost.sort_by_key(|&(reason, i)| (Reverse(reason), candidates[i].address, candidates[i].path_id));
     let winner = left.into_iter().map(|i| (i, Verdict::Best));
     let losers = lost.into_iter().map(|(reason, i)| {
         (i, if reason >= Reason::RouterId { Verdict::Multipath } else { Verdict::Lost(reason) })
@@ -203,6 +210,7 @@ mod tests {
                 router_id: RouterId(Ipv4Addr::new(10, 0, 0, id)),
                 clusters,
                 address: None,
+                path_id: 0,
             },
         )
     }
@@ -211,7 +219,8 @@ mod tests {
         #[test]
         fn the_short_way_finds_what_the_long_one_does(mut candidates in vec(candidate(), 0..7)) {
             for (n, candidate) in (0..).zip(&mut candidates) {
-                candidate.address = Some(Ipv4Addr::new(10, 0, 0, n).into());
+                candidate.address = Some(Ipv4Addr::new(10, 0, 0, n / 2).into());
+                candidate.path_id = u32::from(n % 2);
             }
             let ranked = decide(&candidates);
             let mut equal: Vec<_> = ranked

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::decision::{self, Verdict};
-use super::path::{Path, PeerId};
+use super::path::{Path, PathKey, PeerId};
 use super::peers::Peers;
 use super::policy;
 
@@ -55,8 +55,23 @@ impl Paths {
         self.all().first().filter(|path| path.refusal.is_none())
     }
 
-    pub(super) fn from(&self, source: Option<PeerId>) -> Option<&Arc<Path>> {
-        self.all().iter().find(|path| path.source == source)
+    pub(super) fn get(&self, key: PathKey) -> Option<&Arc<Path>> {
+        self.all().iter().find(|path| path.key() == key)
+    }
+
+    /// What a peer said.
+    pub(super) fn from(&self, source: PeerId) -> impl Iterator<Item = &Arc<Path>> {
+        self.all().iter().filter(move |path| path.source == Some(source))
+    }
+
+    /// Usable paths, the best first; in the order the decision ranks them where there are more than `limit`.
+    pub(super) fn ranked(&self, limit: usize, peers: &Peers) -> Vec<&Arc<Path>> {
+        let usable: Vec<_> = self.all().iter().filter(|path| path.refusal.is_none()).collect();
+        if usable.len() <= limit {
+            return usable;
+        }
+        let candidates: Vec<_> = usable.iter().map(|path| peers.candidate(path)).collect();
+        decision::decide(&candidates).into_iter().map(|(i, _)| usable[i]).collect()
     }
 
     /// Next hops of the best and its equals, sorted; none where the prefix is originated here.
@@ -79,14 +94,14 @@ impl Paths {
         matches!(self, Self::Many(_))
     }
 
-    /// Puts `path` in the place of its source's last one.
+    /// Puts `path` in the place of the last one of its key.
     pub(super) fn set(&mut self, path: Arc<Path>, peers: &Peers) {
         *self = match std::mem::take(self) {
             Self::None => Self::One(path),
-            Self::One(other) if other.source == path.source => Self::One(path),
+            Self::One(other) if other.key() == path.key() => Self::One(path),
             Self::One(other) => Ranked::of(vec![other, path], peers),
             Self::Many(mut ranked) => {
-                ranked.paths.retain(|other| other.source != path.source);
+                ranked.paths.retain(|other| other.key() != path.key());
                 ranked.paths.reserve_exact(1);
                 ranked.paths.push(path);
                 Ranked::of(ranked.paths, peers)
@@ -94,11 +109,11 @@ impl Paths {
         };
     }
 
-    pub(super) fn remove(&mut self, source: Option<PeerId>, peers: &Peers) {
+    pub(super) fn remove(&mut self, gone: impl Fn(&Path) -> bool, peers: &Peers) {
         *self = match std::mem::take(self) {
-            Self::One(path) if path.source == source => Self::None,
+            Self::One(path) if gone(&path) => Self::None,
             Self::Many(mut ranked) => {
-                ranked.paths.retain(|path| path.source != source);
+                ranked.paths.retain(|path| !gone(path));
                 Ranked::of(ranked.paths, peers)
             }
             other => other,
@@ -130,7 +145,7 @@ impl Ranked {
         if paths.len() < 2 {
             return paths.pop().map_or(Paths::None, Paths::One);
         }
-        paths.sort_unstable_by_key(|path| (path.refusal.is_some(), path.source));
+        paths.sort_unstable_by_key(|path| (path.refusal.is_some(), path.source, path.path_id));
         let usable = paths.iter().take_while(|path| path.refusal.is_none());
         let candidates: SmallVec<[_; 8]> = usable.map(|path| peers.candidate(path)).collect();
         let (best, equal) = decision::best(&candidates).unwrap_or_default();

@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use super::adj_out::{Exports, Outbox, Run, Whom};
 use super::audience::Audience;
 use super::destinations::{Destinations, Slot};
 use super::net::Net;
 use super::noted::Noted;
-use super::path::{Path, PeerId};
+use super::path::{Interner, Path, PeerId};
 use super::peers::Peers;
 use super::policy::Applied;
+use super::told::{Members, Told, Work};
 use super::{adj_out, policy};
 use crate::types::Prefix;
 use crate::wire::{Attributes, NextHop};
@@ -32,13 +34,10 @@ const WINDOW: usize = 1 << 20;
 ///                                   ▲     ▲ each member is somewhere in it: take
 /// ```
 ///
-/// A path is told to all but the peer it came from. So that those stay one group, `told` says what all
-/// others know; a member knows nothing of a destination whose path told is its own.
 #[derive(Debug)]
 pub(super) struct Group<K> {
     audience: Audience,
-    /// By slot.
-    told: Vec<Option<Arc<Path>>>,
+    told: Told,
     noted: Noted,
     queue: VecDeque<Run>,
     /// Octets in the queue.
@@ -46,12 +45,9 @@ pub(super) struct Group<K> {
     /// The number of the queue's first run.
     first: u64,
     /// The run each member takes next.
-    members: BTreeMap<PeerId, u64>,
+    members: Members,
     /// How much was noted before the End-of-RIB is due; none once it is in the queue.
     initial: Option<usize>,
-    /// Destinations told, all and those of each source.
-    count: usize,
-    counts: FxHashMap<PeerId, usize>,
     key: std::marker::PhantomData<K>,
 }
 
@@ -61,16 +57,14 @@ impl<K: Net> Group<K> {
         let mut noted = Noted::default();
         initial.for_each(|slot| noted.insert(slot));
         Self {
+            told: Told::new::<K>(&audience),
             audience,
-            told: Vec::new(),
             initial: Some(noted.len()),
             noted,
             queue: VecDeque::new(),
             queued: 0,
             first: 0,
             members: BTreeMap::from([(peer, 0)]),
-            count: 0,
-            counts: FxHashMap::default(),
             key: std::marker::PhantomData,
         }
     }
@@ -78,25 +72,24 @@ impl<K: Net> Group<K> {
     /// Notes that the best path of a destination is another. Whether that is of interest here is worked out
     /// with the batch, where what is true of a path is found once.
     pub(super) fn note(&mut self, slot: Slot, best: Option<&Arc<Path>>) {
-        if best.is_some() || self.told(slot).is_some() {
+        if best.is_some() || self.told.has(slot) {
             self.noted.insert(slot);
         }
     }
 
     /// Whether it has to do with a destination that has no path any more.
     pub(super) fn remembers(&self, slot: Slot) -> bool {
-        self.told(slot).is_some() || self.noted.contains(slot)
+        self.told.has(slot) || self.noted.contains(slot)
     }
 
     /// Everything is to be worked out anew; what comes out as it was is not said again.
     pub(super) fn note_all(&mut self, slots: impl Iterator<Item = Slot>) {
-        let told = (0..).zip(&self.told).filter(|(_, told)| told.is_some()).map(|(slot, _)| slot);
-        told.chain(slots).for_each(|slot| self.noted.insert(slot));
+        self.told.slots().into_iter().chain(slots).for_each(|slot| self.noted.insert(slot));
     }
 
     /// Everything is to be said again. For a group of one.
     pub(super) fn refresh(&mut self, slots: impl Iterator<Item = Slot>) {
-        self.retell(|_, _| false);
+        self.told.retell(&self.members, |_, _| false);
         self.note_all(slots);
     }
 
@@ -105,7 +98,7 @@ impl<K: Net> Group<K> {
         let before = std::mem::replace(&mut self.audience, audience.clone());
         let mut known: FxHashMap<(*const Path, Option<Applied>, Option<Applied>), bool> =
             FxHashMap::default();
-        self.retell(|slot, path| {
+        self.told.retell(&self.members, |slot, path| {
             let prefix = destinations.get(slot).key.prefix();
             let [old, new] = [&before, &audience]
                 .map(|audience| policy::export(audience, prefix, path, peers.source(path)));
@@ -116,50 +109,6 @@ impl<K: Net> Group<K> {
         self.note_all(destinations.iter().map(|(slot, _)| slot));
     }
 
-    /// Keeps of what was told only that something was, unless `keep` says it would be said just so.
-    fn retell(&mut self, mut keep: impl FnMut(Slot, &Arc<Path>) -> bool) {
-        let something = adj_out::something();
-        for (slot, told) in (0..).zip(&mut self.told) {
-            let Some(path) = told else { continue };
-            if path.source.is_some_and(|source| self.members.contains_key(&source)) {
-                *told = None;
-            } else if !keep(slot, path) {
-                *told = Some(something.clone());
-            }
-        }
-        self.recount();
-    }
-
-    fn recount(&mut self) {
-        (self.count, self.counts) = (0, FxHashMap::default());
-        for path in self.told.iter().flatten() {
-            self.count += 1;
-            path.source.into_iter().for_each(|source| *self.counts.entry(source).or_default() += 1);
-        }
-    }
-
-    fn told(&self, slot: Slot) -> Option<&Arc<Path>> {
-        self.told.get(slot as usize)?.as_ref()
-    }
-
-    fn tell(&mut self, slot: Slot, path: Option<Arc<Path>>) {
-        if self.told.len() <= slot as usize {
-            self.told.resize(slot as usize + 1, None);
-        }
-        self.count += usize::from(path.is_some());
-        if let Some(source) = path.as_ref().and_then(|path| path.source) {
-            *self.counts.entry(source).or_default() += 1;
-        }
-        let Some(before) = std::mem::replace(&mut self.told[slot as usize], path) else { return };
-        self.count -= 1;
-        if let Some(count) = before.source.and_then(|source| self.counts.get_mut(&source)) {
-            *count -= 1;
-        }
-        if self.count == 0 {
-            (self.told, self.counts) = Default::default();
-        }
-    }
-
     /// What a member knows of a destination, as it was told; nothing where it is being told again.
     pub(super) fn said(
         &self,
@@ -167,14 +116,20 @@ impl<K: Net> Group<K> {
         slot: Slot,
         prefix: Prefix,
         peers: &Peers,
-    ) -> Option<(Attributes, NextHop)> {
-        let path = self.told(slot).filter(|path| path.refusal.is_none() && path.source != Some(peer))?;
-        adj_out::form(path, prefix, peers, &self.audience)
+        interner: &Interner,
+    ) -> SmallVec<[Said; 1]> {
+        let paths = self.told.paths(slot).iter().filter(|path| path.source != Some(peer));
+        let said = |path: &Arc<Path>| {
+            let (attributes, next_hop) = adj_out::form(path, prefix, peers, &self.audience)?;
+            let path_id = self.told.is_several().then(|| interner.numbered(path.key())).flatten();
+            Some(Said { attributes, next_hop, path_id })
+        };
+        paths.filter_map(said).collect()
     }
 
-    /// Destinations told to a member.
+    /// Paths told to a member.
     pub(super) fn advertised(&self, peer: PeerId) -> usize {
-        self.count - self.counts.get(&peer).copied().unwrap_or(0)
+        self.told.advertised(peer)
     }
 
     /// Whether [`Group::take`], or that after [`Group::begin`], may give this member something.
@@ -185,6 +140,11 @@ impl<K: Net> Group<K> {
     /// Whether there is something to work out, and nobody too far behind.
     pub(super) fn can_begin(&self) -> bool {
         (!self.noted.is_empty() || self.initial.is_some()) && self.queued < WINDOW
+    }
+
+    /// Whether more than a destination's best path is of interest.
+    pub(super) fn hears_several(&self) -> bool {
+        self.told.is_several()
     }
 
     /// Whether everybody knows everything.
@@ -220,16 +180,18 @@ impl<K: Net> Group<K> {
     }
 
     /// Works out the next batch of what was noted.
-    pub(super) fn begin(&mut self, destinations: &Destinations<K>, peers: &Peers) {
+    pub(super) fn begin(&mut self, destinations: &Destinations<K>, peers: &Peers, interner: &mut Interner) {
         let audience = self.audience.clone();
         let mut exports = Exports::new(K::FAMILY, peers, &audience);
         let mut outbox = Outbox::default();
         let mut worked = 0;
+        let Self { told, noted, members, .. } = self;
+        let mut work = Work { peers, interner, members, exports: &mut exports, outbox: &mut outbox };
         while worked < BATCH
-            && let Some(slot) = self.noted.pop()
+            && let Some(slot) = noted.pop()
         {
             worked += 1;
-            self.work_out(slot, destinations, &mut exports, &mut outbox);
+            told.work_out(slot, destinations.get(slot), &mut work);
         }
         outbox.close(&exports, K::FAMILY, &audience, &mut self.queue);
         if let Some(initial) = &mut self.initial {
@@ -240,45 +202,6 @@ impl<K: Net> Group<K> {
             }
         }
         self.queued = octets(&self.queue);
-    }
-
-    fn work_out(
-        &mut self,
-        slot: Slot,
-        destinations: &Destinations<K>,
-        exports: &mut Exports,
-        outbox: &mut Outbox<K>,
-    ) {
-        let destination = destinations.get(slot);
-        let key = destination.key;
-        let wanted =
-            destination.paths.best().and_then(|path| Some((path, exports.place(path, key.prefix())?)));
-        match (wanted, self.told(slot)) {
-            (None, None) => {}
-            (None, Some(told)) => {
-                outbox.withdrawn.push((self.all_but_source(told), key));
-                self.tell(slot, None);
-            }
-            (Some((path, _)), Some(told)) if Arc::ptr_eq(path, told) => {}
-            (Some((path, place)), told) => {
-                let whom = self.all_but_source(path);
-                let same_source = told.is_some_and(|told| told.source == path.source);
-                if let (Some(_), Whom::AllBut(source), false) = (told, whom, same_source) {
-                    outbox.withdrawn.push((Whom::Only(source), key));
-                }
-                if !(same_source && told.is_some_and(|told| exports.alike(told, path, key.prefix()))) {
-                    outbox.announced.push((place, whom, key));
-                }
-                self.tell(slot, Some(path.clone()));
-            }
-        }
-    }
-
-    fn all_but_source(&self, path: &Path) -> Whom {
-        match path.source {
-            Some(source) if self.members.contains_key(&source) => Whom::AllBut(source),
-            _ => Whom::All,
-        }
     }
 
     pub(super) fn audience(&self) -> &Audience {
@@ -319,13 +242,19 @@ impl<K: Net> Group<K> {
             first: 0,
             members: BTreeMap::from([(peer, 0)]),
             initial: self.initial,
-            count: self.count,
-            counts: self.counts.clone(),
             key: self.key,
         };
         self.trim();
         Some(parted)
     }
+}
+
+/// A path as a member was told it.
+pub(super) struct Said {
+    pub(super) attributes: Attributes,
+    pub(super) next_hop: NextHop,
+    /// None where it is the only one.
+    pub(super) path_id: Option<u32>,
 }
 
 fn octets(queue: &VecDeque<Run>) -> usize {

@@ -32,11 +32,13 @@ mod group;
 mod martian;
 mod net;
 mod noted;
+mod numbers;
 mod originate;
 mod path;
 mod peers;
 mod policy;
 mod table;
+mod told;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -45,17 +47,20 @@ use std::sync::Arc;
 use adj_in::Judge;
 pub use adj_out::Run;
 use bytes::BytesMut;
+use group::Said;
 use net::{Net, Net4, Net6};
 pub use path::PeerId;
-use path::{Generation, Interner, Path, Received};
+use path::{Generation, Interner, Path, PathKey, Received};
 use peers::Peers;
 pub use policy::Policy;
 use table::Table;
 
-use crate::api::{Destination, Network, NextHopMode, PathInfo, RouteChange};
+use crate::api::{Destination, Network, NextHopMode, PathCount, PathInfo, RouteChange};
 use crate::types::{Asn, Family, Prefix, RouterId};
 use crate::wire::frame::MAX_EXTENDED;
-use crate::wire::{self, Announcement, Attributes, Community, Message, NextHop, Session, Update, frame};
+use crate::wire::{
+    self, Announcement, Attributes, Community, Message, NextHop, Nlri, Session, Update, frame,
+};
 
 /// What the RIB has to know of an established peer.
 #[derive(Clone, Debug)]
@@ -76,6 +81,9 @@ pub struct PeerFacts {
     pub next_hops: Vec<IpAddr>,
     /// It takes IPv4 routes with IPv6 next hops (RFC 8950).
     pub extended_next_hop: bool,
+    /// How many paths to a destination it is told (RFC 7911), in the families whose prefixes have path
+    /// identifiers; one in others.
+    pub add_paths: Option<PathCount>,
     /// It is a client of ours (RFC 4456): routes are reflected to and from it.
     pub client: bool,
     /// What it is told as next hop of learned routes.
@@ -181,7 +189,7 @@ impl Rib {
         let wanted = originate::read(networks)?;
         let before = std::mem::replace(&mut self.networks, wanted);
         for prefix in before.keys().filter(|prefix| !self.networks.contains_key(prefix)) {
-            self.tables.withdraw(*prefix, None, &self.peers);
+            self.tables.withdraw(*prefix, PathKey { source: None, path_id: 0 }, &self.peers);
         }
         for (prefix, communities) in &self.networks {
             if before.get(prefix) == Some(communities) {
@@ -193,7 +201,15 @@ impl Rib {
             };
             let attributes = Arc::new(originate::attributes(communities.clone()));
             let generation = Generation::default();
-            let path = Path { attributes, next_hop, source: None, refusal: None, generation, received: None };
+            let path = Path {
+                attributes,
+                next_hop,
+                source: None,
+                path_id: 0,
+                refusal: None,
+                generation,
+                received: None,
+            };
             let path = self.interner.intern(path);
             self.tables.learn(*prefix, path, &self.peers);
         }
@@ -294,8 +310,8 @@ impl Rib {
         if !self.peers.facts.contains_key(&peer) {
             return;
         }
-        for prefix in update.withdrawn {
-            self.tables.withdraw(prefix, Some(peer), &self.peers);
+        for Nlri { prefix, path_id } in update.withdrawn {
+            self.tables.withdraw(prefix, PathKey { source: Some(peer), path_id }, &self.peers);
         }
         let Some(attributes) = update.attributes else { return };
         for announcement in update.announced {
@@ -308,9 +324,9 @@ impl Rib {
         let Some(mut judge) = Judge::new(peer, &self.peers, &mut self.interner) else { return };
         let received = Received { attributes: attributes.clone(), next_hop };
         let families = judge.families();
-        for prefix in prefixes.into_iter().filter(|prefix| families.contains(&prefix.family())) {
-            let generation = self.tables.generation(peer, prefix.family());
-            self.tables.learn(prefix, judge.path(&received, prefix, generation), &self.peers);
+        for nlri in prefixes.into_iter().filter(|nlri| families.contains(&nlri.family())) {
+            let generation = self.tables.generation(peer, nlri.family());
+            self.tables.learn(nlri.prefix, judge.path(&received, nlri, generation), &self.peers);
         }
     }
 
@@ -367,13 +383,13 @@ impl Rib {
     /// come first, and the End-of-RIB follows the initial announcements. What is taken counts as told.
     #[must_use]
     pub fn take_run(&mut self, peer: PeerId) -> Option<Run> {
-        let Self { peers, tables: Tables { ipv4, ipv6 }, .. } = self;
+        let Self { peers, tables: Tables { ipv4, ipv6 }, interner, .. } = self;
         loop {
             if let Some(run) = ipv4.take_run(peer).or_else(|| ipv6.take_run(peer)) {
                 return Some(run);
             }
             // Both queues are empty. A family begins no batch while the other waits: none starves.
-            if !(ipv4.begin(peer, peers) | ipv6.begin(peer, peers)) {
+            if !(ipv4.begin(peer, peers, interner) | ipv6.begin(peer, peers, interner)) {
                 return None;
             }
         }
@@ -386,10 +402,10 @@ impl Rib {
         for run in (0..limit).map_while(|_| self.take_run(peer)) {
             octets.extend_from_slice(&run.octets);
         }
-        let session = self.peers.facts.get(&peer).map(|facts| &facts.session);
+        let session = self.peers.facts.get(&peer).map(|facts| facts.session.theirs());
         let mut updates = Vec::new();
         while let Ok(Some(frame)) = frame(&mut octets, MAX_EXTENDED) {
-            if let Ok(Message::Update(update)) = wire::parse(&frame, session) {
+            if let Ok(Message::Update(update)) = wire::parse(&frame, session.as_ref()) {
                 updates.push(update);
             }
         }
@@ -422,13 +438,18 @@ impl Rib {
     #[must_use]
     pub fn advertised(&self, peer: PeerId, prefix: Option<Prefix>) -> Vec<Destination> {
         let Some(facts) = self.peers.facts.get(&peer) else { return Vec::new() };
-        let ipv4 = self.tables.ipv4.told(peer, prefix, &self.peers);
-        let told = ipv4.into_iter().chain(self.tables.ipv6.told(peer, prefix, &self.peers));
-        told.map(|(prefix, (attributes, next_hop))| {
-            let path = describe(&attributes, next_hop, Some(facts), "advertised".to_owned(), None);
-            Destination { prefix, paths: vec![path] }
-        })
-        .collect()
+        let ipv4 = self.tables.ipv4.told(peer, prefix, &self.peers, &self.interner);
+        let ipv6 = self.tables.ipv6.told(peer, prefix, &self.peers, &self.interner);
+        let mut destinations: Vec<Destination> = Vec::new();
+        for (prefix, Said { attributes, next_hop, path_id }) in ipv4.into_iter().chain(ipv6) {
+            let told = describe(&attributes, next_hop, Some(facts), "advertised".to_owned(), None);
+            let path = PathInfo { path_id, ..told };
+            match destinations.last_mut().filter(|last| last.prefix == prefix) {
+                Some(last) => last.paths.push(path),
+                None => destinations.push(Destination { prefix, paths: vec![path] }),
+            }
+        }
+        destinations
     }
 
     /// Destinations with the paths that are asked for, where there is one; ranked among all.
@@ -444,7 +465,10 @@ impl Rib {
                     .map(|(path, verdict, step)| {
                         let source = self.peers.source(path);
                         let told = describe(&path.attributes, path.next_hop, source, verdict, step);
-                        PathInfo { stale: self.tables.is_stale(path, prefix.family()), ..told }
+                        let family = prefix.family();
+                        let numbered = source.is_some_and(|source| source.session.receives_path_ids(family));
+                        let path_id = numbered.then_some(path.path_id);
+                        PathInfo { stale: self.tables.is_stale(path, family), path_id, ..told }
                     })
                     .collect();
                 Destination { prefix, paths }
@@ -503,6 +527,7 @@ fn describe(
         origin: attributes.origin.to_string(),
         med: attributes.med,
         communities: communities(attributes),
+        path_id: None,
         stale: false,
         verdict,
         step,
@@ -540,11 +565,11 @@ impl Tables {
         }
     }
 
-    fn withdraw(&mut self, prefix: Prefix, source: Option<PeerId>, peers: &Peers) {
+    fn withdraw(&mut self, prefix: Prefix, path: PathKey, peers: &Peers) {
         if let Some(key) = Net::new(prefix) {
-            self.ipv4.withdraw(key, source, peers);
+            self.ipv4.withdraw(key, path, peers);
         } else if let Some(key) = Net::new(prefix) {
-            self.ipv6.withdraw(key, source, peers);
+            self.ipv6.withdraw(key, path, peers);
         }
     }
 }

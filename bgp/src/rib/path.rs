@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use rustc_hash::FxHasher;
 
+use super::numbers::Numbers;
 use crate::wire::{Attributes, NextHop};
 
 /// A peer, as the RIB's owner numbers it; a number may be used again after [`super::Rib::peer_down`].
@@ -36,12 +37,21 @@ pub(super) struct Path {
     pub(super) next_hop: NextHop,
     /// The peer it came from; none: originated here.
     pub(super) source: Option<PeerId>,
+    /// Which of that peer's paths to the destination; 0 where it tells only one.
+    pub(super) path_id: u32,
     /// Why it is held but not used.
     pub(super) refusal: Option<Refusal>,
     /// Stale where it is not that of its source's table.
     pub(super) generation: Generation,
     /// What came, where the import policy made something else of it.
     pub(super) received: Option<Arc<Received>>,
+}
+
+/// What a destination has one path of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct PathKey {
+    pub(super) source: Option<PeerId>,
+    pub(super) path_id: u32,
 }
 
 /// All a peer says between two markings is of one generation. Two are enough: what is left of the one
@@ -77,6 +87,10 @@ impl Received {
 }
 
 impl Path {
+    pub(super) fn key(&self) -> PathKey {
+        PathKey { source: self.source, path_id: self.path_id }
+    }
+
     /// As it came.
     pub(super) fn received(&self) -> Received {
         self.received
@@ -131,6 +145,7 @@ pub(super) struct Interner {
     /// With their hashes: to work one out again takes long.
     paths: HashTable<(u64, Arc<Path>)>,
     sweep_at: usize,
+    numbers: Numbers,
 }
 
 /// Below this many there is nothing worth sweeping.
@@ -156,6 +171,17 @@ impl Interner {
         path
     }
 
+    /// What the path of this key, which somebody holds, is called where paths have identifiers.
+    pub(super) fn number(&mut self, key: PathKey) -> u32 {
+        let held = self.paths.iter().filter(|(_, path)| Arc::strong_count(path) > 1);
+        self.numbers.of(key, || held.map(|(_, path)| path.key()).collect())
+    }
+
+    /// What [`Interner::number`] has said.
+    pub(super) fn numbered(&self, key: PathKey) -> Option<u32> {
+        self.numbers.get(key)
+    }
+
     /// For when nobody holds a path any more.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
@@ -174,6 +200,7 @@ mod tests {
             attributes: Arc::new(attributes(Vec::new())),
             next_hop: IpAddr::from(next_hop).into(),
             source: None,
+            path_id: 0,
             refusal: None,
             generation: Generation::Even,
             received: None,

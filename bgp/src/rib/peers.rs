@@ -40,6 +40,7 @@ impl Peers {
                 .unwrap_or(self.router_id),
             clusters: attributes.cluster_list.len(),
             address: source.map(|facts| facts.address),
+            path_id: path.path_id,
         }
     }
 }

@@ -4,25 +4,31 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::adj_in::Judge;
 use super::adj_out::Run;
 use super::audience::Audience;
 use super::destination::{Destination, Paths};
 use super::destinations::{Destinations, Slot};
-use super::group::Group;
+use super::group::{Group, Said};
 use super::net::Net;
-use super::path::{Generation, Interner, Path, PeerId};
+use super::path::{Generation, Interner, Path, PathKey, PeerId};
 use super::peers::Peers;
 use super::{Counts, PeerFacts};
 use crate::api::RouteChange;
 use crate::types::Prefix;
-use crate::wire::{Attributes, NextHop};
+use crate::wire::Nlri;
 
 /// Below this many there is nothing worth tidying up.
 const FEW: usize = 1024;
 
 /// Above this many they are not worth listing.
 const MANY: usize = 64 * FEW;
+
+/// Paths a peer may have to one destination; what it tells beyond them is as if it had not been told. Each
+/// change of a destination looks at all of its paths.
+const PATHS: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Table<K> {
@@ -149,16 +155,13 @@ impl<K: Net> Table<K> {
         }
         let generation = self.generation(peer);
         for (slot, destination) in self.destinations.iter_mut() {
-            let Some(before) = destination.paths.from(Some(peer)) else { continue };
-            if before.generation == generation {
-                continue;
+            let stale = |path: &Path| path.source == Some(peer) && path.generation != generation;
+            let before = destination.paths.all().iter().filter(|path| stale(path));
+            if self.followers.uncount(peer, before) {
+                self.followers.follow(slot, destination, |destination| {
+                    destination.paths.remove(stale, peers);
+                });
             }
-            if let Some(table) = self.followers.peers.get_mut(&peer) {
-                table.uncount(Some(before));
-            }
-            self.followers.follow(slot, destination, |destination| {
-                destination.paths.remove(Some(peer), peers);
-            });
         }
     }
 
@@ -176,9 +179,9 @@ impl<K: Net> Table<K> {
             return;
         }
         for (slot, destination) in self.destinations.iter_mut() {
-            if destination.paths.from(Some(peer)).is_some() {
+            if destination.paths.from(peer).next().is_some() {
                 self.followers.follow(slot, destination, |destination| {
-                    destination.paths.remove(Some(peer), peers);
+                    destination.paths.remove(|path| path.source == Some(peer), peers);
                 });
             }
         }
@@ -188,8 +191,14 @@ impl<K: Net> Table<K> {
     pub(super) fn learn(&mut self, key: K, path: Arc<Path>, peers: &Peers) {
         let slot = self.destinations.find_or_add(key);
         let destination = self.destinations.get_mut(slot);
-        let before = destination.paths.from(path.source);
+        let before = destination.paths.get(path.key());
         if before.is_some_and(|before| Arc::ptr_eq(before, &path)) {
+            return;
+        }
+        if let (None, Some(source)) = (before, path.source)
+            && destination.paths.all().len() >= PATHS
+            && destination.paths.from(source).count() >= PATHS
+        {
             return;
         }
         if let Some(table) = path.source.and_then(|source| self.followers.peers.get_mut(&source)) {
@@ -199,30 +208,41 @@ impl<K: Net> Table<K> {
         self.followers.follow(slot, destination, |destination| destination.paths.set(path, peers));
     }
 
-    pub(super) fn withdraw(&mut self, key: K, source: Option<PeerId>, peers: &Peers) {
+    pub(super) fn withdraw(&mut self, key: K, path: PathKey, peers: &Peers) {
         let Some(slot) = self.destinations.find(key) else { return };
         let destination = self.destinations.get_mut(slot);
-        let Some(before) = destination.paths.from(source) else { return };
-        if let Some(table) = source.and_then(|source| self.followers.peers.get_mut(&source)) {
+        let Some(before) = destination.paths.get(path) else { return };
+        if let Some(table) = path.source.and_then(|source| self.followers.peers.get_mut(&source)) {
             table.uncount(Some(before));
         }
-        self.followers.follow(slot, destination, |destination| destination.paths.remove(source, peers));
+        self.followers.follow(slot, destination, |destination| {
+            destination.paths.remove(|other| other.key() == path, peers);
+        });
     }
 
     /// A peer's import policy is another: all it said is judged again.
     pub(super) fn judge_again(&mut self, peer: PeerId, peers: &Peers, interner: &mut Interner) {
         let Some(mut judge) = Judge::new(peer, peers, interner) else { return };
         for (slot, destination) in self.destinations.iter_mut() {
-            let Some(before) = destination.paths.from(Some(peer)) else { continue };
-            let path = judge.path(&before.received(), destination.key.prefix(), before.generation);
-            if Arc::ptr_eq(&path, before) {
-                continue;
+            let prefix = destination.key.prefix();
+            let mut changed: SmallVec<[Arc<Path>; 1]> = SmallVec::new();
+            for before in destination.paths.from(peer) {
+                let nlri = Nlri { prefix, path_id: before.path_id };
+                let path = judge.path(&before.received(), nlri, before.generation);
+                if Arc::ptr_eq(&path, before) {
+                    continue;
+                }
+                if let Some(table) = self.followers.peers.get_mut(&peer) {
+                    table.uncount(Some(before));
+                    table.count(&path);
+                }
+                changed.push(path);
             }
-            if let Some(table) = self.followers.peers.get_mut(&peer) {
-                table.uncount(Some(before));
-                table.count(&path);
+            if !changed.is_empty() {
+                self.followers.follow(slot, destination, |destination| {
+                    changed.into_iter().for_each(|path| destination.paths.set(path, peers));
+                });
             }
-            self.followers.follow(slot, destination, |destination| destination.paths.set(path, peers));
         }
     }
 
@@ -326,15 +346,18 @@ impl<K: Net> Table<K> {
         peer: PeerId,
         only: Option<Prefix>,
         peers: &Peers,
-    ) -> Vec<(Prefix, (Attributes, NextHop))> {
+        interner: &Interner,
+    ) -> Vec<(Prefix, Said)> {
         let Some(group) = self.followers.of(peer) else { return Vec::new() };
         let slots = 0..self.destinations.slots() as Slot;
         let mut routes: Vec<_> = slots
             .map(|slot| (slot, self.destinations.get(slot).key.prefix()))
             .filter(|(_, prefix)| only.is_none_or(|only| only == *prefix))
-            .filter_map(|(slot, prefix)| Some((prefix, group.said(peer, slot, prefix, peers)?)))
+            .flat_map(|(slot, prefix)| {
+                group.said(peer, slot, prefix, peers, interner).into_iter().map(move |said| (prefix, said))
+            })
             .collect();
-        routes.sort_unstable_by_key(|(prefix, _)| *prefix);
+        routes.sort_unstable_by_key(|(prefix, said)| (*prefix, said.path_id));
         routes
     }
 
@@ -366,14 +389,14 @@ impl<K: Net> Table<K> {
     }
 
     /// Works out the next batch of what was noted for `peer`; false where there is nothing to be done.
-    pub(super) fn begin(&mut self, peer: PeerId, peers: &Peers) -> bool {
+    pub(super) fn begin(&mut self, peer: PeerId, peers: &Peers, interner: &mut Interner) -> bool {
         let Some(group) = self.followers.peers.get(&peer).and_then(|table| table.group) else {
             return false;
         };
         let group = &mut self.followers.groups[group];
         let can = group.can_begin();
         if can {
-            group.begin(&self.destinations, peers);
+            group.begin(&self.destinations, peers, interner);
         }
         can
     }
@@ -410,11 +433,23 @@ impl<K: Net> Followers<K> {
             (None, None) => true,
             _ => false,
         };
-        if !same {
-            for group in &mut self.groups {
+        for group in &mut self.groups {
+            if !same || group.hears_several() {
                 group.note(slot, now);
             }
         }
+    }
+
+    /// Counts no more what is about to go; false where that is nothing.
+    fn uncount<'a>(&mut self, peer: PeerId, paths: impl Iterator<Item = &'a Arc<Path>>) -> bool {
+        let mut some = false;
+        for path in paths {
+            some = true;
+            if let Some(table) = self.peers.get_mut(&peer) {
+                table.uncount(Some(path));
+            }
+        }
+        some
     }
 
     /// The group of a peer.

@@ -25,7 +25,7 @@ use crate::fsm::{Action, Cause, Event, Local, Negotiated, Peer, Role};
 use crate::iana::MessageType;
 use crate::rib::{PeerFacts, PeerId, Rib};
 use crate::types::{Asn, Family, RouterId};
-use crate::wire::{Message, Notification, RouteRefresh, Update};
+use crate::wire::{Message, Notification, RouteRefresh, SendReceive, Update};
 
 /// How much of what our neighbours know we know ourselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +105,7 @@ impl Neighbour {
             send_hold_time: config.send_hold_time,
             connect_retry: Duration::from_secs(config.connect_retry.into()),
             extended_next_hop: config.extended_next_hop,
+            add_path: SendReceive::of(config.add_paths.send.is_some(), config.add_paths.receive),
             passive: config.passive,
             authenticated: config.password.is_some(),
             restart: Offer { time: config.graceful_restart.restart_time, forwarding, start },
@@ -428,6 +429,7 @@ impl Neighbour {
             session: negotiated.session.clone(),
             next_hops,
             extended_next_hop: negotiated.extended_next_hop,
+            add_paths: self.config.add_paths.send,
             client: self.config.route_reflector_client,
             next_hop: self.config.next_hop,
             local_asn: self.local_asn,

@@ -42,6 +42,8 @@ pub enum Capability {
     },
     /// 65, RFC 6793.
     FourOctetAs(Asn),
+    /// 69, RFC 7911: families, each with what the sender is able to do. Those we do not speak are left out.
+    AddPath(Vec<(Family, SendReceive)>),
     /// 70, RFC 7313.
     EnhancedRouteRefresh,
     /// Any other, and those above with a value of the wrong length.
@@ -51,6 +53,42 @@ pub enum Capability {
         /// Its value; at most 255 octets.
         value: Vec<u8>,
     },
+}
+
+/// Which way several paths to a destination may go: RFC 7911, section 4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SendReceive {
+    /// The speaker takes them.
+    Receive = 1,
+    /// It gives them.
+    Send = 2,
+    /// Either.
+    Both = 3,
+}
+
+impl SendReceive {
+    const ALL: [Self; 3] = [Self::Receive, Self::Send, Self::Both];
+
+    /// None: neither.
+    pub fn of(send: bool, receive: bool) -> Option<Self> {
+        match (send, receive) {
+            (false, false) => None,
+            (false, true) => Some(Self::Receive),
+            (true, false) => Some(Self::Send),
+            (true, true) => Some(Self::Both),
+        }
+    }
+
+    /// Whether the speaker gives them.
+    pub fn sends(self) -> bool {
+        matches!(self, Self::Send | Self::Both)
+    }
+
+    /// Whether it takes them.
+    pub fn receives(self) -> bool {
+        matches!(self, Self::Receive | Self::Both)
+    }
 }
 
 const RESTART_STATE: u16 = 0x8000;
@@ -75,6 +113,7 @@ fn known(code: u8, value: &[u8]) -> Result<Capability, WireError<'_>> {
         code::EXTENDED_MESSAGE => empty(Capability::ExtendedMessage),
         code::GRACEFUL_RESTART => graceful_restart(value),
         code::FOUR_OCTET_AS => all(value, map(be_u32, |asn| Capability::FourOctetAs(Asn(asn)))),
+        code::ADD_PATH => add_path(value),
         code::ENHANCED_ROUTE_REFRESH => empty(Capability::EnhancedRouteRefresh),
         _ => Ok(Capability::Unknown { code, value: value.to_vec() }),
     }
@@ -109,6 +148,17 @@ fn graceful_restart(value: &[u8]) -> Result<Capability, WireError<'_>> {
         time: head & RESTART_TIME,
         families,
     })
+}
+
+/// RFC 7911, section 4: with any other value the capability is ignored as one not understood.
+fn add_path(value: &[u8]) -> Result<Capability, WireError<'_>> {
+    let mut families = Vec::new();
+    for (afi, safi, direction) in every(value, (be_u16, be_u8, be_u8))? {
+        let known = SendReceive::ALL.into_iter().find(|known| *known as u8 == direction);
+        let known = known.ok_or_else(|| WireError::Value(format!("Send/Receive is {direction}")))?;
+        families.extend(Family::from_wire(afi, safi).map(|family| (family, known)));
+    }
+    Ok(Capability::AddPath(families))
 }
 
 /// One capability.
@@ -149,6 +199,13 @@ pub(super) fn write(capability: &Capability, out: &mut Vec<u8>) {
             out.extend(asn.0.to_be_bytes());
             code::FOUR_OCTET_AS
         }
+        Capability::AddPath(families) => {
+            for (family, direction) in families {
+                out.extend(family.afi().to_be_bytes());
+                out.extend([safi::UNICAST, *direction as u8]);
+            }
+            code::ADD_PATH
+        }
         Capability::EnhancedRouteRefresh => code::ENHANCED_ROUTE_REFRESH,
         Capability::Unknown { code, value } => {
             out.extend(&value[..value.len().min(255)]);
@@ -182,6 +239,21 @@ mod tests {
         let mut out = Vec::new();
         write(&known, &mut out);
         assert_eq!(out, hex!("05 06 0001 0001 0002"));
+    }
+
+    #[test]
+    fn several_paths_are_read_family_by_family_and_refused_whole_with_a_value_that_is_not_defined() {
+        let known =
+            Capability::AddPath(vec![(Family::Ipv4, SendReceive::Both), (Family::Ipv6, SendReceive::Send)]);
+        assert_eq!(read(&hex!("45 0c 0001 01 03  0001 80 01  0002 01 02")), known);
+        let mut out = Vec::new();
+        write(&known, &mut out);
+        assert_eq!(out, hex!("45 08 0001 01 03  0002 01 02"));
+        for bytes in
+            [&hex!("45 04 0001 01 04")[..], &hex!("45 08 0001 01 01 0002 01 00"), &hex!("45 03 0001 01")]
+        {
+            assert!(matches!(read(bytes), Capability::Unknown { code: 69, .. }), "{bytes:?}");
+        }
     }
 
     #[test]

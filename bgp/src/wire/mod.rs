@@ -28,8 +28,9 @@ pub use attr::{
     AsPath, AttrFault, Attributes, Community, ExtCommunity, FaultAction, LargeCommunity, NextHop, Origin,
     ParseCommunityError, Segment, UnknownAttr,
 };
-pub use capability::Capability;
+pub use capability::{Capability, SendReceive};
 pub use frame::{Frame, frame};
+pub use nlri::Nlri;
 pub use notification::Notification;
 pub use open::Open;
 pub use route_refresh::RouteRefresh;
@@ -49,12 +50,40 @@ pub struct Session {
     pub ebgp: bool,
     /// Messages up to 65,535 octets (RFC 8654); 4,096 otherwise.
     pub extended: bool,
+    /// Prefixes have path identifiers.
+    pub add_path: AddPath,
+}
+
+/// Families whose prefixes have path identifiers (RFC 7911), so that several paths to one can be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddPath {
+    /// In what the neighbour sends.
+    pub receive: Vec<Family>,
+    /// In what it is sent.
+    pub send: Vec<Family>,
 }
 
 impl Session {
     /// The longest message, in octets.
     pub fn max_message(&self) -> usize {
         if self.extended { frame::MAX_EXTENDED } else { frame::MAX_MESSAGE }
+    }
+
+    /// Whether what the neighbour sends of `family` has path identifiers.
+    pub fn receives_path_ids(&self, family: Family) -> bool {
+        self.add_path.receive.contains(&family)
+    }
+
+    /// Whether what it is sent of `family` has.
+    pub fn sends_path_ids(&self, family: Family) -> bool {
+        self.add_path.send.contains(&family)
+    }
+
+    /// The same as the neighbour reads and writes.
+    #[must_use]
+    pub fn theirs(&self) -> Self {
+        let AddPath { receive, send } = self.add_path.clone();
+        Self { add_path: AddPath { receive: send, send: receive }, ..self.clone() }
     }
 }
 

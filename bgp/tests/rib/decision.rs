@@ -20,6 +20,7 @@ fn base(n: u8) -> Candidate {
         router_id: RouterId(Ipv4Addr::new(10, 0, 0, n)),
         clusters: 0,
         address: Some(Ipv4Addr::new(10, 0, 0, n).into()),
+        path_id: 0,
     }
 }
 
@@ -46,9 +47,10 @@ fn each_step_decides_what_those_before_it_left_equal() {
         (base(1), base(2), Reason::RouterId),
         (same_id(9), Candidate { clusters: 1, ..same_id(1) }, Reason::ClusterList),
         (same_id(1), same_id(2), Reason::PeerAddress),
+        (same_id(1), Candidate { path_id: 1, ..same_id(1) }, Reason::PathId),
     ];
     for (better, worse, reason) in table {
-        // The last three share the load all the same.
+        // The last four share the load all the same.
         let lost = if reason >= Reason::RouterId { Verdict::Multipath } else { Verdict::Lost(reason) };
         assert_eq!(verdicts(&[better.clone(), worse.clone()]), [Verdict::Best, lost], "{reason:?}");
         assert_eq!(verdicts(&[worse, better]), [lost, Verdict::Best], "{reason:?}");
@@ -117,8 +119,10 @@ prop_compose! {
         clusters in 0..2_usize,
     ) -> Candidate {
         let router_id = RouterId(Ipv4Addr::new(10, 0, 0, router_id));
-        let address = None;
-        Candidate { originated, local_pref, path_length, origin, neighbour, med, external, router_id, clusters, address }
+        let (address, path_id) = (None, 0);
+        Candidate {
+            originated, local_pref, path_length, origin, neighbour, med, external, router_id, clusters, address, path_id,
+        }
     }
 }
 

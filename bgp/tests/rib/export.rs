@@ -6,8 +6,8 @@ use manx_bgp::types::Family;
 use manx_bgp::wire::{Attributes, Community, Message, UnknownAttr, Update, write};
 
 use crate::{
-    Heard, accept, announce, attributes, facts, heard, network, originated, prefix, reject, rib, up, up_with,
-    with_community, withdraw,
+    Heard, accept, announce, attributes, facts, heard, network, nlri, originated, prefix, reject, rib, up,
+    up_with, with_community, withdraw,
 };
 
 const NET: &str = "192.0.2.0/24";
@@ -174,9 +174,9 @@ fn a_refresh_says_all_of_the_family_again() {
     rib.set_networks(&[network("10.1.0.0/26"), network("fd01::/64")]).unwrap();
     let updates = rib.take_updates(peer, 10);
     assert_eq!(updates[0], withdraw(&["10.1.0.64/26"]));
-    assert_eq!(updates[1].announced[0].prefixes, [prefix("10.1.0.0/26")]);
+    assert_eq!(updates[1].announced[0].prefixes, nlri(&["10.1.0.0/26"], 0));
     assert_eq!(updates.len(), 2);
-    assert_eq!(updates[1].attributes.as_ref(), Some(&first.routes[&prefix("10.1.0.0/26")].1));
+    assert_eq!(updates[1].attributes.as_ref(), Some(&first.routes[&prefix("10.1.0.0/26").into()].1));
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn withdrawals_go_before_announcements() {
     rib.set_networks(&[network("10.1.0.64/26")]).unwrap();
     let updates = rib.take_updates(peer, 10);
     assert_eq!(updates[0], withdraw(&["10.1.0.0/26"]));
-    assert_eq!(updates[1].announced[0].prefixes, [prefix("10.1.0.64/26")]);
+    assert_eq!(updates[1].announced[0].prefixes, nlri(&["10.1.0.64/26"], 0));
 }
 
 #[test]

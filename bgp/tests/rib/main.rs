@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod add_path;
 mod behaviour;
 mod decision;
 mod export;
@@ -19,8 +20,8 @@ use manx_bgp::api::{self, Network, NextHopMode, RouteChange};
 use manx_bgp::rib::{PeerFacts, PeerId, Policy, Rib};
 use manx_bgp::types::{Asn, Family, Prefix, RouterId};
 use manx_bgp::wire::{
-    Announcement, AsPath, Attributes, Community, Message, NextHop, Origin, Segment, Session, Update, frame,
-    parse,
+    AddPath, Announcement, AsPath, Attributes, Community, Message, NextHop, Nlri, Origin, Segment, Session,
+    Update, frame, parse,
 };
 
 const OUR_AS: Asn = Asn(64512);
@@ -35,6 +36,11 @@ fn prefix(text: &str) -> Prefix {
 
 fn prefixes(texts: &[&str]) -> Vec<Prefix> {
     texts.iter().map(|text| prefix(text)).collect()
+}
+
+/// All with one path identifier.
+fn nlri(texts: &[&str], path_id: u32) -> Vec<Nlri> {
+    texts.iter().map(|text| Nlri { prefix: prefix(text), path_id }).collect()
 }
 
 /// As it is compiled.
@@ -71,9 +77,11 @@ fn facts(n: u8, asn: u32) -> PeerFacts {
             families: Family::ALL.to_vec(),
             ebgp: Asn(asn) != OUR_AS,
             extended: false,
+            add_path: AddPath::default(),
         },
         next_hops: vec!["10.0.0.100".parse().unwrap(), "fd00::100".parse().unwrap()],
         extended_next_hop: false,
+        add_paths: None,
         client: false,
         next_hop: NextHopMode::Auto,
         local_asn: OUR_AS,
@@ -125,14 +133,14 @@ fn with_community(as_path: &[u32], community: Community) -> Attributes {
 fn announce(next_hop: &str, attributes: Attributes, texts: &[&str]) -> Update {
     let next_hop = NextHop::from(next_hop.parse::<IpAddr>().unwrap());
     Update {
-        announced: vec![Announcement { next_hop, prefixes: prefixes(texts) }],
+        announced: vec![Announcement { next_hop, prefixes: nlri(texts, 0) }],
         attributes: Some(Arc::new(attributes)),
         ..Update::default()
     }
 }
 
 fn withdraw(texts: &[&str]) -> Update {
-    Update { withdrawn: prefixes(texts), ..Update::default() }
+    Update { withdrawn: nlri(texts, 0), ..Update::default() }
 }
 
 fn network(text: &str) -> Network {
@@ -147,18 +155,19 @@ fn change(text: &str, next_hops: &[&str]) -> RouteChange {
 /// What a peer holds after all it was told.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Heard {
-    routes: BTreeMap<Prefix, (NextHop, Arc<Attributes>)>,
+    /// By path identifier too: 0 where there is only one path.
+    routes: BTreeMap<Nlri, (NextHop, Arc<Attributes>)>,
     ends: Vec<Family>,
 }
 
 impl Heard {
     fn hear(&mut self, update: Update) {
-        for prefix in update.withdrawn {
-            assert!(self.routes.remove(&prefix).is_some(), "{prefix} is withdrawn but was never told");
+        for nlri in update.withdrawn {
+            assert!(self.routes.remove(&nlri).is_some(), "{nlri:?} is withdrawn but was never told");
         }
         for Announcement { next_hop, prefixes } in update.announced {
             let attributes = update.attributes.as_ref().expect("announcements have attributes");
-            self.routes.extend(prefixes.into_iter().map(|prefix| (prefix, (next_hop, attributes.clone()))));
+            self.routes.extend(prefixes.into_iter().map(|nlri| (nlri, (next_hop, attributes.clone()))));
         }
         self.ends.extend(update.end_of_rib);
     }
@@ -180,15 +189,15 @@ impl Heard {
     }
 
     fn prefixes(&self) -> Vec<String> {
-        self.routes.keys().map(ToString::to_string).collect()
+        self.routes.keys().map(|nlri| nlri.prefix.to_string()).collect()
     }
 
     fn attributes(&self, text: &str) -> &Attributes {
-        &self.routes[&prefix(text)].1
+        &self.routes[&prefix(text).into()].1
     }
 
     fn next_hop(&self, text: &str) -> String {
-        self.routes[&prefix(text)].0.addr().to_string()
+        self.routes[&prefix(text).into()].0.addr().to_string()
     }
 }
 

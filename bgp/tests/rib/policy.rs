@@ -226,5 +226,5 @@ fn routes_no_rule_changes_are_kept_once_and_changed_ones_too() {
     let to = up(&mut rib, 2, 64512);
     rib.update(peer, announce("10.0.0.1", attributes(&[65001]), &[NET, "192.0.3.0/24"]));
     let told = heard(&mut rib, to);
-    assert!(Arc::ptr_eq(&told.routes[&prefix(NET)].1, &told.routes[&prefix("192.0.3.0/24")].1));
+    assert!(Arc::ptr_eq(&told.routes[&prefix(NET).into()].1, &told.routes[&prefix("192.0.3.0/24").into()].1));
 }

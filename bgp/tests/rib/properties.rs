@@ -4,17 +4,17 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use manx_bgp::api::Network;
+use manx_bgp::api::{Network, PathCount, PathInfo};
 use manx_bgp::rib::{PeerFacts, PeerId, Policy, Rib};
 use manx_bgp::types::{Family, Prefix};
-use manx_bgp::wire::{Attributes, Community, Origin};
+use manx_bgp::wire::{AddPath, Attributes, Community, Nlri, Origin, Session, Update};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use crate::{
-    Heard, OUR_AS, accept, announce, attributes, except, facts, network, originated, policy, prefix, reject,
-    rib, withdraw,
+    Heard, OUR_AS, accept, announce, attributes, except, facts, network, nlri, originated, policy, prefix,
+    reject, rib,
 };
 
 /// The first internal peer is a client of ours (RFC 4456).
@@ -39,11 +39,24 @@ const POOL: [&str; 8] = [
 enum Op {
     Up,
     Down,
-    Announce { prefixes: Vec<usize>, attributes: Attributes, own_next_hop: bool },
-    Withdraw(Vec<usize>),
+    /// Under this path identifier, where the session has any.
+    Announce {
+        prefixes: Vec<usize>,
+        path_id: u32,
+        attributes: Attributes,
+        own_next_hop: bool,
+    },
+    Withdraw(Vec<usize>, u32),
     Policy(Option<Policy>, Option<Policy>),
     Refresh(Family),
     Networks(Vec<usize>, bool),
+}
+
+/// What a session has of RFC 7911.
+#[derive(Clone, Copy, Debug, Default)]
+struct Paths {
+    receive: bool,
+    send: Option<PathCount>,
 }
 
 /// One thing after another, of all sides; between them, what is taken.
@@ -111,9 +124,12 @@ fn op(ibgp: bool) -> impl Strategy<Value = Op> {
     prop_oneof![
         2 => Just(Op::Up),
         1 => Just(Op::Down),
-        8 => (some(), some_attributes(ibgp), prop::bool::weighted(0.1))
-            .prop_map(|(prefixes, attributes, own_next_hop)| Op::Announce { prefixes, attributes, own_next_hop }),
-        4 => some().prop_map(Op::Withdraw),
+        8 => (some(), 0..3_u32, some_attributes(ibgp), prop::bool::weighted(0.1)).prop_map(
+            |(prefixes, path_id, attributes, own_next_hop)| {
+                Op::Announce { prefixes, path_id, attributes, own_next_hop }
+            }
+        ),
+        4 => (some(), 0..3_u32).prop_map(|(prefixes, path_id)| Op::Withdraw(prefixes, path_id)),
         1 => (import, export).prop_map(|(import, export)| Op::Policy(import, export)),
         1 => prop_oneof![Just(Family::Ipv4), Just(Family::Ipv6)].prop_map(Op::Refresh),
     ]
@@ -144,6 +160,16 @@ fn sides() -> impl Strategy<Value = Vec<Vec<Op>>> {
         .prop_map(|(a, b, c, d, e, f)| vec![a, b, c, d, e, f])
 }
 
+/// Half of the sessions have one path a destination.
+fn paths() -> impl Strategy<Value = Vec<Paths>> {
+    let send = prop_oneof![
+        2 => Just(None),
+        1 => Just(Some(PathCount::All)),
+        1 => (1..4_u8).prop_map(|count| Some(PathCount::Best(count))),
+    ];
+    vec((any::<bool>(), send).prop_map(|(receive, send)| Paths { receive, send }), PEERS.len())
+}
+
 fn takes() -> impl Strategy<Value = Vec<Option<Take>>> {
     let take = (any::<Index>(), 1..4_usize, any::<bool>()).prop_map(|(peer, limit, changes)| Take {
         peer,
@@ -159,12 +185,22 @@ struct World {
     heard: Vec<Option<Heard>>,
     watched: BTreeMap<Prefix, Vec<IpAddr>>,
     policies: Vec<(Option<Policy>, Option<Policy>)>,
+    paths: Vec<Paths>,
 }
 
+/// What BGP's rules say a peer holds of a destination: next hop, AS path, LOCAL_PREF of each path, sorted.
+type Held = BTreeMap<Prefix, Vec<(String, String, Option<u32>)>>;
+
 impl World {
-    fn new() -> Self {
+    fn new(paths: &[Paths]) -> Self {
         let policies = vec![(accept(), accept()); PEERS.len()];
-        Self { rib: rib(), heard: vec![None; PEERS.len()], watched: BTreeMap::new(), policies }
+        Self {
+            rib: rib(),
+            heard: vec![None; PEERS.len()],
+            watched: BTreeMap::new(),
+            policies,
+            paths: paths.to_vec(),
+        }
     }
 
     /// The side behind the peers is our own.
@@ -173,7 +209,13 @@ impl World {
         let n = side as u8 + 1;
         match op {
             Op::Up => {
-                self.rib.peer_up(peer, PeerFacts { client: side == CLIENT, ..facts(n, PEERS[side]) });
+                let facts = facts(n, PEERS[side]);
+                let Paths { receive, send } = self.paths[side];
+                let families = |on: bool| if on { Family::ALL.to_vec() } else { Vec::new() };
+                let add_path = AddPath { receive: families(receive), send: families(send.is_some()) };
+                let session = Session { add_path, ..facts.session };
+                self.rib
+                    .peer_up(peer, PeerFacts { client: side == CLIENT, session, add_paths: send, ..facts });
                 self.heard[side] = Some(Heard::default());
                 self.policies[side] = (accept(), accept());
             }
@@ -181,7 +223,8 @@ impl World {
                 self.rib.peer_down(peer);
                 self.heard[side] = None;
             }
-            Op::Announce { prefixes, attributes, own_next_hop } => {
+            Op::Announce { prefixes, path_id, attributes, own_next_hop } => {
+                let path_id = if self.paths[side].receive { path_id } else { 0 };
                 for family in Family::ALL {
                     let host = if own_next_hop { 100 } else { n };
                     let next_hop = match family {
@@ -190,12 +233,15 @@ impl World {
                     };
                     let of = |i: &&usize| prefix(POOL[**i]).family() == family;
                     let texts: Vec<_> = prefixes.iter().filter(of).map(|i| POOL[*i]).collect();
-                    self.rib.update(peer, announce(&next_hop, attributes.clone(), &texts));
+                    let mut update = announce(&next_hop, attributes.clone(), &texts);
+                    update.announced[0].prefixes = nlri(&texts, path_id);
+                    self.rib.update(peer, update);
                 }
             }
-            Op::Withdraw(prefixes) => {
+            Op::Withdraw(prefixes, path_id) => {
+                let path_id = if self.paths[side].receive { path_id } else { 0 };
                 let texts: Vec<_> = prefixes.iter().map(|i| POOL[*i]).collect();
-                self.rib.update(peer, withdraw(&texts));
+                self.rib.update(peer, Update { withdrawn: nlri(&texts, path_id), ..Update::default() });
             }
             Op::Policy(import, export) => {
                 if self.heard[side].is_some() {
@@ -248,46 +294,67 @@ impl World {
     }
 
     /// What BGP's rules say the peer should hold, worked out from what people see of the table.
-    fn expected(&self, side: usize) -> BTreeMap<Prefix, (String, String, Option<u32>)> {
+    fn expected(&self, side: usize) -> Held {
         let ebgp = PEERS[side] != OUR_AS.0;
         let address: IpAddr = format!("10.0.0.{}", side + 1).parse().unwrap();
-        let mut expected = BTreeMap::new();
+        let mut expected = Held::new();
         for destination in self.rib.destinations(None) {
-            let best = &destination.paths[0];
-            let has = |community: &str| best.communities.iter().any(|other| other == community);
-            let from_ibgp = best.peer_name == "peer3" || best.peer_name == "peer4";
-            let learned = best.peer.is_some();
-            let export = &self.policies[side].1;
-            let policy = match export {
-                None => !ebgp,
-                Some(_) if *export == originated() => !learned,
-                // Refuses what carries 0:7, gives 0:9 to /24s, and prefers what peer1 said.
-                Some(_) if *export == rules() => !has("0:7"),
-                Some(_) => *export == accept(),
+            let goes_out = |path: &&PathInfo| {
+                let has = |community: &str| path.communities.iter().any(|other| other == community);
+                let from_ibgp = path.peer_name == "peer3" || path.peer_name == "peer4";
+                let learned = path.peer.is_some();
+                let export = &self.policies[side].1;
+                let policy = match export {
+                    None => !ebgp,
+                    Some(_) if *export == originated() => !learned,
+                    // Refuses what carries 0:7, gives 0:9 to /24s, and prefers what peer1 said.
+                    Some(_) if *export == rules() => !has("0:7"),
+                    Some(_) => *export == accept(),
+                };
+                let barred = (from_ibgp && !ebgp && path.peer_name != "peer3" && side != CLIENT)
+                    || (learned && has("no-advertise"))
+                    || (learned && ebgp && has("no-export"));
+                policy && !barred
             };
-            let barred = best.peer == Some(address)
-                || (from_ibgp && !ebgp && best.peer_name != "peer3" && side != CLIENT)
-                || (learned && has("no-advertise"))
-                || (learned && ebgp && has("no-export"));
-            if best.verdict != "best" || !policy || barred {
-                continue;
+            let usable = destination.paths.iter().filter(|path| !path.verdict.starts_with("refused"));
+            let chosen: Vec<_> = match self.paths[side].send {
+                None => usable.take(1).filter(goes_out).collect(),
+                Some(count) => usable.filter(goes_out).take(count.limit()).collect(),
+            };
+            let told = |path: &PathInfo| {
+                let own = match destination.prefix.family() {
+                    Family::Ipv4 => "10.0.0.100".to_owned(),
+                    Family::Ipv6 => "fd00::100".to_owned(),
+                };
+                let preferred = self.policies[side].1 == rules() && path.peer_name == "peer1";
+                let as_path = format!("{}{}", if preferred { "64512 " } else { "" }, path.as_path);
+                if ebgp {
+                    (own, format!("64512 {as_path}").trim().to_owned(), None)
+                } else {
+                    let next_hop = path.next_hop.map_or(own, |addr| addr.to_string());
+                    (next_hop, as_path, Some(if preferred { 101 } else { path.local_pref }))
+                }
+            };
+            let mut told: Vec<_> =
+                chosen.into_iter().filter(|path| path.peer != Some(address)).map(told).collect();
+            told.sort_unstable();
+            if !told.is_empty() {
+                expected.insert(destination.prefix, told);
             }
-            let own = match destination.prefix.family() {
-                Family::Ipv4 => "10.0.0.100".to_owned(),
-                Family::Ipv6 => "fd00::100".to_owned(),
-            };
-            let preferred = *export == rules() && best.peer_name == "peer1";
-            let path = format!("{}{}", if preferred { "64512 " } else { "" }, best.as_path);
-            let told = if ebgp {
-                (own, format!("64512 {path}").trim().to_owned(), None)
-            } else {
-                let next_hop = best.next_hop.map_or(own, |addr| addr.to_string());
-                (next_hop, path, Some(if preferred { 101 } else { best.local_pref }))
-            };
-            expected.insert(destination.prefix, told);
         }
         expected
     }
+}
+
+/// What a peer holds, without what it is called.
+fn held(heard: &Heard) -> Held {
+    let mut held = Held::new();
+    for (nlri, (next_hop, attributes)) in &heard.routes {
+        let told = (next_hop.addr().to_string(), attributes.as_path.to_string(), attributes.local_pref);
+        held.entry(nlri.prefix).or_default().push(told);
+    }
+    held.values_mut().for_each(|paths| paths.sort_unstable());
+    held
 }
 
 /// All sides' ops in an order the picks choose; each side's own order is kept.
@@ -312,8 +379,9 @@ proptest! {
         sides in sides(),
         picks in vec(any::<Index>(), 80),
         takes in takes(),
+        paths in paths(),
     ) {
-        let mut one = World::new();
+        let mut one = World::new(&paths);
         for ((side, op), take) in interleave(&sides, &picks).into_iter().zip(takes.iter().cycle()) {
             one.apply(side, op);
             if let Some(take) = take {
@@ -323,7 +391,7 @@ proptest! {
         one.settle();
 
         // Another order: side by side, nothing taken before the end.
-        let mut other = World::new();
+        let mut other = World::new(&paths);
         for (side, ops) in sides.iter().enumerate() {
             ops.iter().for_each(|op| other.apply(side, op.clone()));
         }
@@ -339,28 +407,20 @@ proptest! {
             let peer = PeerId::new(side as u32);
             prop_assert_eq!(one.rib.counts(peer), other.rib.counts(peer));
             let Some(heard) = &one.heard[side] else { continue };
-            prop_assert_eq!(&heard.routes, &other.heard[side].as_ref().unwrap().routes);
-            let told: BTreeMap<_, _> = heard
-                .routes
-                .iter()
-                .map(|(prefix, (next_hop, attributes))| {
-                    let path = attributes.as_path.to_string();
-                    (*prefix, (next_hop.addr().to_string(), path, attributes.local_pref))
+            prop_assert_eq!(held(heard), held(other.heard[side].as_ref().unwrap()));
+            prop_assert_eq!(held(heard), one.expected(side));
+            let shown: BTreeMap<_, _> = (one.rib.advertised(peer, None).into_iter())
+                .flat_map(|shown| {
+                    shown.paths.into_iter().map(move |path| {
+                        let nlri = Nlri { prefix: shown.prefix, path_id: path.path_id.unwrap_or(0) };
+                        (nlri, (path.next_hop.unwrap(), path.as_path))
+                    })
                 })
                 .collect();
-            let shown: BTreeMap<_, _> = one
-                .rib
-                .advertised(peer, None)
-                .into_iter()
-                .map(|shown| {
-                    let path = &shown.paths[0];
-                    (shown.prefix, (path.next_hop.unwrap().to_string(), path.as_path.clone()))
-                })
+            let heard_paths: BTreeMap<_, _> = (heard.routes.iter())
+                .map(|(nlri, (hop, attributes))| (*nlri, (hop.addr(), attributes.as_path.to_string())))
                 .collect();
-            let heard_paths: BTreeMap<_, _> =
-                told.iter().map(|(prefix, (hop, path, _))| (*prefix, (hop.clone(), path.clone()))).collect();
             prop_assert_eq!(shown, heard_paths);
-            prop_assert_eq!(told, one.expected(side));
             prop_assert_eq!(one.rib.counts(peer).advertised, heard.routes.len());
             prop_assert_eq!(&heard.ends.len(), &2);
         }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use manx_bgp::api::{self, Network, NextHopMode};
+use manx_bgp::api::{self, Network, NextHopMode, PathCount};
 use manx_bgp::fsm::restart::{Forwarding, Offer, Start};
 use manx_bgp::fsm::{Local, Negotiated, Peer, Role};
 use manx_bgp::rib::{PeerFacts, PeerId, Policy, Rib};
 use manx_bgp::types::{Asn, Family, Prefix, RouterId};
-use manx_bgp::wire::Session;
+use manx_bgp::wire::{SendReceive, Session};
 
 /// A TCP connection, by the order of the calls.
 pub type Conn = usize;
@@ -86,6 +86,8 @@ impl Node {
             restart: Offer { time: 0, forwarding: Forwarding::Lost, start: Start::Over },
             // One of the pair always calls.
             extended_next_hop: false,
+            // Some sessions have path identifiers; who is told one path is told the same by them.
+            add_path: (node + other).is_multiple_of(2).then_some(SendReceive::Both),
             passive: node > other && (node + other).is_multiple_of(3),
         };
         let id = PeerId::new(self.next);
@@ -116,6 +118,7 @@ pub fn facts(node: usize, other: usize, negotiated: &Negotiated) -> PeerFacts {
         session: negotiated.session.clone(),
         next_hops: Family::ALL.map(|family| address(node, family)).to_vec(),
         extended_next_hop: negotiated.extended_next_hop,
+        add_paths: Some(PathCount::Best(1)),
         client: false,
         next_hop: NextHopMode::Auto,
         local_asn: asn(node),

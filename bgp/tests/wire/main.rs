@@ -7,12 +7,22 @@ mod rfc7606;
 mod vectors;
 
 use bytes::BytesMut;
-use manx_bgp::types::Family;
-use manx_bgp::wire::{self, Frame, Message, Notification, Session};
+use manx_bgp::types::{Family, Prefix};
+use manx_bgp::wire::{self, AddPath, Frame, Message, Nlri, Notification, Session};
 
 /// Four-octet AS numbers and both families, with a neighbour in another AS.
 fn ebgp() -> Session {
-    Session { asn4: true, families: Family::ALL.to_vec(), ebgp: true, extended: false }
+    Session {
+        asn4: true,
+        families: Family::ALL.to_vec(),
+        ebgp: true,
+        extended: false,
+        add_path: AddPath::default(),
+    }
+}
+
+fn prefixes(texts: &[&str]) -> Vec<Nlri> {
+    texts.iter().map(|text| text.parse::<Prefix>().unwrap().into()).collect()
 }
 
 fn ibgp() -> Session {

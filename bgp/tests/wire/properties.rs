@@ -8,18 +8,21 @@ use bytes::BytesMut;
 use manx_bgp::types::{Asn, Family, Prefix, RouterId};
 use manx_bgp::wire::update::Packer;
 use manx_bgp::wire::{
-    self, Announcement, AsPath, Attributes, Capability, Community, ExtCommunity, LargeCommunity, Message,
-    NextHop, Notification, Open, Origin, RouteRefresh, Segment, Session, UnknownAttr, Update,
+    self, AddPath, Announcement, AsPath, Attributes, Capability, Community, ExtCommunity, LargeCommunity,
+    Message, NextHop, Nlri, Notification, Open, Origin, RouteRefresh, Segment, Session, UnknownAttr, Update,
 };
 use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample::subsequence;
 
 use crate::{read, write};
 
 prop_compose! {
-    fn session()(asn4: bool, ebgp: bool, extended: bool) -> Session {
-        Session { asn4, families: Family::ALL.to_vec(), ebgp, extended }
+    fn session()(asn4: bool, ebgp: bool, extended: bool, path_ids in subsequence(Family::ALL.to_vec(), 0..=2)) -> Session {
+        // What is written is read again.
+        let add_path = AddPath { receive: path_ids.clone(), send: path_ids };
+        Session { asn4, families: Family::ALL.to_vec(), ebgp, extended, add_path }
     }
 }
 
@@ -33,6 +36,11 @@ fn prefix(family: Family) -> BoxedStrategy<Prefix> {
         Family::Ipv4 => (any::<Ipv4Addr>().prop_map(IpAddr::V4), 0..=32_u8).prop_map(cut).boxed(),
         Family::Ipv6 => (any::<Ipv6Addr>().prop_map(IpAddr::V6), 0..=128_u8).prop_map(cut).boxed(),
     }
+}
+
+fn nlri(family: Family, session: &Session) -> BoxedStrategy<Nlri> {
+    let path_id = if session.sends_path_ids(family) { any::<u32>().boxed() } else { Just(0).boxed() };
+    (prefix(family), path_id).prop_map(|(prefix, path_id)| Nlri { prefix, path_id }).boxed()
 }
 
 fn next_hop(family: Family) -> BoxedStrategy<NextHop> {
@@ -108,10 +116,10 @@ fn attributes(session: &Session) -> impl Strategy<Value = Attributes> + use<> {
 
 fn update(session: &Session) -> impl Strategy<Value = Update> + use<> {
     let announcement = |family| {
-        option::of((next_hop(family), vec(prefix(family), 1..20)))
+        option::of((next_hop(family), vec(nlri(family, session), 1..20)))
             .prop_map(|some| some.map(|(next_hop, prefixes)| Announcement { next_hop, prefixes }))
     };
-    let withdrawn = |family| vec(prefix(family), 0..20);
+    let withdrawn = |family| vec(nlri(family, session), 0..20);
     (
         (withdrawn(Family::Ipv4), withdrawn(Family::Ipv6)),
         (announcement(Family::Ipv4), announcement(Family::Ipv6)),
@@ -249,7 +257,8 @@ proptest! {
         (session, attributes, family, next_hop, prefixes) in session().prop_flat_map(|session| {
             let family = prop_oneof![Just(Family::Ipv4), Just(Family::Ipv6)];
             (Just(session.clone()), attributes(&session), family).prop_flat_map(|(session, attributes, family)| {
-                (Just(session), Just(attributes), Just(family), next_hop(family), vec(prefix(family), 0..2000))
+                let prefixes = vec(nlri(family, &session), 0..2000);
+                (Just(session), Just(attributes), Just(family), next_hop(family), prefixes)
             })
         }),
         withdraw: bool,
@@ -281,15 +290,17 @@ proptest! {
         }
         prop_assert_eq!(sizes.len(), messages as usize);
         prop_assert_eq!(heard, prefixes);
-        // All but the last are full, up to one prefix and a length octet.
+        // All but the last are full, up to one prefix with its path identifier.
         sizes.pop();
-        prop_assert!(sizes.iter().all(|size| size + 18 > session.max_message()), "{:?}", sizes);
+        prop_assert!(sizes.iter().all(|size| size + 22 > session.max_message()), "{:?}", sizes);
     }
 }
 
 #[test]
 fn a_route_whose_attributes_leave_no_room_cannot_be_told() {
-    let session = Session { asn4: true, families: vec![Family::Ipv4], ebgp: true, extended: false };
+    let families = vec![Family::Ipv4];
+    let add_path = AddPath::default();
+    let session = Session { asn4: true, families, ebgp: true, extended: false, add_path };
     let attributes = |octets: usize| {
         let unknown = vec![UnknownAttr { code: 99, flags: 0xc0, value: vec![0; octets] }];
         Attributes {
@@ -315,6 +326,6 @@ fn a_route_whose_attributes_leave_no_room_cannot_be_told() {
     assert!(packer(most + 1).is_none());
     assert!(packer(70_000).is_none());
     let mut octets = Vec::new();
-    assert_eq!(packer(most).unwrap().write(["192.0.2.1/32".parse().unwrap()], &mut octets), 1);
+    assert_eq!(packer(most).unwrap().write(crate::prefixes(&["192.0.2.1/32"]), &mut octets), 1);
     assert_eq!(octets.len(), 4096);
 }

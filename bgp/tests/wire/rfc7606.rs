@@ -1,10 +1,10 @@
 //! RFC 7606, section 7, attribute by attribute, and the rules of sections 3 to 5.
 
 use hex_literal::hex;
-use manx_bgp::types::{Asn, Family, Prefix};
+use manx_bgp::types::{Asn, Family};
 use manx_bgp::wire::{FaultAction, Message, Notification, Origin, Session, Update};
 
-use crate::{ebgp, ibgp, read};
+use crate::{ebgp, ibgp, prefixes, read};
 
 const ORIGIN: &[u8] = &hex!("40 01 01 00");
 const AS_PATH: &[u8] = &hex!("40 02 06 02 01 0000fde9");
@@ -34,10 +34,6 @@ fn parse_in(session: &Session, attributes: &[&[u8]], nlri: &[u8]) -> Result<Upda
         Message::Update(update) => Ok(update),
         other => panic!("{other:?} is no UPDATE"),
     }
-}
-
-fn prefixes(texts: &[&str]) -> Vec<Prefix> {
-    texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
 /// The mandatory attributes with `attribute` instead of that of the same code, or behind them.

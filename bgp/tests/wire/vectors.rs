@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use manx_bgp::types::Family;
-use manx_bgp::wire::Session;
+use manx_bgp::wire::{AddPath, Session};
 
 use crate::{read, write};
 
@@ -61,6 +61,7 @@ fn session(words: &str) -> Session {
         families: families.into_iter().filter(|(on, _)| *on).map(|(_, family)| family).collect(),
         ebgp: has("ebgp"),
         extended: has("extended"),
+        add_path: AddPath::default(),
     }
 }
 

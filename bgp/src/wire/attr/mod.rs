@@ -31,10 +31,10 @@ pub use next_hop::NextHop;
 pub use origin::Origin;
 
 use super::parse::{Parsed, WireError};
-use super::{Announcement, Notification, Session};
+use super::{Announcement, Nlri, Notification, Session};
 use crate::iana::attribute as code;
 use crate::iana::attribute_flag::{EXTENDED_LENGTH, OPTIONAL, TRANSITIVE};
-use crate::types::{AS_TRANS, Asn, Family, Prefix, RouterId};
+use crate::types::{AS_TRANS, Asn, Family, RouterId};
 
 /// The path attributes routes share, next hop apart. Compared and hashed as a whole: interned by the RIB.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -128,7 +128,7 @@ pub(super) struct Draft {
     large_communities: Vec<LargeCommunity>,
     unknown: Vec<UnknownAttr>,
     pub(super) mp_reach: Option<Announcement>,
-    pub(super) mp_unreach: Option<(Family, Vec<Prefix>)>,
+    pub(super) mp_unreach: Option<(Family, Vec<Nlri>)>,
     pub(super) faults: Vec<AttrFault>,
     /// Codes met, a bit each.
     seen: [u128; 2],

@@ -10,16 +10,16 @@ use nom::number::complete::{be_u8, be_u16};
 
 use super::{Draft, Malformed, NextHop, put};
 use crate::iana::{attribute, attribute_flag::EXTENDED_LENGTH, attribute_flag::OPTIONAL, safi};
-use crate::types::{Family, Prefix};
+use crate::types::Family;
 use crate::wire::parse::{Parsed, WireError, all, octets};
-use crate::wire::{Announcement, Session, nlri};
+use crate::wire::{Announcement, Nlri, Session, nlri};
 
 pub(super) fn parse_reach(value: &[u8], draft: &mut Draft, session: &Session) -> Result<(), Malformed> {
     let (field, (afi, safi, next_hop, _reserved)) = reach_head(value).map_err(short)?;
     let family = negotiated(afi, safi, session)?;
     let next_hop = read_next_hop(family, next_hop)?;
     let mut prefixes = Vec::new();
-    nlri::parse(field, family, &mut prefixes).ok_or_else(bad_prefixes)?;
+    nlri::parse(field, family, session.receives_path_ids(family), &mut prefixes).ok_or_else(bad_prefixes)?;
     draft.mp_reach = Some(Announcement { next_hop, prefixes });
     if next_hop.is_host() {
         Ok(())
@@ -32,7 +32,7 @@ pub(super) fn parse_unreach(value: &[u8], draft: &mut Draft, session: &Session) 
     let (field, (afi, safi)) = family(value).map_err(short)?;
     let family = negotiated(afi, safi, session)?;
     let mut prefixes = Vec::new();
-    nlri::parse(field, family, &mut prefixes).ok_or_else(bad_prefixes)?;
+    nlri::parse(field, family, session.receives_path_ids(family), &mut prefixes).ok_or_else(bad_prefixes)?;
     draft.mp_unreach = Some((family, prefixes));
     Ok(())
 }
@@ -86,17 +86,17 @@ fn read_next_hop(family: Family, value: &[u8]) -> Result<NextHop, WireError<'_>>
     }
 }
 
-/// `next_hop` need not be of the prefixes' family (RFC 8950), `prefixes` must be of one.
+/// The next hop need not be of the prefixes' family (RFC 8950), the prefixes must be of one.
 pub(in crate::wire) fn write_reach(
     family: Family,
-    next_hop: NextHop,
-    prefixes: &[Prefix],
+    announcement: &Announcement,
+    session: &Session,
     out: &mut Vec<u8>,
 ) {
     put(OPTIONAL, attribute::MP_REACH_NLRI, out, |out| {
-        reach(family, next_hop, out);
-        for prefix in prefixes {
-            nlri::write(*prefix, out);
+        reach(family, announcement.next_hop, out);
+        for nlri in &announcement.prefixes {
+            nlri::write(*nlri, session.sends_path_ids(family), out);
         }
     });
 }
@@ -142,14 +142,15 @@ fn reach(family: Family, next_hop: NextHop, out: &mut Vec<u8>) {
 /// Without prefixes: the family's End-of-RIB, where it is alone in its UPDATE (RFC 4724, section 2).
 pub(in crate::wire) fn write_unreach<'a>(
     family: Family,
-    prefixes: impl IntoIterator<Item = &'a Prefix>,
+    prefixes: impl IntoIterator<Item = &'a Nlri>,
+    session: &Session,
     out: &mut Vec<u8>,
 ) {
     put(OPTIONAL, attribute::MP_UNREACH_NLRI, out, |out| {
         out.extend(family.afi().to_be_bytes());
         out.push(safi::UNICAST);
-        for prefix in prefixes {
-            nlri::write(*prefix, out);
+        for nlri in prefixes {
+            nlri::write(*nlri, session.sends_path_ids(family), out);
         }
     });
 }

@@ -14,16 +14,16 @@ pub use pack::Packer;
 
 use super::attr::{self, AttrFault, Attributes, FaultAction, NextHop};
 use super::parse::Parsed;
-use super::{Notification, Session, WriteError, nlri};
+use super::{Nlri, Notification, Session, WriteError, nlri};
 use crate::iana::attribute as code;
-use crate::types::{Family, Prefix};
+use crate::types::Family;
 
 /// RFC 4271, section 4.3, with RFC 4760's reachability folded in: families look alike from here on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Update {
     /// Destinations no longer reachable by the sender, of either family. To be looked at before
     /// `announced`: a destination in both is announced (RFC 4271, section 4.3).
-    pub withdrawn: Vec<Prefix>,
+    pub withdrawn: Vec<Nlri>,
     /// Destinations and their next hop: one entry for the NLRI field, one for MP_REACH_NLRI.
     pub announced: Vec<Announcement>,
     /// The attributes all announcements share; present exactly when there are announcements.
@@ -40,7 +40,7 @@ pub struct Announcement {
     /// Where to send their packets.
     pub next_hop: NextHop,
     /// All of one family; never empty.
-    pub prefixes: Vec<Prefix>,
+    pub prefixes: Vec<Nlri>,
 }
 
 impl Update {
@@ -64,10 +64,12 @@ pub(super) fn parse(body: &[u8], session: &Session) -> Result<Update, Notificati
     let (_, (withdrawn_field, attributes_field, nlri_field)) =
         fields(body).map_err(|_| Notification::malformed_attribute_list())?;
     let mut withdrawn = Vec::new();
-    nlri::parse(withdrawn_field, Family::Ipv4, &mut withdrawn)
+    let path_ids = session.receives_path_ids(Family::Ipv4);
+    nlri::parse(withdrawn_field, Family::Ipv4, path_ids, &mut withdrawn)
         .ok_or_else(Notification::invalid_network_field)?;
     let mut prefixes = Vec::new();
-    nlri::parse(nlri_field, Family::Ipv4, &mut prefixes).ok_or_else(Notification::invalid_network_field)?;
+    nlri::parse(nlri_field, Family::Ipv4, path_ids, &mut prefixes)
+        .ok_or_else(Notification::invalid_network_field)?;
     let mut draft = attr::parse(attributes_field, session)?;
 
     if let Some(family) = end_of_rib(body, withdrawn_field, nlri_field, &draft) {
@@ -128,22 +130,23 @@ fn classic_next_hop(draft: &mut attr::Draft) -> NextHop {
 /// MP_REACH_NLRI and MP_UNREACH_NLRI, first among the attributes (RFC 7606, section 5.1).
 pub(super) fn write(update: &Update, session: &Session, out: &mut Vec<u8>) -> Result<(), WriteError> {
     let (classic, multiprotocol) = split(&update.announced)?;
-    let of = |family: Family| update.withdrawn.iter().filter(move |prefix| prefix.family() == family);
+    let of = |family: Family| update.withdrawn.iter().filter(move |nlri| nlri.family() == family);
+    let path_ids = session.sends_path_ids(Family::Ipv4);
 
-    sized(out, |out| of(Family::Ipv4).for_each(|prefix| nlri::write(*prefix, out)))?;
+    sized(out, |out| of(Family::Ipv4).for_each(|nlri| nlri::write(*nlri, path_ids, out)))?;
     sized(out, |out| {
         if let Some((family, announcement)) = multiprotocol {
-            attr::write_reach(family, announcement.next_hop, &announcement.prefixes, out);
+            attr::write_reach(family, announcement, session, out);
         }
         if of(Family::Ipv6).next().is_some() || update.end_of_rib == Some(Family::Ipv6) {
-            attr::write_unreach(Family::Ipv6, of(Family::Ipv6), out);
+            attr::write_unreach(Family::Ipv6, of(Family::Ipv6), session, out);
         }
         if let Some(attributes) = update.attributes.as_ref().filter(|_| !update.announced.is_empty()) {
             attr::write(attributes, classic.map(|(addr, _)| addr), session, out);
         }
     })?;
-    for prefix in classic.iter().flat_map(|(_, announcement)| &announcement.prefixes) {
-        nlri::write(*prefix, out);
+    for nlri in classic.iter().flat_map(|(_, announcement)| &announcement.prefixes) {
+        nlri::write(*nlri, path_ids, out);
     }
     match update.attributes {
         None if !update.announced.is_empty() => Err(WriteError::NoAttributes),

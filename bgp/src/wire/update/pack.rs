@@ -1,10 +1,10 @@
 //! As many prefixes a message as fit.
 
 use crate::iana::MessageType;
-use crate::types::{Family, Prefix};
+use crate::types::Family;
 use crate::wire::attr::{self, Attributes, NextHop};
 use crate::wire::frame::{HEADER, MARKER};
-use crate::wire::{Session, nlri};
+use crate::wire::{Nlri, Session, nlri};
 
 /// Writes UPDATEs of one kind: announcements that share attributes and next hop, or withdrawals.
 ///
@@ -21,6 +21,8 @@ pub struct Packer {
     attributes_length: Option<usize>,
     /// Octets for prefixes in a message.
     room: usize,
+    /// Whether they have path identifiers.
+    path_ids: bool,
 }
 
 impl Packer {
@@ -32,7 +34,7 @@ impl Packer {
         family: Family,
         session: &Session,
     ) -> Option<Self> {
-        let mut packer = Self::new();
+        let mut packer = Self::new(family, session);
         packer.head.extend([0, 0]);
         if let (Family::Ipv4, NextHop::V4(addr)) = (family, next_hop) {
             let start = packer.head.len();
@@ -51,7 +53,7 @@ impl Packer {
 
     /// For withdrawals of `family`.
     pub fn withdrawals(family: Family, session: &Session) -> Self {
-        let mut packer = Self::new();
+        let mut packer = Self::new(family, session);
         match family {
             Family::Ipv4 => {
                 packer.prefixes_length = Some(packer.head.len());
@@ -69,26 +71,25 @@ impl Packer {
         packer
     }
 
-    fn new() -> Self {
+    fn new(family: Family, session: &Session) -> Self {
         let mut head = Vec::with_capacity(128);
         head.extend(MARKER);
         head.extend([0, 0, MessageType::Update as u8]);
         debug_assert_eq!(head.len(), HEADER);
-        Self { head, tail: Vec::new(), prefixes_length: None, attributes_length: None, room: 0 }
+        let path_ids = session.sends_path_ids(family);
+        Self { head, tail: Vec::new(), prefixes_length: None, attributes_length: None, room: 0, path_ids }
     }
 
     fn within(mut self, session: &Session, family: Family) -> Option<Self> {
         self.room = session.max_message().checked_sub(self.head.len() + self.tail.len())?;
-        let longest = match family {
-            Family::Ipv4 => 1 + 4,
-            Family::Ipv6 => 1 + 16,
-        };
+        let path_id = if self.path_ids { size_of::<u32>() } else { 0 };
+        let longest = path_id + 1 + usize::from(family.width() / 8);
         (self.room >= longest).then_some(self)
     }
 
     /// Appends the messages that say all `prefixes`, of the family the packer was made for, and says how
     /// many they are.
-    pub fn write(&self, prefixes: impl IntoIterator<Item = Prefix>, out: &mut Vec<u8>) -> u32 {
+    pub fn write(&self, prefixes: impl IntoIterator<Item = Nlri>, out: &mut Vec<u8>) -> u32 {
         let mut prefixes = prefixes.into_iter().peekable();
         let mut messages = 0;
         while prefixes.peek().is_some() {
@@ -96,8 +97,9 @@ impl Packer {
             out.extend_from_slice(&self.head);
             let full = out.len() + self.room;
             // The longest prefix fits into an empty message: each has at least one.
-            while let Some(prefix) = prefixes.next_if(|prefix| out.len() + nlri::size(*prefix) <= full) {
-                nlri::write(prefix, out);
+            let fits = |nlri: &Nlri, out: &Vec<u8>| out.len() + nlri::size(*nlri, self.path_ids) <= full;
+            while let Some(nlri) = prefixes.next_if(|nlri| fits(nlri, out)) {
+                nlri::write(nlri, self.path_ids, out);
             }
             let end = out.len();
             out.extend_from_slice(&self.tail);
