@@ -164,10 +164,14 @@ pub fn render_why(destination: &Destination) -> String {
 }
 
 fn from(path: &PathInfo) -> String {
-    match (path.peer, path.peer_name.as_str()) {
+    let peer = match (path.peer, path.peer_name.as_str()) {
         (None, _) => "this node".to_owned(),
         (Some(address), "") => address.to_string(),
         (Some(_), name) => name.to_owned(),
+    };
+    match path.path_id {
+        Some(path_id) => format!("{peer} path {path_id}"),
+        None => peer,
     }
 }
 
@@ -257,6 +261,7 @@ pub mod tests {
             } else {
                 vec!["64512:1".to_owned(), "64512:2".to_owned()]
             },
+            path_id: (name == "tor1").then_some(7),
             stale: false,
             verdict: verdict.to_owned(),
             step: verdict.starts_with("lost").then_some(3),
