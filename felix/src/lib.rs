@@ -13,6 +13,7 @@ pub mod acl;
 pub mod agent;
 pub mod alone;
 pub mod attach;
+pub mod cluster_network_policy;
 pub mod config;
 pub mod crd;
 pub mod dataplane;

@@ -1,6 +1,9 @@
 //! The cluster's objects as the agent understands them: parsed once at the edge ([`crate::watch`]), only what is
 //! needed of each.
 
+pub mod labels;
+pub mod policy;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -5,6 +5,7 @@
 //!                       └──────▶ evaluate: what would become of a packet, for people and for tests
 //! ```
 
+pub mod evaluate;
 pub mod ruleset;
 
 pub use ruleset::{Delta, Ruleset};

@@ -12,6 +12,7 @@
 //! ```
 
 mod desired;
+pub mod policy;
 mod routes;
 mod selector;
 mod sessions;
@@ -25,7 +26,7 @@ use manx_bgp::types::Prefix;
 
 pub use desired::{Delta, Desired, Problem, Speaking};
 pub use routes::Counts;
-pub use selector::{Selector, SelectorError};
+pub use selector::{Requirement, Selector, SelectorError};
 
 use crate::model::{BgpConfig, Node, Peer};
 use routes::Routes;

@@ -1,14 +1,29 @@
-//! Label selectors, parsed: what cannot be meant is refused in words before it selects the wrong nodes.
+//! Label selectors, parsed: what cannot be meant is refused in words before it selects the wrong objects.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
-use kube::core::{Expression, Selector as Expressions, SelectorExt};
 
-/// A parsed `LabelSelector`; without requirements it selects everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selector(Expressions);
+use crate::model::labels::Labelled;
+
+/// A parsed `LabelSelector`; without requirements it selects everything. Two that say the same with other words in
+/// another order are equal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Selector(BTreeSet<Requirement>);
+
+/// What one label must be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Requirement {
+    /// There, with one of these values; at least one.
+    In(String, BTreeSet<String>),
+    /// Not there, or with none of these values.
+    NotIn(String, BTreeSet<String>),
+    /// There.
+    Exists(String),
+    /// Not there.
+    DoesNotExist(String),
+}
 
 /// A selector the Kubernetes API conventions do not allow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,14 +58,66 @@ pub enum SelectorError {
 
 impl Selector {
     /// Whether an object with these labels is selected.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.0.matches(labels)
+    pub fn matches(&self, labels: &impl Labelled) -> bool {
+        self.0.iter().all(|requirement| requirement.matches(labels))
+    }
+
+    /// What must hold, all of it.
+    pub fn requirements(&self) -> impl Iterator<Item = &Requirement> {
+        self.0.iter()
+    }
+
+    /// Whether it selects everything.
+    pub fn is_everything(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Requirement {
+    fn matches(&self, labels: &impl Labelled) -> bool {
+        match self {
+            Self::In(key, values) => labels.label(key).is_some_and(|value| values.contains(value)),
+            Self::NotIn(key, values) => labels.label(key).is_none_or(|value| !values.contains(value)),
+            Self::Exists(key) => labels.label(key).is_some(),
+            Self::DoesNotExist(key) => labels.label(key).is_none(),
+        }
     }
 }
 
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.selects_all() { f.write_str("everything") } else { self.0.fmt(f) }
+        if self.is_everything() {
+            return f.write_str("everything");
+        }
+        for (index, requirement) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(",")?;
+            }
+            requirement.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// As `kubectl --selector` takes it.
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |values: &BTreeSet<String>| values.iter().cloned().collect::<Vec<_>>().join(",");
+        match self {
+            Self::In(key, values) => match values.first() {
+                Some(value) if values.len() == 1 => write!(f, "{key}={value}"),
+                _ => write!(f, "{key} in ({})", list(values)),
+            },
+            Self::NotIn(key, values) => write!(f, "{key} notin ({})", list(values)),
+            Self::Exists(key) => f.write_str(key),
+            Self::DoesNotExist(key) => write!(f, "!{key}"),
+        }
+    }
+}
+
+impl FromIterator<Requirement> for Selector {
+    fn from_iter<I: IntoIterator<Item = Requirement>>(requirements: I) -> Self {
+        Self(requirements.into_iter().collect())
     }
 }
 
@@ -59,23 +126,29 @@ impl TryFrom<Option<LabelSelector>> for Selector {
     type Error = SelectorError;
 
     fn try_from(selector: Option<LabelSelector>) -> Result<Self, SelectorError> {
-        let selector = selector.unwrap_or_default();
-        let mut expressions: Expressions = selector.match_labels.unwrap_or_default().into_iter().collect();
-        for requirement in selector.match_expressions.unwrap_or_default() {
-            expressions.extend(expression(requirement)?);
-        }
-        Ok(Self(expressions))
+        selector.map_or_else(|| Ok(Self::default()), Self::try_from)
     }
 }
 
-fn expression(requirement: LabelSelectorRequirement) -> Result<Expression, SelectorError> {
+impl TryFrom<LabelSelector> for Selector {
+    type Error = SelectorError;
+
+    fn try_from(selector: LabelSelector) -> Result<Self, SelectorError> {
+        let equal = selector.match_labels.unwrap_or_default().into_iter();
+        let equal = equal.map(|(key, value)| Ok(Requirement::In(key, [value].into())));
+        let expressions = selector.match_expressions.unwrap_or_default().into_iter().map(requirement);
+        equal.chain(expressions).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+fn requirement(requirement: LabelSelectorRequirement) -> Result<Requirement, SelectorError> {
     let LabelSelectorRequirement { key, operator, values } = requirement;
     let values = values.unwrap_or_default();
     match (operator.as_str(), values.is_empty()) {
-        ("In", false) => Ok(Expression::In(key, values.into_iter().collect())),
-        ("NotIn", false) => Ok(Expression::NotIn(key, values.into_iter().collect())),
-        ("Exists", true) => Ok(Expression::Exists(key)),
-        ("DoesNotExist", true) => Ok(Expression::DoesNotExist(key)),
+        ("In", false) => Ok(Requirement::In(key, values.into_iter().collect())),
+        ("NotIn", false) => Ok(Requirement::NotIn(key, values.into_iter().collect())),
+        ("Exists", true) => Ok(Requirement::Exists(key)),
+        ("DoesNotExist", true) => Ok(Requirement::DoesNotExist(key)),
         ("In" | "NotIn", true) => Err(SelectorError::NoValues { key, operator }),
         ("Exists" | "DoesNotExist", false) => Err(SelectorError::Values { key, operator }),
         _ => Err(SelectorError::Operator { key, operator }),
@@ -84,6 +157,8 @@ fn expression(requirement: LabelSelectorRequirement) -> Result<Expression, Selec
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn parse(json: serde_json::Value) -> Result<Selector, SelectorError> {

@@ -166,7 +166,7 @@ fn hold_time(seconds: u16) -> Result<u16, Bad> {
     Ok(seconds)
 }
 
-fn custom<K, T>(object: DynamicObject, parse: impl FnOnce(K) -> Result<T, Bad>) -> Object<T>
+pub(super) fn custom<K, T>(object: DynamicObject, parse: impl FnOnce(K) -> Result<T, Bad>) -> Object<T>
 where
     K: DeserializeOwned,
 {

@@ -10,6 +10,7 @@
 //! ```
 
 pub mod convert;
+pub mod policy;
 mod reach;
 
 use std::fmt;
