@@ -258,9 +258,9 @@ impl<'a> Iterator for Datagram<'a> {
     }
 }
 
-/// `None` for an acknowledgement. The error number is negative; with NETLINK_CAP_ACK the request's 16-octet header
+/// What an NLMSG_ERROR or NLMSG_DONE says; `None` for an acknowledgement. The error number is negative; with NETLINK_CAP_ACK the request's 16-octet header
 /// follows, and then the attributes of `enum nlmsgerr_attrs`.
-fn refusal_of(message: &NetlinkBuffer<&[u8]>) -> Option<Refusal> {
+pub fn refusal_of(message: &NetlinkBuffer<&[u8]>) -> Option<Refusal> {
     const NLMSGERR_ATTR_MSG: u16 = 1;
     let code = i32::from_ne_bytes(*message.payload().first_chunk()?);
     let words = NlasIterator::new(message.payload().get(4 + 16..).unwrap_or_default())

@@ -26,7 +26,7 @@ mod monitor;
 pub mod routes;
 mod syncer;
 pub mod sysctl;
-mod tracker;
+pub(crate) mod tracker;
 
 /// All routes wanted, by destination (no host bits).
 pub type Fib = BTreeMap<IpNetwork, Route>;

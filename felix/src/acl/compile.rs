@@ -1,0 +1,582 @@
+//! From a ruleset to what nf_tables holds. Pure.
+//!
+//! ```text
+//!   prerouting ─ from an endpoint? ─▶ source: an address it holds, or dropped
+//!   forward ── established ─▶ accept
+//!           └─ iifname vmap @from ─▶ from/HASH ─▶ policies ─ accepted ─▶ sent ── oifname vmap @to ─▶ to/HASH ─▶ policies
+//!           └─ oifname vmap @to ──▶ to/HASH ─▶ policies ─ accepted ─▶ accept
+//!   input ──── iifname vmap @from ─▶ as above; sent ends at once: the node is no endpoint
+//!   output ─── to an interface of ours that is no endpoint: dropped
+//! ```
+//!
+//! A policy is one chain, jumped to by the chains of all endpoints it selects: `from/HASH` and `to/HASH` name what
+//! their endpoints have in common. A policy's chain comes back when no rule matched. What it accepts never comes
+//! back: it goes to `sent` or is accepted. A Pass must leave a chain that is not the policy's own, so a policy of the
+//! Admin tier that has one is written out for each chain that names it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use manx_bgp::types::Family;
+use manx_cni::protocol::HOST_IFNAME_PREFIX;
+
+use super::nft::{
+    BaseChain, Chain as NftChain, ChainType, CmpOp, Element, Field, Hook, Key, Rule as NftRule,
+    Set as NftSet, Statement, Table, Type, Verdict,
+};
+use super::ruleset::{
+    Action, Chain, Direction, Endpoint, Ifname, Members, Mode, Peer, Policy, PolicyId, PortRange, Ports,
+    Rule, Ruleset, Set, SetId, SetKind, Spoofing, Tier,
+};
+
+/// Our table, of the family `inet`. No other is touched.
+pub const TABLE: &str = "manx";
+
+/// The NFLOG group that denied packets are told to.
+pub const NFLOG_GROUP: u16 = 77;
+
+/// Octets of a denied packet that are told: IP and TCP headers with room for extension headers.
+const SNAPLEN: u32 = 128;
+
+/// Denials told a second, a rule, and at once. All are counted.
+const TOLD_RATE: u64 = 10;
+const TOLD_BURST: u32 = 20;
+
+/// Port ranges of one rule that are written out; more become a set.
+const WRITTEN_OUT: usize = 4;
+
+/// Longest name of a policy's chain: prefixes before it stay under the kernel's 255, and NFLOG's 127.
+const NAME: usize = 110;
+
+/// `NF_CT_STATE_BIT`: established, related.
+const ESTABLISHED: u32 = 2 | 4;
+
+/// Neighbour discovery (RFC 4861): ICMPv6 types.
+const ND: (u8, u8) = (133, 137);
+
+/// Sets and maps of the frame.
+pub const ENDPOINTS: &str = "endpoints";
+const ROUTERS: &str = "routers";
+const FROM: &str = "from";
+const TO: &str = "to";
+const SENT: &str = "sent";
+const SOURCE: &str = "source";
+
+/// What a part of the ruleset becomes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// Counters by name.
+    pub counters: BTreeSet<String>,
+    /// Sets and maps that hold no more than the part says.
+    pub sets: BTreeMap<String, NftSet>,
+    /// Their elements.
+    pub elements: BTreeMap<String, BTreeSet<Element>>,
+    /// Chains by name.
+    pub chains: BTreeMap<String, NftChain>,
+}
+
+impl Objects {
+    fn rule(&mut self, chain: &str, rule: NftRule) {
+        self.chains.entry(chain.to_owned()).or_default().rules.push(rule);
+    }
+
+    fn count(&mut self, name: String) -> Statement {
+        self.counters.insert(name.clone());
+        Statement::CounterRef(name)
+    }
+
+    fn extend(&mut self, other: Self) {
+        self.counters.extend(other.counters);
+        self.sets.extend(other.sets);
+        for (set, elements) in other.elements {
+            self.elements.entry(set).or_default().extend(elements);
+        }
+        self.chains.extend(other.chains);
+    }
+}
+
+/// What is there whatever the ruleset says: the base chains, and the sets that endpoints are put into.
+pub fn frame() -> Objects {
+    use Family::{Ipv4, Ipv6};
+    let mut objects = Objects::default();
+    for (name, set) in [
+        (ENDPOINTS, NftSet::of([Type::IfName])),
+        (ROUTERS, NftSet::of([Type::IfName])),
+        (FROM, NftSet::to_verdicts([Type::IfName])),
+        (TO, NftSet::to_verdicts([Type::IfName])),
+        (own(Ipv4), NftSet::of([Type::IfName, Type::Ipv4Addr])),
+        (own(Ipv6), NftSet::of([Type::IfName, Type::Ipv6Addr])),
+        (node(Ipv4), NftSet::of([Type::Ipv4Addr])),
+        (node(Ipv6), NftSet::of([Type::Ipv6Addr])),
+    ] {
+        objects.sets.insert(name.to_owned(), set);
+        objects.elements.insert(name.to_owned(), BTreeSet::new());
+    }
+    let ours = |field| Statement::Cmp { field, op: CmpOp::Eq, value: HOST_IFNAME_PREFIX.as_bytes().to_vec() };
+    let within = |fields: &[Field], set: &str, inverted| Statement::Lookup {
+        fields: fields.to_vec(),
+        set: set.to_owned(),
+        inverted,
+    };
+    let accept = || Statement::Verdict(Verdict::Accept);
+    let drop = || Statement::Verdict(Verdict::Drop);
+    let established = || NftRule::new([Statement::CtState(ESTABLISHED), accept()]);
+    let discovery = || {
+        let field = Field::IcmpType(Ipv6);
+        NftRule::new([Statement::Range { field, from: vec![ND.0], to: vec![ND.1] }, accept()])
+    };
+    let vmap =
+        |field, map: &str| NftRule::new([Statement::Vmap { fields: vec![field], map: map.to_owned() }]);
+    let to_nobody = |count| {
+        NftRule::new([ours(Field::OifName), within(&[Field::OifName], ENDPOINTS, true), count, drop()])
+            .comment("an interface of ours, and no endpoint")
+    };
+
+    objects.rule(
+        "prerouting",
+        NftRule::new([ours(Field::IifName), Statement::Verdict(Verdict::Goto(SOURCE.to_owned()))]),
+    );
+    for family in Family::ALL {
+        objects.rule(
+            SOURCE,
+            NftRule::new([within(&[Field::IifName, Field::Saddr(family)], own(family), false), accept()]),
+        );
+    }
+    // Link-local addresses and, before there is one, the unspecified: neighbour discovery.
+    for network in [([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), ([0; 8], 128)] {
+        let Ok(network) = ipnetwork::IpNetwork::new(IpAddr::from(network.0), network.1) else { continue };
+        let is_local = Statement::Network { field: Field::Saddr(Ipv6), op: CmpOp::Eq, network };
+        objects.rule(SOURCE, NftRule::new([is_local, within(&[Field::IifName], ENDPOINTS, false), accept()]));
+    }
+    objects.rule(SOURCE, NftRule::new([within(&[Field::IifName], ROUTERS, false), accept()]));
+    deny(&mut objects, SOURCE, "spoofed", "spoofed");
+
+    let count = objects.count("unknown".to_owned());
+    objects.rule("forward", to_nobody(count.clone()));
+    objects.rule("forward", established());
+    objects.rule("forward", discovery());
+    for family in Family::ALL {
+        let returning = within(&[Field::IifName, Field::Daddr(family)], own(family), false);
+        objects
+            .rule("forward", NftRule::new([returning, accept()]).comment("back to itself through a Service"));
+    }
+    objects.rule("forward", vmap(Field::IifName, FROM));
+    objects.rule("forward", vmap(Field::OifName, TO));
+
+    objects.rule(
+        "input",
+        NftRule::new([ours(Field::IifName), Statement::Verdict(Verdict::Goto("local".to_owned()))]),
+    );
+    objects.rule("local", established());
+    objects.rule("local", discovery());
+    objects.rule("local", vmap(Field::IifName, FROM));
+    objects.rule("output", to_nobody(count));
+    objects.rule(SENT, vmap(Field::OifName, TO));
+    objects.rule(SENT, NftRule::new([accept()]));
+    for (name, hook, priority) in [
+        ("prerouting", Hook::Prerouting, -300),
+        ("forward", Hook::Forward, 0),
+        ("input", Hook::Input, 0),
+        ("output", Hook::Output, 0),
+    ] {
+        let chain = objects.chains.entry(name.to_owned()).or_default();
+        chain.base = Some(BaseChain { kind: ChainType::Filter, hook, priority });
+    }
+    objects
+}
+
+fn own(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "own4",
+        Family::Ipv6 => "own6",
+    }
+}
+
+fn node(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "node4",
+        Family::Ipv6 => "node6",
+    }
+}
+
+/// What an endpoint puts into the frame's sets.
+pub fn endpoint(name: &Ifname, endpoint: &Endpoint) -> Objects {
+    let mut objects = Objects::default();
+    let ifname = {
+        let mut octets = name.0.as_bytes().to_vec();
+        octets.resize(Type::IfName.length(), 0);
+        octets
+    };
+    let mut put = |set: &str, element: Element| {
+        objects.elements.entry(set.to_owned()).or_default().insert(element);
+    };
+    put(ENDPOINTS, single(&[&ifname]));
+    if endpoint.spoofing == Spoofing::Allowed {
+        put(ROUTERS, single(&[&ifname]));
+    }
+    for address in &endpoint.addresses {
+        put(own(Family::of(*address)), single(&[&ifname, &octets(*address)]));
+    }
+    for (map, direction, chain) in
+        [(FROM, Direction::Egress, &endpoint.egress), (TO, Direction::Ingress, &endpoint.ingress)]
+    {
+        let verdict = Some(Verdict::Goto(chain_name(direction, chain)));
+        put(map, Element { verdict, ..single(&[&ifname]) });
+    }
+    objects
+}
+
+/// What the node's addresses become.
+pub fn node_addresses(addresses: &BTreeSet<IpAddr>) -> Objects {
+    let mut objects = Objects::default();
+    for address in addresses {
+        let set = node(Family::of(*address)).to_owned();
+        objects.elements.entry(set).or_default().insert(single(&[&octets(*address)]));
+    }
+    objects
+}
+
+/// The name of the chain that stands for one direction of all endpoints with these policies.
+pub fn chain_name(direction: Direction, chain: &Chain) -> String {
+    let prefix = match direction {
+        Direction::Ingress => TO,
+        Direction::Egress => FROM,
+    };
+    format!("{prefix}/{}", super::digest(&format!("{chain:?}")))
+}
+
+/// The name of a policy's chain, as a person would look for it: `ingress/network/shop/web`. A long one is cut, and told
+/// from its like by a digest.
+pub fn policy_name(id: &PolicyId) -> String {
+    let tier = match id.tier {
+        Tier::Admin => "admin",
+        Tier::Network => "network",
+        Tier::Baseline => "baseline",
+    };
+    let name = format!("{}/{tier}/{}", id.direction, id.name);
+    if name.len() <= NAME && name.is_ascii() {
+        return name;
+    }
+    let digest = super::digest(&name);
+    let cut: String = name.chars().filter(char::is_ascii).take(NAME - digest.len() - 1).collect();
+    format!("{cut}-{digest}")
+}
+
+/// Where what a direction accepts goes on.
+fn accepted(direction: Direction) -> Verdict {
+    match direction {
+        Direction::Ingress => Verdict::Accept,
+        Direction::Egress => Verdict::Goto(SENT.to_owned()),
+    }
+}
+
+/// Whether it is written out for each chain that names it.
+pub fn is_written_out(id: &PolicyId, policy: &Policy) -> bool {
+    id.tier == Tier::Admin && policy.rules.iter().any(|rule| rule.action == Action::Pass)
+}
+
+/// What one direction of a policy becomes, once.
+pub fn policy(id: &PolicyId, policy: &Policy) -> Objects {
+    let mut objects = Objects::default();
+    let name = policy_name(id);
+    for rule in &policy.rules {
+        if rule.action == Action::Deny {
+            let chain = denial(&name, policy.mode, rule.index);
+            if !objects.chains.contains_key(&chain) {
+                let word = if policy.mode == Mode::Audit { "audit" } else { "deny" };
+                let count = objects.count(format!("{word}/{name}"));
+                objects.rule(&chain, NftRule::new([count]));
+                objects.rule(&chain, tell(&format!("{word} {} {name}", rule.index)));
+                if policy.mode == Mode::Enforce {
+                    objects.rule(&chain, NftRule::new([Statement::Verdict(Verdict::Drop)]));
+                }
+            }
+        } else {
+            let word = if rule.action == Action::Accept { "accept" } else { "pass" };
+            objects.count(format!("{word}/{name}"));
+        }
+        port_set(&mut objects, &name, rule);
+    }
+    if !is_written_out(id, policy) {
+        objects.chains.insert(name.clone(), rules(id, policy, &accepted(id.direction)));
+    }
+    objects
+}
+
+fn denial(policy: &str, mode: Mode, index: u16) -> String {
+    match mode {
+        Mode::Enforce => format!("deny/{index}/{policy}"),
+        Mode::Audit => format!("audit/{index}/{policy}"),
+    }
+}
+
+/// A policy's own rules; `pass` is where a Pass goes.
+fn rules(id: &PolicyId, policy: &Policy, pass: &Verdict) -> NftChain {
+    let name = policy_name(id);
+    let mut chain = NftChain::default();
+    for rule in &policy.rules {
+        let end = match (rule.action, policy.mode) {
+            (Action::Accept, _) => {
+                vec![
+                    Statement::CounterRef(format!("accept/{name}")),
+                    Statement::Verdict(accepted(id.direction)),
+                ]
+            }
+            (Action::Pass, _) => {
+                vec![Statement::CounterRef(format!("pass/{name}")), Statement::Verdict(pass.clone())]
+            }
+            (Action::Deny, Mode::Enforce) => {
+                vec![Statement::Verdict(Verdict::Goto(denial(&name, Mode::Enforce, rule.index)))]
+            }
+            (Action::Deny, Mode::Audit) => {
+                vec![Statement::Verdict(Verdict::Jump(denial(&name, Mode::Audit, rule.index)))]
+            }
+        };
+        let label = rule.name.as_deref().map_or_else(String::new, |name| format!(" {name}"));
+        for matches in matches(id.direction, &name, rule) {
+            let statements = matches.into_iter().chain(end.iter().cloned());
+            chain
+                .rules
+                .push(NftRule::new(statements).comment(format!("{}[{}]{label}", id.direction, rule.index)));
+        }
+    }
+    chain
+}
+
+/// Every combination of a peer and a port, each within one family.
+fn matches(direction: Direction, policy: &str, rule: &Rule) -> Vec<Vec<Statement>> {
+    let lookup = |fields: Vec<Field>, set: String| Statement::Lookup { fields, set, inverted: false };
+    let peers: Vec<(Option<Family>, Option<Statement>)> = match &rule.peer {
+        Peer::Any => vec![(None, None)],
+        Peer::In(sets) => sets
+            .iter()
+            .map(|set| {
+                let field = match direction {
+                    Direction::Ingress => Field::Saddr(set.family),
+                    Direction::Egress => Field::Daddr(set.family),
+                };
+                (Some(set.family), Some(lookup(vec![field], set.to_string())))
+            })
+            .collect(),
+    };
+    let ports: Vec<(Option<Family>, Option<Statement>)> = match &rule.ports {
+        Ports::Any => vec![(None, None)],
+        Ports::In(ranges) if ranges.len() > WRITTEN_OUT => {
+            let set = port_set_name(policy, ranges);
+            vec![(None, Some(lookup(vec![Field::ThDport, Field::L4Proto], set)))]
+        }
+        Ports::In(ranges) => ranges.iter().map(|range| (None, Some(port(*range)))).collect(),
+        Ports::Named(sets) => sets
+            .iter()
+            .map(|set| {
+                let fields = vec![Field::Daddr(set.family), Field::L4Proto, Field::ThDport];
+                (Some(set.family), Some(lookup(fields, set.to_string())))
+            })
+            .collect(),
+    };
+    let mut all = Vec::new();
+    for (family, peer) in &peers {
+        for (of, port) in &ports {
+            if family.is_none() || of.is_none() || family == of {
+                all.push(peer.iter().chain(port).cloned().collect());
+            }
+        }
+    }
+    all
+}
+
+fn port(range: PortRange) -> Statement {
+    let protocol = range.protocol as u8;
+    let (first, last) = (range.first.to_be_bytes().to_vec(), range.last.to_be_bytes().to_vec());
+    if range.is_all() {
+        Statement::Cmp { field: Field::L4Proto, op: CmpOp::Eq, value: vec![protocol] }
+    } else if first == last {
+        Statement::Cmp { field: Field::Dport(protocol), op: CmpOp::Eq, value: first }
+    } else {
+        Statement::Range { field: Field::Dport(protocol), from: first, to: last }
+    }
+}
+
+/// Named by what it holds, so that it never changes.
+fn port_set_name(policy: &str, ranges: &[PortRange]) -> String {
+    format!("services/{}/{policy}", super::digest(&format!("{ranges:?}")))
+}
+
+fn port_set(objects: &mut Objects, policy: &str, rule: &Rule) {
+    if let Ports::In(ranges) = &rule.ports
+        && ranges.len() > WRITTEN_OUT
+    {
+        let name = port_set_name(policy, ranges);
+        let bound = |port: u16, range: &PortRange| key(&[&port.to_be_bytes(), &[range.protocol as u8]]);
+        let elements = ranges.iter().map(|range| Element {
+            key: bound(range.first, range),
+            end: Some(bound(range.last, range)),
+            verdict: None,
+        });
+        objects.elements.insert(name.clone(), elements.collect());
+        objects.sets.insert(name, NftSet::of_ranges([Type::InetService, Type::InetProto]));
+    }
+}
+
+/// What one direction of the endpoints with these policies becomes. `find` knows the policies it names.
+pub fn chain<'a>(
+    direction: Direction,
+    chain: &Chain,
+    find: impl Fn(&PolicyId) -> Option<&'a Policy>,
+) -> Objects {
+    let mut objects = Objects::default();
+    let name = chain_name(direction, chain);
+    let jump = |chain: String| NftRule::new([Statement::Verdict(Verdict::Jump(chain))]);
+    let goto = |chain: &str| NftRule::new([Statement::Verdict(Verdict::Goto(chain.to_owned()))]);
+    let end = || NftRule::new([Statement::Verdict(accepted(direction))]);
+
+    // The tiers are chains of their own only where something leads to them past the one before.
+    let mut admin = Vec::new();
+    let mut passes = false;
+    let network = format!("{name}/network");
+    for (place, id) in chain.admin.iter().enumerate() {
+        match find(id) {
+            Some(policy) if is_written_out(id, policy) => {
+                passes = true;
+                let copy = format!("{name}/{place}");
+                objects.chains.insert(copy.clone(), rules(id, policy, &Verdict::Goto(network.clone())));
+                admin.push(jump(copy).comment(policy_name(id)));
+            }
+            _ => admin.push(jump(policy_name(id))),
+        }
+    }
+    objects.chains.insert(name.clone(), NftChain { base: None, rules: admin });
+    let rest = if passes { network } else { name.clone() };
+    if passes {
+        objects.rule(&name, goto(&rest));
+    }
+
+    let mut baseline: Vec<_> = chain.baseline.iter().map(|id| jump(policy_name(id))).collect();
+    baseline.push(end());
+    if let Some(isolated) = &chain.network {
+        if direction == Direction::Egress {
+            let after = format!("{name}/baseline");
+            for family in Family::ALL {
+                let fields = vec![Field::Daddr(family)];
+                let local = Statement::Lookup { fields, set: node(family).to_owned(), inverted: false };
+                let on = Statement::Verdict(Verdict::Goto(after.clone()));
+                objects.rule(&rest, NftRule::new([local, on]));
+            }
+            objects.chains.insert(after, NftChain { base: None, rules: baseline.clone() });
+        }
+        for id in &isolated.policies {
+            objects.rule(&rest, jump(policy_name(id)));
+        }
+        match isolated.otherwise {
+            Mode::Enforce => {
+                deny(&mut objects, &rest, &format!("deny/{name}"), &format!("deny - {name}"));
+                return objects;
+            }
+            Mode::Audit => {
+                let count = objects.count(format!("audit/{name}"));
+                objects.rule(&rest, NftRule::new([count]));
+                objects.rule(&rest, tell(&format!("audit - {name}")));
+            }
+        }
+    }
+    for rule in baseline {
+        objects.rule(&rest, rule);
+    }
+    objects
+}
+
+/// Counts, tells and drops all that gets so far.
+fn deny(objects: &mut Objects, chain: &str, counter: &str, prefix: &str) {
+    let count = objects.count(counter.to_owned());
+    objects.rule(chain, NftRule::new([count]));
+    objects.rule(chain, tell(prefix));
+    objects.rule(chain, NftRule::new([Statement::Verdict(Verdict::Drop)]));
+}
+
+fn tell(prefix: &str) -> NftRule {
+    NftRule::new([
+        Statement::Limit { rate: TOLD_RATE, unit: 1, burst: TOLD_BURST },
+        Statement::Log { prefix: prefix.to_owned(), group: NFLOG_GROUP, snaplen: SNAPLEN },
+    ])
+}
+
+/// What a set is to nf_tables, without its members.
+pub fn set(id: SetId, of: &str) -> NftSet {
+    let address = match id.family {
+        Family::Ipv4 => Type::Ipv4Addr,
+        Family::Ipv6 => Type::Ipv6Addr,
+    };
+    let set = match id.kind {
+        SetKind::Addresses => NftSet::of([address]),
+        SetKind::Networks => NftSet::of_ranges([address]),
+        SetKind::Ports => NftSet::of([address, Type::InetProto, Type::InetService]),
+    };
+    NftSet { comment: Some(of.to_owned()), ..set }
+}
+
+/// Members as elements.
+pub fn elements(members: &Members) -> BTreeSet<Element> {
+    match members {
+        Members::Addresses(members) => members.iter().map(|address| single(&[&octets(*address)])).collect(),
+        Members::Networks(members) => members
+            .iter()
+            .map(|range| Element {
+                key: key(&[&octets(range.first)]),
+                end: Some(key(&[&octets(range.last)])),
+                verdict: None,
+            })
+            .collect(),
+        Members::Ports(members) => members
+            .iter()
+            .map(|port| single(&[&octets(port.address), &[port.protocol as u8], &port.port.to_be_bytes()]))
+            .collect(),
+    }
+}
+
+/// All of a ruleset, for people.
+pub fn table(ruleset: &Ruleset) -> Table {
+    let mut objects = frame();
+    objects.extend(node_addresses(&ruleset.node));
+    for (id, found) in &ruleset.policies {
+        objects.extend(policy(id, found));
+    }
+    for (name, found) in &ruleset.endpoints {
+        objects.extend(endpoint(name, found));
+        for (direction, of) in [(Direction::Ingress, &found.ingress), (Direction::Egress, &found.egress)] {
+            objects.extend(chain(direction, of, |id| ruleset.policies.get(id).map(|policy| &**policy)));
+        }
+    }
+    for (id, Set { of, members }) in &ruleset.sets {
+        objects.sets.insert(id.to_string(), set(*id, of));
+        objects.elements.insert(id.to_string(), elements(members));
+    }
+    let Objects { counters, sets, mut elements, chains } = objects;
+    let with_elements = |(name, set)| {
+        let held = elements.remove(&name).unwrap_or_default();
+        (name, (set, held))
+    };
+    Table { name: TABLE.to_owned(), counters, sets: sets.into_iter().map(with_elements).collect(), chains }
+}
+
+fn single(parts: &[&[u8]]) -> Element {
+    Element { key: key(parts), end: None, verdict: None }
+}
+
+/// Values behind each other, each padded to 32 bits when there are several.
+fn key(parts: &[&[u8]]) -> Key {
+    let mut key = Key::new();
+    for part in parts {
+        key.extend_from_slice(part);
+        if parts.len() > 1 {
+            key.resize(key.len().next_multiple_of(4), 0);
+        }
+    }
+    key
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}

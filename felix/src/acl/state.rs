@@ -1,0 +1,540 @@
+//! What the kernel is to hold against what it holds, and the transactions from one to the other. Pure.
+//!
+//! Chains, counters, sets and the elements of small sets are compared one by one. The large sets, of the ruleset, are
+//! held once: what the kernel's differ by is what waits to be written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::compile::{self, Objects, TABLE};
+use super::nft::{Batch, Element, Key, ReadChain, ReadTable, Rule, Set};
+use super::ruleset::{Chain, Delta, Direction, Endpoint, Ifname, PolicyId, Ruleset, SetChange, SetId};
+use crate::dataplane::tracker::{Change, Tracker};
+
+/// Octets of a transaction that only adds to sets: several make the load of a large one.
+const LOAD: usize = 4 << 20;
+
+/// A part of the ruleset that becomes objects of its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Unit {
+    Frame,
+    Node,
+    Policy(PolicyId),
+    Chain(Direction, Arc<Chain>),
+    Endpoint(Ifname),
+}
+
+/// What a unit has become.
+#[derive(Debug, Default)]
+struct Names {
+    counters: Vec<String>,
+    sets: Vec<String>,
+    elements: Vec<(String, Key)>,
+    chains: Vec<String>,
+}
+
+/// A tracker, and the keys that may have a change.
+#[derive(Debug)]
+struct Tracked<K, V> {
+    tracker: Tracker<K, V>,
+    dirty: BTreeSet<K>,
+}
+
+impl<K: Ord + Clone, V: Clone + PartialEq> Tracked<K, V> {
+    fn new() -> Self {
+        Self { tracker: Tracker::new(BTreeMap::new()), dirty: BTreeSet::new() }
+    }
+
+    fn want(&mut self, key: K, value: V) {
+        self.dirty.insert(key.clone());
+        self.tracker.want(key, value);
+    }
+
+    fn unwant(&mut self, key: &K) {
+        self.dirty.insert(key.clone());
+        self.tracker.unwant(key);
+    }
+
+    fn observe(&mut self, actual: BTreeMap<K, V>) {
+        self.tracker.observe(actual);
+        self.dirty = self.tracker.pending().cloned().collect();
+    }
+
+    fn changes(&self) -> impl Iterator<Item = (&K, Change<'_, V>)> {
+        self.dirty.iter().filter_map(|key| Some((key, self.tracker.change(key)?)))
+    }
+
+    fn is_clean(&self) -> bool {
+        self.changes().next().is_none()
+    }
+
+    fn done(&mut self, keys: impl IntoIterator<Item = K>) {
+        for key in keys {
+            self.tracker.done(&key);
+            self.dirty.remove(&key);
+        }
+    }
+
+    /// Takes every change as made.
+    fn all_done(&mut self) {
+        let keys: Vec<_> = self.changes().map(|(key, _)| key.clone()).collect();
+        self.done(keys);
+        self.dirty.clear();
+    }
+
+    fn added(&self) -> Vec<K> {
+        self.changes()
+            .filter(|(_, change)| matches!(change, Change::Add(_)))
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+}
+
+/// Elements of a large set that wait.
+#[derive(Clone, Debug, Default)]
+struct Waiting {
+    add: BTreeSet<Element>,
+    remove: BTreeSet<Element>,
+}
+
+/// The ruleset, and what the kernel has of it.
+#[derive(Debug)]
+pub struct State {
+    ruleset: Ruleset,
+    units: BTreeMap<Unit, Names>,
+    /// Endpoints by the chains they share.
+    shared: BTreeMap<(Direction, Arc<Chain>), usize>,
+    counters: Tracked<String, ()>,
+    sets: Tracked<String, Set>,
+    elements: Tracked<(String, Key), Element>,
+    chains: Tracked<String, Arc<ReadChain>>,
+    /// The large sets by their names.
+    large: BTreeMap<String, SetId>,
+    members: BTreeMap<SetId, Waiting>,
+    has_table: bool,
+    /// The kernel has something of ours in a form that cannot be changed: all is made anew.
+    is_beyond_repair: bool,
+    swept: bool,
+}
+
+impl State {
+    /// Nothing wanted but the frame, nothing there.
+    pub fn new() -> Self {
+        let mut state = Self {
+            ruleset: Ruleset::default(),
+            units: BTreeMap::new(),
+            shared: BTreeMap::new(),
+            counters: Tracked::new(),
+            sets: Tracked::new(),
+            elements: Tracked::new(),
+            chains: Tracked::new(),
+            large: BTreeMap::new(),
+            members: BTreeMap::new(),
+            has_table: false,
+            is_beyond_repair: false,
+            swept: false,
+        };
+        state.become_(Unit::Frame, Some(compile::frame()));
+        state
+    }
+
+    /// What is wanted.
+    pub fn ruleset(&self) -> &Ruleset {
+        &self.ruleset
+    }
+
+    /// From now on what nobody wants goes; [`State::observe`] must follow.
+    pub fn sweep(&mut self) {
+        self.swept = true;
+        self.counters.tracker.sweep();
+        self.sets.tracker.sweep();
+        self.elements.tracker.sweep();
+        self.chains.tracker.sweep();
+    }
+
+    /// Takes a step of what is wanted. Whether what is there must be read again: a set came back that had not gone yet.
+    pub fn apply(&mut self, delta: Delta) -> bool {
+        let mut unsure = false;
+        for (id, change) in &delta.sets {
+            let name = id.to_string();
+            match change {
+                SetChange::Add(set) => {
+                    unsure |= self.sets.tracker.actual().contains_key(&name);
+                    self.large.insert(name.clone(), *id);
+                    self.sets.want(name, Set { comment: None, ..compile::set(*id, "") });
+                    let add = compile::elements(&set.members);
+                    self.members.insert(*id, Waiting { add, ..Waiting::default() });
+                }
+                SetChange::Members { add, remove } => {
+                    let waiting = self.members.entry(*id).or_default();
+                    for element in compile::elements(remove) {
+                        if !waiting.add.remove(&element) {
+                            waiting.remove.insert(element);
+                        }
+                    }
+                    for element in compile::elements(add) {
+                        if !waiting.remove.remove(&element) {
+                            waiting.add.insert(element);
+                        }
+                    }
+                }
+                SetChange::Remove => {
+                    self.sets.unwant(&name);
+                    self.large.remove(&name);
+                    self.members.remove(id);
+                }
+            }
+        }
+        let mut rewritten = BTreeSet::new();
+        for (id, policy) in &delta.policies {
+            let was = self.ruleset.policies.get(id).is_some_and(|old| compile::is_written_out(id, old));
+            if was || policy.as_ref().is_some_and(|new| compile::is_written_out(id, new)) {
+                rewritten.insert(id.clone());
+            }
+            let objects = policy.as_ref().map(|policy| compile::policy(id, policy));
+            self.become_(Unit::Policy(id.clone()), objects);
+        }
+        if let Some(node) = &delta.node {
+            self.become_(Unit::Node, Some(compile::node_addresses(node)));
+        }
+        let mut touched = BTreeSet::new();
+        for (name, endpoint) in &delta.endpoints {
+            let old = self.ruleset.endpoints.get(name).cloned();
+            for chain in old.iter().flat_map(|old| chains_of(old)) {
+                if let Some(uses) = self.shared.get_mut(&chain) {
+                    *uses -= 1;
+                }
+                touched.insert(chain);
+            }
+            for chain in endpoint.iter().flat_map(|new| chains_of(new)) {
+                *self.shared.entry(chain.clone()).or_default() += 1;
+                touched.insert(chain);
+            }
+            let objects = endpoint.as_ref().map(|endpoint| compile::endpoint(name, endpoint));
+            self.become_(Unit::Endpoint(name.clone()), objects);
+        }
+        self.ruleset.apply(delta);
+        if !rewritten.is_empty() {
+            let names = |chain: &Chain| chain.admin.iter().any(|id| rewritten.contains(id));
+            touched.extend(self.shared.keys().filter(|(_, chain)| names(chain)).cloned());
+        }
+        for (direction, chain) in touched {
+            let used = self.shared.get(&(direction, chain.clone())).is_some_and(|uses| *uses > 0);
+            let policies = &self.ruleset.policies;
+            let objects = used
+                .then(|| compile::chain(direction, &chain, |id| policies.get(id).map(|policy| &**policy)));
+            if !used {
+                self.shared.remove(&(direction, chain.clone()));
+            }
+            let unit = Unit::Chain(direction, chain);
+            // An endpoint more or less changes nothing of what it shares.
+            if used && self.units.contains_key(&unit) && rewritten.is_empty() {
+                continue;
+            }
+            self.become_(unit, objects);
+        }
+        unsure
+    }
+
+    /// A unit's objects are wanted now, and what it was before and is no more is not.
+    fn become_(&mut self, unit: Unit, objects: Option<Objects>) {
+        let before = self.units.remove(&unit).unwrap_or_default();
+        let mut names = Names::default();
+        let existed = objects.is_some();
+        let Objects { counters, sets, elements, chains } = objects.unwrap_or_default();
+        for name in before.counters.iter().filter(|name| !counters.contains(*name)) {
+            self.counters.unwant(name);
+        }
+        for name in before.sets.iter().filter(|name| !sets.contains_key(*name)) {
+            self.sets.unwant(name);
+        }
+        for name in before.chains.iter().filter(|name| !chains.contains_key(*name)) {
+            self.chains.unwant(name);
+        }
+        for name in &before.elements {
+            self.elements.unwant(name);
+        }
+        for name in counters {
+            self.counters.want(name.clone(), ());
+            names.counters.push(name);
+        }
+        for (name, set) in sets {
+            self.sets.want(name.clone(), Set { comment: None, ..set });
+            names.sets.push(name);
+        }
+        for (set, elements) in elements {
+            for element in elements {
+                let key = (set.clone(), element.key.clone());
+                self.elements.want(key.clone(), element);
+                names.elements.push(key);
+            }
+        }
+        for (name, chain) in chains {
+            let rules = chain.rules.iter().map(Rule::body).collect();
+            self.chains
+                .want(name.clone(), Arc::new(ReadChain { base: chain.base, is_strange: false, rules }));
+            names.chains.push(name);
+        }
+        if existed {
+            self.units.insert(unit, names);
+        }
+    }
+
+    /// What the kernel has was read; none: there is no table.
+    pub fn observe(&mut self, read: Option<ReadTable>) {
+        self.has_table = read.is_some();
+        let ReadTable { counters, sets, chains } = read.unwrap_or_default();
+        let is_ours = |name: &String| self.sets.tracker.wanted().contains_key(name);
+        let mut found: BTreeMap<SetId, BTreeSet<Element>> = BTreeMap::new();
+        let (mut shapes, mut small) = (BTreeMap::new(), BTreeMap::new());
+        let mut beyond_repair = false;
+        for (name, set) in sets {
+            let wanted = self.sets.tracker.wanted().get(&name);
+            let Some((set, elements)) = set else {
+                beyond_repair |= wanted.is_some();
+                shapes.insert(name, Set::of([]));
+                continue;
+            };
+            beyond_repair |= wanted.is_some_and(|wanted| !wanted.is_like(&set));
+            match self.large.get(&name) {
+                Some(id) => _ = found.insert(*id, elements),
+                // What a set holds that is to go goes with it.
+                None if is_ours(&name) => {
+                    small.extend(elements.into_iter().map(|e| ((name.clone(), e.key.clone()), e)));
+                }
+                None => {}
+            }
+            shapes.insert(name, Set { comment: None, ..set });
+        }
+        for (name, chain) in self.chains.tracker.wanted() {
+            beyond_repair |=
+                chains.get(name).is_some_and(|found| found.is_strange || found.base != chain.base);
+        }
+        self.is_beyond_repair = beyond_repair;
+        if beyond_repair {
+            self.forget();
+            return;
+        }
+        self.counters.observe(counters.into_keys().map(|name| (name, ())).collect());
+        self.sets.observe(shapes);
+        self.elements.observe(small);
+        self.chains.observe(chains.into_iter().map(|(name, chain)| (name, Arc::new(chain))).collect());
+        self.compare_members(&found);
+    }
+
+    /// As though nothing were there.
+    fn forget(&mut self) {
+        self.counters.observe(BTreeMap::new());
+        self.sets.observe(BTreeMap::new());
+        self.elements.observe(BTreeMap::new());
+        self.chains.observe(BTreeMap::new());
+        self.compare_members(&BTreeMap::new());
+    }
+
+    fn compare_members(&mut self, found: &BTreeMap<SetId, BTreeSet<Element>>) {
+        self.members.clear();
+        let nothing = BTreeSet::new();
+        for (id, set) in &self.ruleset.sets {
+            let (wanted, there) = (compile::elements(&set.members), found.get(id).unwrap_or(&nothing));
+            let add: BTreeSet<_> = wanted.difference(there).cloned().collect();
+            let extra = || there.difference(&wanted).cloned().collect();
+            let remove: BTreeSet<_> = if self.swept { extra() } else { BTreeSet::new() };
+            if !add.is_empty() || !remove.is_empty() {
+                self.members.insert(*id, Waiting { add, remove });
+            }
+        }
+    }
+
+    /// Whether the kernel has what is wanted, as far as is known.
+    pub fn is_clean(&self) -> bool {
+        self.has_table
+            && !self.is_beyond_repair
+            && self.members.values().all(|waiting| waiting.add.is_empty() && waiting.remove.is_empty())
+            && self.counters.is_clean()
+            && self.sets.is_clean()
+            && self.elements.is_clean()
+            && self.chains.is_clean()
+    }
+
+    /// How many objects and elements wait to be written or removed.
+    pub fn pending(&self) -> usize {
+        let members: usize =
+            self.members.values().map(|waiting| waiting.add.len() + waiting.remove.len()).sum();
+        members
+            + self.counters.changes().count()
+            + self.sets.changes().count()
+            + self.elements.changes().count()
+            + self.chains.changes().count()
+    }
+
+    /// The table alone, where there is none yet: what is added beside it need not be one transaction then.
+    pub fn creation(&mut self) -> Option<Batch> {
+        let mut batch = Batch::new(TABLE);
+        batch.add_table();
+        (!std::mem::replace(&mut self.has_table, true)).then_some(batch)
+    }
+
+    /// What can be added beside what is there, none of which names it: sets and their members, without a grace
+    /// period. At most some megabytes of it; `None`: there is none. [`State::added`] says that it was done.
+    pub fn additions(&mut self) -> Option<(Batch, Added)> {
+        if !self.has_table || self.is_beyond_repair {
+            return None;
+        }
+        let mut batch = Batch::new(TABLE);
+        let mut added = Added { sets: self.sets.added(), ..Added::default() };
+        for name in &added.sets {
+            self.write_set(&mut batch, name);
+        }
+        for (id, waiting) in &mut self.members {
+            if waiting.add.is_empty() || batch.len() >= LOAD {
+                continue;
+            }
+            let elements = std::mem::take(&mut waiting.add);
+            batch.add_elements(&id.to_string(), &compile::set(*id, ""), &elements);
+            added.members.push((*id, elements));
+        }
+        let loading = self.members.values().any(|waiting| !waiting.add.is_empty());
+        let replaces = self.chains.changes().any(|(_, change)| matches!(change, Change::Replace(_)));
+        if !loading && !replaces {
+            added.counters = self.counters.added();
+            added.counters.iter().for_each(|name| batch.add_counter(name));
+            added.chains = self.chains.added();
+            self.write_chains(&mut batch, &added.chains);
+            added.elements = self.elements.added();
+            self.write_elements(&mut batch, &added.elements);
+        }
+        (!batch.is_empty()).then_some((batch, added))
+    }
+
+    /// The kernel has taken additions.
+    pub fn added(&mut self, added: Added) {
+        self.sets.done(added.sets);
+        self.counters.done(added.counters);
+        self.chains.done(added.chains);
+        self.elements.done(added.elements);
+    }
+
+    /// Everything that waits, as one transaction. [`State::done`] says that it was done.
+    pub fn everything(&self) -> Batch {
+        let mut batch = Batch::new(TABLE);
+        if self.is_beyond_repair {
+            batch.add_table();
+            batch.delete_table();
+            batch.add_table();
+        }
+        for name in self.counters.added() {
+            batch.add_counter(&name);
+        }
+        for name in self.sets.added() {
+            self.write_set(&mut batch, &name);
+        }
+        for (id, waiting) in &self.members {
+            batch.add_elements(&id.to_string(), &compile::set(*id, ""), &waiting.add);
+        }
+        let changed = |wanted: fn(&Change<'_, Arc<ReadChain>>) -> bool| -> Vec<String> {
+            self.chains.changes().filter(|(_, change)| wanted(change)).map(|(name, _)| name.clone()).collect()
+        };
+        let replaced = changed(|change| matches!(change, Change::Replace(_)));
+        let removed = changed(|change| matches!(change, Change::Remove));
+        // A chain that goes may still be led to from another that goes, until both are empty.
+        replaced.iter().chain(&removed).for_each(|name| batch.flush_chain(name));
+        self.write_chains(&mut batch, &self.chains.added());
+        for name in &replaced {
+            self.write_rules(&mut batch, name);
+        }
+        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        for (key, change) in self.elements.changes() {
+            match change {
+                Change::Add(_) => come.push(key.clone()),
+                Change::Replace(_) => {
+                    gone.push(key.clone());
+                    come.push(key.clone());
+                }
+                Change::Remove => gone.push(key.clone()),
+            }
+        }
+        for (name, key) in &gone {
+            let (Some(set), Some(element)) = (
+                self.sets.tracker.wanted().get(name),
+                self.elements.tracker.actual().get(&(name.clone(), key.clone())),
+            ) else {
+                continue;
+            };
+            batch.delete_elements(name, set, [element]);
+        }
+        self.write_elements(&mut batch, &come);
+        for (id, waiting) in &self.members {
+            batch.delete_elements(&id.to_string(), &compile::set(*id, ""), &waiting.remove);
+        }
+        removed.iter().for_each(|name| batch.delete_chain(name));
+        for (name, change) in self.sets.changes() {
+            if change == Change::Remove {
+                batch.delete_set(name);
+            }
+        }
+        for (name, change) in self.counters.changes() {
+            if change == Change::Remove {
+                batch.delete_counter(name);
+            }
+        }
+        batch
+    }
+
+    /// The kernel has taken everything.
+    pub fn done(&mut self) {
+        self.has_table = true;
+        self.is_beyond_repair = false;
+        self.members.clear();
+        self.counters.all_done();
+        self.sets.all_done();
+        self.elements.all_done();
+        self.chains.all_done();
+    }
+
+    fn write_set(&self, batch: &mut Batch, name: &str) {
+        let Some(set) = self.sets.tracker.wanted().get(name) else { return };
+        let found = self.large.get(name).and_then(|id| self.ruleset.sets.get(id));
+        let comment = found.map(|found| found.of.to_string());
+        batch.add_set(name, &Set { comment, ..set.clone() });
+    }
+
+    fn write_chains(&self, batch: &mut Batch, names: &[String]) {
+        for name in names {
+            let base = self.chains.tracker.wanted().get(name).and_then(|chain| chain.base);
+            batch.add_chain(name, base.as_ref());
+        }
+        for name in names {
+            self.write_rules(batch, name);
+        }
+    }
+
+    fn write_rules(&self, batch: &mut Batch, name: &str) {
+        let rules = self.chains.tracker.wanted().get(name);
+        rules.iter().flat_map(|chain| &chain.rules).for_each(|rule| batch.add_rule(name, rule));
+    }
+
+    /// Those of one set behind each other go in one message.
+    fn write_elements(&self, batch: &mut Batch, keys: &[(String, Key)]) {
+        for chunk in keys.chunk_by(|one, next| one.0 == next.0) {
+            let Some(set) = chunk.first().and_then(|(name, _)| self.sets.tracker.wanted().get(name)) else {
+                continue;
+            };
+            let elements = chunk.iter().filter_map(|key| self.elements.tracker.wanted().get(key));
+            batch.add_elements(&chunk[0].0, set, elements);
+        }
+    }
+}
+
+/// What [`State::additions`] adds.
+#[derive(Debug, Default)]
+pub struct Added {
+    sets: Vec<String>,
+    members: Vec<(SetId, BTreeSet<Element>)>,
+    counters: Vec<String>,
+    chains: Vec<String>,
+    elements: Vec<(String, Key)>,
+}
+
+fn chains_of(endpoint: &Endpoint) -> [(Direction, Arc<Chain>); 2] {
+    [(Direction::Ingress, endpoint.ingress.clone()), (Direction::Egress, endpoint.egress.clone())]
+}
