@@ -13,6 +13,7 @@
 mod add_paths;
 mod bfd;
 pub mod community;
+mod drain;
 mod max_prefixes;
 mod policy;
 
@@ -20,6 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 
 pub use add_paths::{AddPaths, PathCount};
 pub use bfd::{Bfd, BfdStatus};
+pub use drain::{AfterDrain, DrainPhase, DrainStatus};
 pub use max_prefixes::{Held, MaxPrefixes, MaxPrefixesAction};
 pub use policy::{Match, Outcome, PathMatch, Policy, PrefixRange, RangeError, Rule, Source, Then, Verdict};
 
@@ -85,13 +87,52 @@ pub enum Request {
         #[serde(default)]
         reason: String,
     },
-    /// Asks a neighbour for all its routes again (RFC 2918). Answered by [`Reply::Done`] once it is asked.
+    /// All routes of a session are said again (RFC 2918, RFC 7313): the neighbour is asked for its own, or told ours.
+    /// Answered by [`Reply::Done`] once that has begun.
     Refresh {
         /// Which.
         peer: IpAddr,
+        /// Whose.
+        #[serde(default)]
+        direction: Direction,
+    },
+    /// Neighbours are to use other ways before ours end (RFC 8326): all routes are told with GRACEFUL_SHUTDOWN, inside
+    /// our AS with LOCAL_PREF 0, and after a wait withdrawn, or the sessions end. Asked again, it begins anew.
+    /// Whatever is applied meanwhile, it lasts until [`Request::Undrain`], or the daemon's end. Answered by
+    /// [`Reply::Done`] once it has begun.
+    Drain {
+        /// Of one neighbour, whose routes are then used only where there are no others; or of all.
+        #[serde(default)]
+        peer: Option<IpAddr>,
+        /// The wait, in seconds; 60 unless set.
+        #[serde(default = "default_wait")]
+        wait: u32,
+        /// What comes then.
+        #[serde(default)]
+        then: AfterDrain,
+        /// For the neighbours' operators where the sessions end (RFC 9003): cut at 255 octets; empty: none.
+        #[serde(default)]
+        reason: String,
+    },
+    /// Takes a drain back, at any moment. Answered by [`Reply::Done`].
+    Undrain {
+        /// That of one neighbour, or all there are.
+        #[serde(default)]
+        peer: Option<IpAddr>,
     },
     /// From now on: best paths, first all that are there, then changes.
     Watch,
+}
+
+/// Whose routes are said again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Direction {
+    /// The neighbour's.
+    #[default]
+    In,
+    /// Ours.
+    Out,
 }
 
 /// From the daemon to a client.
@@ -110,7 +151,7 @@ pub enum Reply {
         /// What changed, in words, for the agent's log; empty when nothing did.
         changes: Vec<String>,
     },
-    /// Answers [`Request::Reset`] and [`Request::Refresh`].
+    /// Answers [`Request::Reset`], [`Request::Refresh`], [`Request::Drain`] and [`Request::Undrain`].
     Done,
     /// Answers [`Request::Status`].
     Status(Status),
@@ -224,6 +265,10 @@ pub struct PeerConfig {
     /// How many prefixes it may give.
     #[serde(default)]
     pub max_prefixes: MaxPrefixes,
+    /// Routes of an external neighbour with the community GRACEFUL_SHUTDOWN are used only where there is no other:
+    /// their LOCAL_PREF is 0, whatever `import` says (RFC 8326). On unless set.
+    #[serde(default = "default_true")]
+    pub graceful_shutdown: bool,
     /// What is taken from it. Without one, everything from an internal neighbour and nothing from an
     /// external one (RFC 8212).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -297,6 +342,7 @@ impl PeerConfig {
             bfd: None,
             graceful_restart: GracefulRestart::default(),
             max_prefixes: MaxPrefixes::default(),
+            graceful_shutdown: true,
             import: None,
             export: None,
             next_hop: NextHopMode::Auto,
@@ -335,7 +381,7 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Graceful restart (RFC 4724, RFC 8538) as the one that restarts. Neighbours that restart are always
+/// Graceful restart (RFC 4724, RFC 8538, RFC 9494) as the one that restarts. Neighbours that restart are always
 /// helped as they ask, and End-of-RIB is always sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -347,11 +393,23 @@ pub struct GracefulRestart {
     /// sending. The speaker's end then is a restart: the neighbour is parted from without a word.
     #[serde(default)]
     pub preserve_forwarding: bool,
+    /// How long after that the neighbour is to keep our routes where it has no others (RFC 9494), in seconds:
+    /// 0–16777215, which is 194 days; 0, not at all, unless set. Only with `preserveForwarding`.
+    #[serde(default)]
+    pub long_lived_stale_time: u32,
+    /// How long we keep the neighbour's routes so, at most, in seconds; as long as it asks unless set; 0: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub long_lived_limit: Option<u32>,
 }
 
 impl Default for GracefulRestart {
     fn default() -> Self {
-        Self { restart_time: default_restart_time(), preserve_forwarding: false }
+        Self {
+            restart_time: default_restart_time(),
+            preserve_forwarding: false,
+            long_lived_stale_time: 0,
+            long_lived_limit: None,
+        }
     }
 }
 
@@ -456,6 +514,9 @@ pub struct Status {
     pub destinations: usize,
     /// Whether [`Reply::Synced`] has been reached.
     pub synced: bool,
+    /// How far a drain of the whole speaker has come, if there is one.
+    #[serde(default)]
+    pub drain: Option<DrainStatus>,
 }
 
 /// One neighbour's session.
@@ -487,9 +548,12 @@ pub struct Session {
     pub prefixes: Vec<Held>,
     /// Prefixes of those that passed the import policy.
     pub accepted: usize,
-    /// Prefixes of those held that a restarting neighbour has not said again.
+    /// Prefixes of those held that it has not said again since it restarted, or since it began a route refresh.
     #[serde(default)]
     pub stale: usize,
+    /// Of those, prefixes kept as the last resort: it has been gone for longer than its restart time (RFC 9494).
+    #[serde(default)]
+    pub long_lived: usize,
     /// Prefixes it has been told.
     pub advertised: usize,
     /// Messages in and out since the session came up.
@@ -501,6 +565,9 @@ pub struct Session {
     /// The BFD session, if one is configured.
     #[serde(default)]
     pub bfd: Option<BfdStatus>,
+    /// How far its drain, or that of the whole speaker, has come, if there is one.
+    #[serde(default)]
+    pub drain: Option<DrainStatus>,
 }
 
 /// RFC 4271, section 8.2.2.
@@ -530,6 +597,17 @@ impl std::fmt::Display for SessionState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Debug::fmt(self, f)
     }
+}
+
+fn default_true() -> bool {
+    true
+}
+
+/// Seconds between a drain's announcement and what follows it, unless set.
+pub const DEFAULT_WAIT: u32 = 60;
+
+fn default_wait() -> u32 {
+    DEFAULT_WAIT
 }
 
 fn default_port() -> u16 {

@@ -89,6 +89,8 @@ pub mod capability {
     pub const ADD_PATH: u8 = 69;
     /// RFC 7313.
     pub const ENHANCED_ROUTE_REFRESH: u8 = 70;
+    /// RFC 9494.
+    pub const LONG_LIVED_GRACEFUL_RESTART: u8 = 71;
 }
 
 /// Path attribute type codes: <https://www.iana.org/assignments/bgp-parameters>, "BGP Path Attributes".
@@ -143,6 +145,16 @@ pub mod ext_community {
     pub const ROUTE_ORIGIN: u8 = 3;
 }
 
+/// ROUTE-REFRESH subtypes: <https://www.iana.org/assignments/bgp-parameters>, "Route Refresh Subcodes".
+pub mod refresh {
+    /// A request: RFC 2918.
+    pub const REQUEST: u8 = 0;
+    /// Beginning of Route Refresh: RFC 7313.
+    pub const BORR: u8 = 1;
+    /// End of Route Refresh: RFC 7313.
+    pub const EORR: u8 = 2;
+}
+
 /// Attribute flags: RFC 4271, section 4.3.
 pub mod attribute_flag {
     /// Optional; well-known when clear.
@@ -171,6 +183,10 @@ pub mod segment {
 pub mod community {
     /// RFC 8326.
     pub const GRACEFUL_SHUTDOWN: u32 = 0xffff_0000;
+    /// RFC 9494.
+    pub const LLGR_STALE: u32 = 0xffff_0006;
+    /// RFC 9494.
+    pub const NO_LLGR: u32 = 0xffff_0007;
     /// RFC 7999.
     pub const BLACKHOLE: u32 = 0xffff_029a;
     /// RFC 1997.

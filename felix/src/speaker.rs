@@ -157,6 +157,19 @@ pub async fn table(socket: &Path, request: Request) -> Result<Vec<Destination>, 
     }
 }
 
+/// Has the daemon do what [`Reply::Done`] answers: [`Request::Reset`], [`Request::Refresh`], [`Request::Drain`] or
+/// [`Request::Undrain`].
+///
+/// # Errors
+/// Any of [`SpeakerError`].
+pub async fn tell(socket: &Path, request: Request) -> Result<(), SpeakerError> {
+    match Line::open(socket).await?.ask(request).await? {
+        Reply::Done => Ok(()),
+        Reply::Error { message } => Err(SpeakerError::Refused(message)),
+        _ => Err(SpeakerError::Unexpected("wanted it done")),
+    }
+}
+
 async fn keep_orders(socket: PathBuf, mut wanted: watch::Receiver<Option<Config>>, tx: mpsc::Sender<Event>) {
     let mut pause = Pause::default();
     loop {

@@ -57,6 +57,8 @@ pub struct Negotiated {
     pub extended_next_hop: bool,
     /// The neighbour answers ROUTE-REFRESH (RFC 2918).
     pub route_refresh: bool,
+    /// Both say where a refresh begins and ends (RFC 7313).
+    pub enhanced_refresh: bool,
     /// What the neighbour offers of graceful restart.
     pub restart: Option<restart::Theirs>,
 }
@@ -85,7 +87,8 @@ impl Local {
             let families = self.families.iter().map(|family| (*family, direction));
             capabilities.push(Capability::AddPath(families.collect()));
         }
-        capabilities.push(self.restart.capability(&self.families));
+        capabilities.push(Capability::EnhancedRouteRefresh);
+        capabilities.extend(self.restart.capabilities(&self.families));
         capabilities.push(Capability::FourOctetAs(self.asn));
         Open { asn: self.asn, hold_time: self.hold_time, router_id: self.router_id, capabilities }
     }
@@ -135,6 +138,7 @@ impl Local {
                     _ => false,
                 }),
             route_refresh: has(&|capability| *capability == Capability::RouteRefresh),
+            enhanced_refresh: has(&|capability| *capability == Capability::EnhancedRouteRefresh),
             restart: restart::Theirs::of(&theirs.capabilities),
         })
     }
@@ -219,6 +223,7 @@ mod tests {
             authenticated: false,
             restart: restart::Offer {
                 time: 120,
+                long_lived: 0,
                 forwarding: restart::Forwarding::Lost,
                 start: restart::Start::Over,
             },

@@ -64,7 +64,7 @@ pub(super) fn local(asn: u32, id: u8, peer_asn: u32) -> Local {
         add_path: None,
         passive: false,
         authenticated: false,
-        restart: Offer { time: 120, forwarding: Forwarding::Preserved, start: Start::Over },
+        restart: Offer { time: 120, long_lived: 0, forwarding: Forwarding::Preserved, start: Start::Over },
     }
 }
 

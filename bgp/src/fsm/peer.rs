@@ -174,9 +174,17 @@ impl Peer {
         Some(self.slots.iter().flatten().find_map(Connection::negotiated)?.router_id)
     }
 
-    /// The start of the speaker is history: OPENs from here on are those of one that has been there.
+    /// The speaker's restart is over, although this neighbour has not been there: nobody is to take it for one
+    /// that restarts any more. After a cold start the first session still says that nothing was forwarded.
     pub fn started(&mut self) {
-        self.local.restart.start = Start::Over;
+        if self.local.restart.start == Start::Restarted {
+            self.local.restart.start = Start::Over;
+        }
+    }
+
+    /// What comes before its next session.
+    pub fn start(&self) -> Start {
+        self.local.restart.start
     }
 
     fn is_alone(&self) -> bool {
@@ -302,7 +310,7 @@ impl Peer {
             Next::Up(connection) => {
                 self.slots[role as usize] = Some(connection);
                 self.trouble = None;
-                self.started();
+                self.local.restart.start = Start::Over;
                 out.push(Action::Up(role));
             }
             Next::Over(cause) => {

@@ -420,7 +420,7 @@ fn the_offer_names_every_family_and_four_octet_as_numbers() {
     let open = local(4_200_000_000, 1, 65001).open();
     assert_eq!(open.asn, Asn(4_200_000_000));
     assert!(open.capabilities.contains(&Capability::FourOctetAs(open.asn)));
-    assert_eq!(open.capabilities.len(), 6);
+    assert_eq!(open.capabilities.len(), 8);
 }
 
 #[test]

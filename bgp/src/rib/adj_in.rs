@@ -1,14 +1,15 @@
 //! What a peer's announcement is before the decision: usable or refused, as it came or as the import policy
 //! changes it. Refused paths are held, and so is what came, so that a new policy needs no word from the peer.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::path::{Generation, Interner, Path, PeerId, Received, Refusal};
+use super::path::{Interner, Path, PeerId, Received, Refusal, Standing};
 use super::peers::Peers;
 use super::policy::Applied;
 use super::{PeerFacts, martian, policy};
 use crate::types::{Asn, Family, Prefix};
-use crate::wire::Nlri;
+use crate::wire::{Community, Nlri};
 
 /// Judges what one peer said.
 pub(super) struct Judge<'a> {
@@ -24,7 +25,7 @@ struct Last {
     received: Received,
     /// What is true of it whatever its prefixes are.
     loops: Option<Refusal>,
-    made: Option<(Judged, Arc<Path>)>,
+    made: Option<(Judged, Standing, Arc<Path>)>,
 }
 
 type Judged = Result<Applied, Refusal>;
@@ -42,7 +43,7 @@ impl<'a> Judge<'a> {
     }
 
     /// The path to `prefix` that `received` is.
-    pub(super) fn path(&mut self, received: &Received, nlri: Nlri, generation: Generation) -> Arc<Path> {
+    pub(super) fn path(&mut self, received: &Received, nlri: Nlri, standing: Standing) -> Arc<Path> {
         let Nlri { prefix, path_id } = nlri;
         let (facts, peers) = (self.facts, self.peers);
         let mut last = self.last.take().filter(|last| last.received.is(received)).unwrap_or_else(|| {
@@ -55,22 +56,22 @@ impl<'a> Judge<'a> {
                 martian::refusal(prefix, facts).map_or_else(|| policy::import(facts, received, prefix), Err)
             }
         };
-        let same = |(before, path): &(Judged, Arc<Path>)| {
-            *before == judged && path.generation == generation && path.path_id == path_id
+        let same = |(before, stood, path): &(Judged, Standing, Arc<Path>)| {
+            (before, *stood, path.path_id) == (&judged, standing, path_id)
         };
         let made = last.made.take().filter(same).unwrap_or_else(|| {
-            let made = made(self.peer, facts, peers, received, &judged, prefix);
-            let path = self.interner.intern(Path { generation, path_id, ..made });
-            (judged, path)
+            let made = made(self.peer, facts, peers, received, &judged, prefix, standing);
+            let path = self.interner.intern(Path { path_id, ..made });
+            (judged, standing, path)
         });
-        let path = made.1.clone();
+        let path = made.2.clone();
         last.made = Some(made);
         self.last = Some(last);
         path
     }
 }
 
-/// What becomes of an announcement, its generation and path identifier apart.
+/// What becomes of an announcement, its path identifier apart.
 fn made(
     peer: PeerId,
     facts: &PeerFacts,
@@ -78,6 +79,7 @@ fn made(
     received: &Received,
     judged: &Judged,
     prefix: Prefix,
+    standing: Standing,
 ) -> Path {
     let Received { attributes, next_hop } = received.clone();
     let path = Path {
@@ -86,17 +88,35 @@ fn made(
         source: Some(peer),
         path_id: 0,
         refusal: None,
-        generation: Generation::default(),
+        generation: standing.generation,
         received: None,
     };
-    match judged {
-        Err(refusal) => Path { refusal: Some(*refusal), ..path },
-        Ok(applied) if applied.is_empty() => path,
-        Ok(applied) => {
-            let mut attributes = (*path.attributes).clone();
-            let next_hop = (facts.import.as_ref())
-                .and_then(|policy| policy.apply(applied, prefix.family(), peers.asn, &mut attributes))
-                .map_or(path.next_hop, Into::into);
+    let applied = match judged {
+        Ok(applied) => applied,
+        Err(refusal) => return Path { refusal: Some(*refusal), ..path },
+    };
+    let mut attributes = Cow::Borrowed(&*received.attributes);
+    let mut next_hop = path.next_hop;
+    if let Some(policy) = facts.import.as_ref().filter(|_| !applied.is_empty()) {
+        let wanted = policy.apply(applied, prefix.family(), peers.asn, attributes.to_mut());
+        next_hop = wanted.map_or(next_hop, Into::into);
+    }
+    if standing.long_lived && attributes.has(Community::NO_LLGR) {
+        return Path { refusal: Some(Refusal::NoLlgr), ..path };
+    }
+    // RFC 9494, section 4.3: whatever a policy says, it is not taken away.
+    let last_resort = standing.long_lived || received.attributes.has(Community::LLGR_STALE);
+    if last_resort && !attributes.has(Community::LLGR_STALE) {
+        attributes.to_mut().add(Community::LLGR_STALE);
+    }
+    let leaves =
+        facts.session.ebgp && facts.graceful_shutdown && attributes.has(Community::GRACEFUL_SHUTDOWN);
+    if (leaves || facts.drain.avoided) && attributes.local_pref != Some(0) {
+        attributes.to_mut().local_pref = Some(0);
+    }
+    match attributes {
+        Cow::Borrowed(_) => path,
+        Cow::Owned(attributes) => {
             let received = Some(Arc::new(received.clone()));
             Path { attributes: Arc::new(attributes), next_hop, received, ..path }
         }

@@ -13,23 +13,26 @@ use super::net::Net;
 use super::path::{Generation, Path, PeerId, Refusal};
 use super::peers::Peers;
 use super::policy::{Applied, Policy};
-use super::{originate, policy};
+use super::{Leaving, originate, policy};
 use crate::api::NextHopMode;
+use crate::iana::MessageType;
 use crate::iana::attribute_flag::PARTIAL;
 use crate::types::{Family, Prefix, RouterId};
 use crate::wire::update::Packer;
-use crate::wire::{Attributes, NextHop, Nlri};
+use crate::wire::{Attributes, Community, NextHop, Nlri};
 
 /// Octets after which a new run is begun.
 const RUN: usize = 64 << 10;
 
-/// Whole UPDATEs one after another, to be sent as they are.
+/// Whole UPDATEs one after another, or the ROUTE-REFRESH before or after them (RFC 7313); to be sent as they are.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// What goes on the wire.
     pub octets: Bytes,
     /// How many messages they are.
     pub messages: u32,
+    /// Of which type.
+    pub kind: MessageType,
     /// It is this family's End-of-RIB and nothing else.
     pub end_of_rib: Option<Family>,
     pub(super) whom: Whom,
@@ -207,7 +210,14 @@ impl Writer<'_> {
     fn finish(&mut self) {
         if !self.octets.is_empty() {
             let octets = Bytes::copy_from_slice(&self.octets);
-            self.queue.push_back(Run { octets, messages: self.messages, end_of_rib: None, whom: self.whom });
+            let kind = MessageType::Update;
+            self.queue.push_back(Run {
+                octets,
+                messages: self.messages,
+                kind,
+                end_of_rib: None,
+                whom: self.whom,
+            });
             self.octets.clear();
             self.messages = 0;
         }
@@ -271,11 +281,29 @@ fn exported(
     };
     let policy = audience.export.as_ref();
     let wanted = policy.and_then(|policy| policy.apply(applied, family, audience.local_asn, &mut attributes));
+    last_words(path, audience, &mut attributes);
+    Some((attributes, wanted.map(Into::into).or(next_hop)?))
+}
+
+/// What holds whatever a policy says.
+fn last_words(path: &Path, audience: &Audience, attributes: &mut Attributes) {
+    if path.attributes.has(Community::LLGR_STALE) {
+        // RFC 9494, section 4.3: it is not taken away; 4.6: what stands for it with those who do not know it.
+        attributes.add(Community::LLGR_STALE);
+        if !audience.long_lived {
+            attributes.add(Community::NO_EXPORT);
+            attributes.local_pref = Some(0);
+        }
+    }
+    if audience.leaving == Leaving::Announced {
+        // RFC 8326, section 4.
+        attributes.add(Community::GRACEFUL_SHUTDOWN);
+        attributes.local_pref = Some(0);
+    }
     if audience.session.ebgp {
-        // RFC 4271, section 5.1.5: whatever a policy says.
+        // RFC 4271, section 5.1.5.
         attributes.local_pref = None;
     }
-    Some((attributes, wanted.map(Into::into).or(next_hop)?))
 }
 
 /// A link-local next hop is of one link only (RFC 2545, section 3): without it, and not without a global one.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{PeerFacts, Policy};
+use super::{Leaving, PeerFacts, Policy};
 use crate::api::{NextHopMode, PathCount};
 use crate::types::{Asn, Family};
 use crate::wire::{AddPath, Session};
@@ -19,6 +19,10 @@ pub(super) struct Audience {
     pub(super) next_hops: Vec<IpAddr>,
     /// See [`PeerFacts::extended_next_hop`].
     pub(super) extended_next_hop: bool,
+    /// See [`PeerFacts::long_lived`].
+    pub(super) long_lived: bool,
+    /// What it is told of our leaving.
+    pub(super) leaving: Leaving,
     /// See [`PeerFacts::client`].
     pub(super) client: bool,
     /// See [`PeerFacts::next_hop`].
@@ -36,6 +40,8 @@ impl Audience {
             add_paths: facts.add_paths,
             next_hops: facts.next_hops.clone(),
             extended_next_hop: facts.extended_next_hop,
+            long_lived: facts.long_lived,
+            leaving: facts.drain.told,
             client: facts.client,
             next_hop: facts.next_hop,
             local_asn: facts.local_asn,

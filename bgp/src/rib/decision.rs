@@ -7,19 +7,20 @@
 //! | step | keeps | |
 //! |---|---|---|
 //! | 1 | what is originated here | |
-//! | 2 | highest LOCAL_PREF; 100 where there is none | 9.1.1 |
-//! | 3 | shortest AS path | a |
-//! | 4 | lowest ORIGIN | b |
-//! | 5 | lowest MED among those of one neighbouring AS; 0 where there is none | c |
-//! | 6 | external over internal | d |
+//! | 2 | what is not LLGR_STALE, the last resort | RFC 9494, section 4.4 |
+//! | 3 | highest LOCAL_PREF; 100 where there is none | 9.1.1 |
+//! | 4 | shortest AS path | a |
+//! | 5 | lowest ORIGIN | b |
+//! | 6 | lowest MED among those of one neighbouring AS; 0 where there is none | c |
+//! | 7 | external over internal | d |
 //! | – | lowest IGP metric: not known to the speaker, so all are equal | e |
 //! | | *what is left here shares the load: different neighbouring ASes may, path lengths may not* | |
-//! | 7 | lowest router id, or ORIGINATOR_ID | f; RFC 4456, section 9 |
-//! | 8 | shortest CLUSTER_LIST | RFC 4456, section 9 |
-//! | 9 | lowest peer address | g |
-//! | 10 | lowest path identifier of that peer | RFC 7911 |
+//! | 8 | lowest router id, or ORIGINATOR_ID | f; RFC 4456, section 9 |
+//! | 9 | shortest CLUSTER_LIST | RFC 4456, section 9 |
+//! | 10 | lowest peer address | g |
+//! | 11 | lowest path identifier of that peer | RFC 7911 |
 //!
-//! No two peers share an address and no two paths of one an identifier, so step 10 leaves one.
+//! No two peers share an address and no two paths of one an identifier, so step 11 leaves one.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -38,6 +39,8 @@ pub const DEFAULT_LOCAL_PREF: u32 = 100;
 pub struct Candidate {
     /// Not learned at all.
     pub originated: bool,
+    /// It has LLGR_STALE.
+    pub last_resort: bool,
     /// LOCAL_PREF in force.
     pub local_pref: u32,
     /// Of the AS path, as [`crate::wire::AsPath::length`] counts.
@@ -66,22 +69,24 @@ pub enum Reason {
     /// 1.
     Originated,
     /// 2.
-    LocalPref,
+    LastResort,
     /// 3.
-    PathLength,
+    LocalPref,
     /// 4.
-    Origin,
+    PathLength,
     /// 5.
-    Med,
+    Origin,
     /// 6.
-    External,
+    Med,
     /// 7.
-    RouterId,
+    External,
     /// 8.
-    ClusterList,
+    RouterId,
     /// 9.
-    PeerAddress,
+    ClusterList,
     /// 10.
+    PeerAddress,
+    /// 11.
     PathId,
 }
 
@@ -96,6 +101,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Originated => "lost: the prefix is originated here",
+            Self::LastResort => "lost: its neighbour has been gone for long (LLGR_STALE)",
             Self::LocalPref => "lost: lower local preference",
             Self::PathLength => "lost: longer AS path",
             Self::Origin => "lost: worse origin",
@@ -114,7 +120,7 @@ impl fmt::Display for Reason {
 pub enum Verdict {
     /// The one that is announced.
     Best,
-    /// As good as the best down to step 6.
+    /// As good as the best down to step 7.
     Multipath,
     /// It lost by this step.
     Lost(Reason),
@@ -133,7 +139,8 @@ impl fmt::Display for Verdict {
 /// What [`decide`] finds best, and all that share its load, itself among them: without a word on the others, and
 /// without allocating. None of no candidates.
 pub(super) fn best(candidates: &[Candidate]) -> Option<(usize, SmallVec<[usize; 8]>)> {
-    let first = |c: &Candidate| (!c.originated, Reverse(c.local_pref), c.path_length, c.origin as u8);
+    let first =
+        |c: &Candidate| (!c.originated, c.last_resort, Reverse(c.local_pref), c.path_length, c.origin as u8);
     let last = |c: &Candidate| (c.router_id, c.clusters, c.address, c.path_id);
     let least = candidates.iter().map(first).min()?;
     let mut left: SmallVec<[usize; 8]> = (0..candidates.len()).collect();
@@ -166,6 +173,7 @@ pub fn decide(candidates: &[Candidate]) -> Vec<(usize, Verdict)> {
     };
 
     step(Reason::Originated, &|left, one| best(left, &|c| u128::from(!c.originated), one));
+    step(Reason::LastResort, &|left, one| best(left, &|c| u128::from(c.last_resort), one));
     step(Reason::LocalPref, &|left, one| best(left, &|c| u128::from(u32::MAX - c.local_pref), one));
     step(Reason::PathLength, &|left, one| best(left, &|c| c.path_length as u128, one));
     step(Reason::Origin, &|left, one| best(left, &|c| c.origin as u128, one));
@@ -197,10 +205,18 @@ mod tests {
 
     /// Few values each, so that every step has something to decide.
     fn candidate() -> impl Strategy<Value = Candidate> {
-        let early = (prop::bool::weighted(0.1), 100..102_u32, 1..3_usize, 0..2_u8);
+        let early = (prop::bool::weighted(0.1), any::<bool>(), 100..102_u32, 1..3_usize, 0..2_u8);
         (early, 1..3_u32, 0..3_u32, any::<bool>(), 1..4_u8, 0..2_usize).prop_map(
-            |((originated, local_pref, path_length, origin), asn, med, external, id, clusters)| Candidate {
+            |(
+                (originated, last_resort, local_pref, path_length, origin),
+                asn,
+                med,
+                external,
+                id,
+                clusters,
+            )| Candidate {
                 originated,
+                last_resort,
                 local_pref,
                 path_length,
                 origin: if origin == 0 { Origin::Igp } else { Origin::Incomplete },

@@ -17,8 +17,8 @@ use super::peers::Peers;
 use super::policy::Applied;
 use super::told::{Members, Told, Work};
 use super::{adj_out, policy};
-use crate::types::Prefix;
-use crate::wire::{Attributes, NextHop};
+use crate::types::{Family, Prefix};
+use crate::wire::{self, Attributes, Message, NextHop, RouteRefresh, Update};
 
 /// Destinations worked out at once: enough to fill messages, few enough that what a slow peer still hears
 /// is not long past.
@@ -46,9 +46,34 @@ pub(super) struct Group<K> {
     first: u64,
     /// The run each member takes next.
     members: Members,
-    /// How much was noted before the End-of-RIB is due; none once it is in the queue.
-    initial: Option<usize>,
+    /// What is being said as a whole.
+    cycle: Option<Cycle>,
+    /// It is to be said once more after that, with or without RFC 7313's marks.
+    again: Option<Marks>,
     key: std::marker::PhantomData<K>,
+}
+
+/// Everything is said, and then that this was everything.
+#[derive(Clone, Copy, Debug)]
+struct Cycle {
+    /// How much was noted before its end is due.
+    left: usize,
+    end: End,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// Of what is said first.
+    EndOfRib,
+    /// Of a route refresh.
+    Refresh(Marks),
+}
+
+/// Whether a route refresh has its beginning and end marked (RFC 7313).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Marks {
+    Marked,
+    Unmarked,
 }
 
 impl<K: Net> Group<K> {
@@ -59,7 +84,8 @@ impl<K: Net> Group<K> {
         Self {
             told: Told::new::<K>(&audience),
             audience,
-            initial: Some(noted.len()),
+            cycle: Some(Cycle { left: noted.len(), end: End::EndOfRib }),
+            again: None,
             noted,
             queue: VecDeque::new(),
             queued: 0,
@@ -87,10 +113,31 @@ impl<K: Net> Group<K> {
         self.told.slots().into_iter().chain(slots).for_each(|slot| self.noted.insert(slot));
     }
 
-    /// Everything is to be said again. For a group of one.
-    pub(super) fn refresh(&mut self, slots: impl Iterator<Item = Slot>) {
+    /// Everything is to be said again; one after the other, and not before the End-of-RIB (RFC 7313, section
+    /// 4). For a group of one.
+    pub(super) fn refresh(&mut self, slots: impl Iterator<Item = Slot>, marks: Marks) {
+        if self.cycle.is_some() {
+            self.again = Some(marks);
+            return;
+        }
         self.told.retell(&self.members, |_, _| false);
         self.note_all(slots);
+        if marks == Marks::Marked {
+            self.mark(RouteRefresh::beginning(K::FAMILY));
+        }
+        self.cycle = Some(Cycle { left: self.noted.len(), end: End::Refresh(marks) });
+    }
+
+    fn mark(&mut self, refresh: RouteRefresh) {
+        let run = Run::single(&Message::RouteRefresh(refresh), &self.audience, None);
+        self.queued += run.octets.len();
+        self.queue.push_back(run);
+    }
+
+    /// What was learned from this source is told in another way from now on, although its paths may come out the
+    /// same: an ORIGINATOR_ID is another.
+    pub(super) fn forget(&mut self, source: PeerId) {
+        self.told.forget(source).into_iter().for_each(|slot| self.noted.insert(slot));
     }
 
     /// Tells what is heard differently under other policies. For a group of one.
@@ -134,12 +181,12 @@ impl<K: Net> Group<K> {
 
     /// Whether [`Group::take`], or that after [`Group::begin`], may give this member something.
     pub(super) fn has_pending(&self, peer: PeerId) -> bool {
-        self.members.get(&peer).is_some_and(|next| *next < self.end()) || self.can_begin()
+        self.members.get(&peer).is_some_and(|next| *next < self.last()) || self.can_begin()
     }
 
     /// Whether there is something to work out, and nobody too far behind.
     pub(super) fn can_begin(&self) -> bool {
-        (!self.noted.is_empty() || self.initial.is_some()) && self.queued < WINDOW
+        (!self.noted.is_empty() || self.cycle.is_some()) && self.queued < WINDOW
     }
 
     /// Whether more than a destination's best path is of interest.
@@ -149,16 +196,16 @@ impl<K: Net> Group<K> {
 
     /// Whether everybody knows everything.
     pub(super) fn is_idle(&self) -> bool {
-        self.noted.is_empty() && self.initial.is_none() && self.queue.is_empty()
+        self.noted.is_empty() && self.cycle.is_none() && self.queue.is_empty()
     }
 
-    fn end(&self) -> u64 {
+    fn last(&self) -> u64 {
         self.first + self.queue.len() as u64
     }
 
     /// The next run for a member.
     pub(super) fn take(&mut self, peer: PeerId) -> Option<Run> {
-        let (first, end) = (self.first, self.end());
+        let (first, end) = (self.first, self.last());
         let next = self.members.get_mut(&peer)?;
         let mut taken = None;
         while taken.is_none() && *next < end {
@@ -171,7 +218,7 @@ impl<K: Net> Group<K> {
 
     /// Drops what everybody has taken.
     fn trim(&mut self) {
-        let least = self.members.values().min().copied().unwrap_or(self.end());
+        let least = self.members.values().min().copied().unwrap_or(self.last());
         let taken = (least - self.first) as usize;
         if taken > 0 {
             self.queued -= self.queue.drain(..taken).map(|run| run.octets.len()).sum::<usize>();
@@ -194,14 +241,30 @@ impl<K: Net> Group<K> {
             told.work_out(slot, destinations.get(slot), &mut work);
         }
         outbox.close(&exports, K::FAMILY, &audience, &mut self.queue);
-        if let Some(initial) = &mut self.initial {
-            *initial = initial.saturating_sub(worked);
-            if *initial == 0 {
-                self.initial = None;
-                self.queue.push_back(Run::end_of_rib(K::FAMILY, &audience));
+        self.queued = octets(&self.queue);
+        if let Some(cycle) = &mut self.cycle {
+            cycle.left = cycle.left.saturating_sub(worked);
+            if cycle.left == 0 {
+                self.end(destinations);
             }
         }
-        self.queued = octets(&self.queue);
+    }
+
+    /// The cycle is over.
+    fn end(&mut self, destinations: &Destinations<K>) {
+        match self.cycle.take().map(|cycle| cycle.end) {
+            Some(End::EndOfRib) => {
+                let message = Message::Update(Update::end_of_rib(K::FAMILY));
+                let run = Run::single(&message, &self.audience, Some(K::FAMILY));
+                self.queued += run.octets.len();
+                self.queue.push_back(run);
+            }
+            Some(End::Refresh(Marks::Marked)) => self.mark(RouteRefresh::end(K::FAMILY)),
+            Some(End::Refresh(Marks::Unmarked)) | None => {}
+        }
+        if let Some(marks) = self.again.take() {
+            self.refresh(destinations.iter().map(|(slot, _)| slot), marks);
+        }
     }
 
     pub(super) fn audience(&self) -> &Audience {
@@ -219,7 +282,7 @@ impl<K: Net> Group<K> {
 
     /// Takes in the members of a group that knows the same; both are idle.
     pub(super) fn join(&mut self, other: &Self) {
-        let end = self.end();
+        let end = self.last();
         self.members.extend(other.members.keys().map(|peer| (*peer, end)));
     }
 
@@ -241,7 +304,8 @@ impl<K: Net> Group<K> {
             queue,
             first: 0,
             members: BTreeMap::from([(peer, 0)]),
-            initial: self.initial,
+            cycle: self.cycle,
+            again: self.again,
             key: self.key,
         };
         self.trim();
@@ -271,11 +335,10 @@ impl Run {
         }
     }
 
-    fn end_of_rib(family: crate::types::Family, audience: &Audience) -> Self {
+    /// A message that has nothing that could be too long.
+    fn single(message: &Message, audience: &Audience, end_of_rib: Option<Family>) -> Self {
         let mut octets = Vec::new();
-        let message = crate::wire::Message::Update(crate::wire::Update::end_of_rib(family));
-        // It has nothing that could be too long.
-        let _ = crate::wire::write(&message, Some(&audience.session), &mut octets);
-        Self { octets: Bytes::from(octets), messages: 1, end_of_rib: Some(family), whom: Whom::All }
+        let _ = wire::write(message, Some(&audience.session), &mut octets);
+        Self { octets: Bytes::from(octets), messages: 1, kind: message.kind(), end_of_rib, whom: Whom::All }
     }
 }

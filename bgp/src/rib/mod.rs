@@ -4,7 +4,7 @@
 //!
 //! | tell | take |
 //! |---|---|
-//! | [`Rib::set_networks`], [`Rib::set_cluster_id`], [`Rib::peer_up`], [`Rib::peer_down`], [`Rib::peer_stale`], [`Rib::sweep`], [`Rib::set_policy`], [`Rib::update`], [`Rib::refresh`] | [`Rib::take_changes`] for watchers, [`Rib::take_run`] for each peer |
+//! | [`Rib::set_networks`], [`Rib::set_cluster_id`], [`Rib::peer_up`], [`Rib::peer_down`], [`Rib::peer_stale`], [`Rib::freshen`], [`Rib::live_long`], [`Rib::refreshes`], [`Rib::sweep`], [`Rib::set_policy`], [`Rib::set_drain`], [`Rib::update`], [`Rib::refresh`] | [`Rib::take_changes`] for watchers, [`Rib::take_run`] for each peer |
 //!
 //! Telling never produces output; taking coalesces everything told since. [`Rib::snapshot`],
 //! [`Rib::destinations`], [`Rib::received`], [`Rib::advertised`] and [`Rib::counts`] look without taking. Both takings are to be done again and
@@ -47,10 +47,10 @@ use std::sync::Arc;
 use adj_in::Judge;
 pub use adj_out::Run;
 use bytes::BytesMut;
-use group::Said;
+use group::{Marks, Said};
 use net::{Net, Net4, Net6};
 pub use path::PeerId;
-use path::{Generation, Interner, Path, PathKey, Received};
+use path::{Generation, Interner, Path, PathKey, Received, Standing};
 use peers::Peers;
 pub use policy::Policy;
 use table::Table;
@@ -84,6 +84,14 @@ pub struct PeerFacts {
     /// How many paths to a destination it is told (RFC 7911), in the families whose prefixes have path
     /// identifiers; one in others.
     pub add_paths: Option<PathCount>,
+    /// It marks where a route refresh begins and ends, and takes such marks (RFC 7313).
+    pub enhanced_refresh: bool,
+    /// It knows of routes that are the last resort (RFC 9494).
+    pub long_lived: bool,
+    /// Its routes with GRACEFUL_SHUTDOWN have LOCAL_PREF 0, if it is an external peer (RFC 8326).
+    pub graceful_shutdown: bool,
+    /// How far it is to do without us, and we without it.
+    pub drain: Drain,
     /// It is a client of ours (RFC 4456): routes are reflected to and from it.
     pub client: bool,
     /// What it is told as next hop of learned routes.
@@ -100,6 +108,27 @@ pub struct PeerFacts {
     pub export: Option<Policy>,
 }
 
+/// How far a peer and we are to do without each other before a session or the speaker ends (RFC 8326).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drain {
+    /// What it is told.
+    pub told: Leaving,
+    /// What it says is used only where there is nothing else (LOCAL_PREF 0).
+    pub avoided: bool,
+}
+
+/// What a peer is told of our leaving.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Leaving {
+    /// Nothing: we stay.
+    #[default]
+    Stays,
+    /// All routes have GRACEFUL_SHUTDOWN, and LOCAL_PREF 0 inside our AS.
+    Announced,
+    /// No routes any more.
+    Withdrawn,
+}
+
 /// Prefixes of one peer, both families together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -107,8 +136,10 @@ pub struct Counts {
     pub received: usize,
     /// Of those, not refused by policy or a loop check.
     pub accepted: usize,
-    /// Of those received, not said again since [`Rib::peer_stale`].
+    /// Of those received, not said again since [`Rib::peer_stale`] or [`Rib::refreshes`].
     pub stale: usize,
+    /// Of those stale, the last resort since [`Rib::live_long`].
+    pub long_lived: usize,
     /// Told to it and not withdrawn.
     pub advertised: usize,
 }
@@ -176,8 +207,8 @@ impl Rib {
         for peer in self.peers.facts.keys() {
             self.tables.ipv4.judge_again(*peer, &self.peers, &mut self.interner);
             self.tables.ipv6.judge_again(*peer, &self.peers, &mut self.interner);
-            self.tables.ipv4.refresh(*peer);
-            self.tables.ipv6.refresh(*peer);
+            self.tables.ipv4.refresh(*peer, Marks::Unmarked);
+            self.tables.ipv6.refresh(*peer, Marks::Unmarked);
         }
     }
 
@@ -227,6 +258,11 @@ impl Rib {
             self.peer_down(peer);
         }
         let Self { peers, tables: Tables { ipv4, ipv6 }, interner, .. } = self;
+        if !same {
+            // Who has not yet heard that its paths are gone would take their like for them.
+            ipv4.forget(peer);
+            ipv6.forget(peer);
+        }
         let spoken = facts.session.families.clone();
         if !spoken.contains(&Family::Ipv4) {
             ipv4.peer_down(peer, peers);
@@ -256,15 +292,46 @@ impl Rib {
         let Self { peers, tables: Tables { ipv4, ipv6 }, .. } = self;
         if families.contains(&Family::Ipv4) {
             ipv4.silence(peer);
-            ipv4.mark_stale(peer, peers);
+            ipv4.sweep(peer, peers);
+            ipv4.mark_stale(peer);
         } else {
             ipv4.peer_down(peer, peers);
         }
         if families.contains(&Family::Ipv6) {
             ipv6.silence(peer);
-            ipv6.mark_stale(peer, peers);
+            ipv6.sweep(peer, peers);
+            ipv6.mark_stale(peer);
         } else {
             ipv6.peer_down(peer, peers);
+        }
+    }
+
+    /// What is stale of a family counts as said just now: to be kept by the next [`Rib::peer_stale`].
+    pub fn freshen(&mut self, peer: PeerId, family: Family) {
+        let Self { peers, tables, interner, .. } = self;
+        match family {
+            Family::Ipv4 => tables.ipv4.freshen(peer, peers, interner),
+            Family::Ipv6 => tables.ipv6.freshen(peer, peers, interner),
+        }
+    }
+
+    /// The peer has been gone for longer than its restart time: what is stale of a family gets LLGR_STALE and is
+    /// the last resort; what has NO_LLGR is not used any more (RFC 9494, section 4.2).
+    pub fn live_long(&mut self, peer: PeerId, family: Family) {
+        let Self { peers, tables, interner, .. } = self;
+        match family {
+            Family::Ipv4 => tables.ipv4.live_long(peer, peers, interner),
+            Family::Ipv6 => tables.ipv6.live_long(peer, peers, interner),
+        }
+    }
+
+    /// An established peer begins to say all of a family again (RFC 7313): what it does not say until
+    /// [`Rib::sweep`] goes with it.
+    pub fn refreshes(&mut self, peer: PeerId, family: Family) {
+        self.freshen(peer, family);
+        match family {
+            Family::Ipv4 => self.tables.ipv4.mark_stale(peer),
+            Family::Ipv6 => self.tables.ipv6.mark_stale(peer),
         }
     }
 
@@ -289,13 +356,38 @@ impl Rib {
         let other_import = std::mem::replace(&mut facts.import, import) != facts.import;
         let other_export = std::mem::replace(&mut facts.export, export) != facts.export;
         if other_import {
-            self.tables.ipv4.judge_again(peer, &self.peers, &mut self.interner);
-            self.tables.ipv6.judge_again(peer, &self.peers, &mut self.interner);
+            self.judge_again(peer);
         }
         if other_export {
             self.tables.ipv4.tell_anew(peer, &self.peers);
             self.tables.ipv6.tell_anew(peer, &self.peers);
         }
+    }
+
+    /// An established peer is to do without us, and we without it, as far as this says; at any moment.
+    pub fn set_drain(&mut self, peer: PeerId, drain: Drain) {
+        let Some(facts) = self.peers.facts.get_mut(&peer) else { return };
+        let before = std::mem::replace(&mut facts.drain, drain);
+        if before.avoided != drain.avoided {
+            self.judge_again(peer);
+        }
+        if before.told != drain.told {
+            self.tables.ipv4.tell_anew(peer, &self.peers);
+            self.tables.ipv6.tell_anew(peer, &self.peers);
+        }
+    }
+
+    /// Whether GRACEFUL_SHUTDOWN in what an external peer says is honoured; applies to all it said.
+    pub fn set_graceful_shutdown(&mut self, peer: PeerId, honoured: bool) {
+        let Some(facts) = self.peers.facts.get_mut(&peer) else { return };
+        if std::mem::replace(&mut facts.graceful_shutdown, honoured) != honoured {
+            self.judge_again(peer);
+        }
+    }
+
+    fn judge_again(&mut self, peer: PeerId) {
+        self.tables.ipv4.judge_again(peer, &self.peers, &mut self.interner);
+        self.tables.ipv6.judge_again(peer, &self.peers, &mut self.interner);
     }
 
     /// Lets a peer that is slower than others go its own way, lest those who hear the same wait for it. They
@@ -325,16 +417,19 @@ impl Rib {
         let received = Received { attributes: attributes.clone(), next_hop };
         let families = judge.families();
         for nlri in prefixes.into_iter().filter(|nlri| families.contains(&nlri.family())) {
-            let generation = self.tables.generation(peer, nlri.family());
-            self.tables.learn(nlri.prefix, judge.path(&received, nlri, generation), &self.peers);
+            let standing = self.tables.standing(peer, nlri.family());
+            self.tables.learn(nlri.prefix, judge.path(&received, nlri, standing), &self.peers);
         }
     }
 
-    /// The peer wants to hear all of `family` again (RFC 2918).
+    /// The peer is to hear all of `family` again (RFC 2918), between marks if it knows them (RFC 7313). What is
+    /// asked for while that goes on is said once more after it.
     pub fn refresh(&mut self, peer: PeerId, family: Family) {
+        let enhanced = self.peers.facts.get(&peer).is_some_and(|facts| facts.enhanced_refresh);
+        let marks = if enhanced { Marks::Marked } else { Marks::Unmarked };
         match family {
-            Family::Ipv4 => self.tables.ipv4.refresh(peer),
-            Family::Ipv6 => self.tables.ipv6.refresh(peer),
+            Family::Ipv4 => self.tables.ipv4.refresh(peer, marks),
+            Family::Ipv6 => self.tables.ipv6.refresh(peer, marks),
         }
     }
 
@@ -506,6 +601,7 @@ impl Rib {
             received: ipv4.received + ipv6.received,
             accepted: ipv4.accepted + ipv6.accepted,
             stale: ipv4.stale + ipv6.stale,
+            long_lived: ipv4.long_lived + ipv6.long_lived,
             advertised: ipv4.advertised + ipv6.advertised,
         }
     }
@@ -543,10 +639,10 @@ fn communities(attributes: &Attributes) -> Vec<String> {
 }
 
 impl Tables {
-    fn generation(&self, peer: PeerId, family: Family) -> Generation {
+    fn standing(&self, peer: PeerId, family: Family) -> Standing {
         match family {
-            Family::Ipv4 => self.ipv4.generation(peer),
-            Family::Ipv6 => self.ipv6.generation(peer),
+            Family::Ipv4 => self.ipv4.standing(peer),
+            Family::Ipv6 => self.ipv6.standing(peer),
         }
     }
 

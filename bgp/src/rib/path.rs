@@ -54,6 +54,14 @@ pub(super) struct PathKey {
     pub(super) path_id: u32,
 }
 
+/// How a path stands that its peer has not said just now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) generation: Generation,
+    /// The peer has been gone for longer than its restart time (RFC 9494).
+    pub(super) long_lived: bool,
+}
+
 /// All a peer says between two markings is of one generation. Two are enough: what is left of the one
 /// before the last is gone when the next begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -121,6 +129,8 @@ pub(super) enum Refusal {
     Policy,
     /// By this rule of the import policy, counted from zero.
     Rule(u16),
+    /// RFC 9494, section 4.2.
+    NoLlgr,
 }
 
 impl fmt::Display for Refusal {
@@ -134,6 +144,9 @@ impl fmt::Display for Refusal {
             Self::Martian => "refused: a martian, of no meaning beyond one link or one machine",
             Self::DefaultRoute => "refused: a default route, and acceptDefaultRoute is not set",
             Self::NoPolicy => "refused: an external peer without an import policy",
+            Self::NoLlgr => {
+                "refused: NO_LLGR, and its neighbour has been gone for longer than its restart time"
+            }
             Self::Policy => "refused: no rule of the import policy takes it",
         })
     }

@@ -6,6 +6,7 @@ use super::PeerFacts;
 use super::decision::{Candidate, DEFAULT_LOCAL_PREF};
 use super::path::{Path, PeerId};
 use crate::types::{Asn, RouterId};
+use crate::wire::Community;
 
 #[derive(Debug)]
 pub(super) struct Peers {
@@ -28,6 +29,7 @@ impl Peers {
         let source = self.source(path);
         Candidate {
             originated: path.source.is_none(),
+            last_resort: attributes.has(Community::LLGR_STALE),
             local_pref: attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF),
             path_length: attributes.as_path.length(),
             origin: attributes.origin,

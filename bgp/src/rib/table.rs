@@ -11,9 +11,9 @@ use super::adj_out::Run;
 use super::audience::Audience;
 use super::destination::{Destination, Paths};
 use super::destinations::{Destinations, Slot};
-use super::group::{Group, Said};
+use super::group::{Group, Marks, Said};
 use super::net::Net;
-use super::path::{Generation, Interner, Path, PathKey, PeerId};
+use super::path::{Generation, Interner, Path, PathKey, PeerId, Standing};
 use super::peers::Peers;
 use super::{Counts, PeerFacts};
 use crate::api::RouteChange;
@@ -81,6 +81,8 @@ struct PeerTable {
     /// Of the received, those not of the present generation.
     stale: usize,
     generation: Generation,
+    /// The stale ones are the last resort (RFC 9494).
+    long_lived: bool,
     /// Index of its group; none while the session is gone and its routes are held as stale.
     group: Option<usize>,
 }
@@ -116,7 +118,8 @@ impl<K: Net> Table<K> {
             Some(table) => table.group = group,
             None => {
                 let generation = Generation::default();
-                let table = PeerTable { received: 0, accepted: 0, stale: 0, generation, group };
+                let long_lived = false;
+                let table = PeerTable { received: 0, accepted: 0, stale: 0, generation, long_lived, group };
                 self.followers.peers.insert(peer, table);
             }
         }
@@ -135,25 +138,57 @@ impl<K: Net> Table<K> {
     }
 
     /// Of what the peer says now.
-    pub(super) fn generation(&self, peer: PeerId) -> Generation {
-        self.followers.peers.get(&peer).map(|table| table.generation).unwrap_or_default()
+    pub(super) fn standing(&self, peer: PeerId) -> Standing {
+        let generation = self.followers.peers.get(&peer).map(|table| table.generation).unwrap_or_default();
+        Standing { generation, long_lived: false }
     }
 
-    /// All the peer has said becomes stale; what was stale before goes.
-    pub(super) fn mark_stale(&mut self, peer: PeerId, peers: &Peers) {
-        self.sweep(peer, peers);
-        if let Some(table) = self.followers.peers.get_mut(&peer) {
+    /// All the peer has said becomes stale. What was stale before is to be swept or made fresh first.
+    pub(super) fn mark_stale(&mut self, peer: PeerId) {
+        if let Some(table) = self.followers.peers.get_mut(&peer)
+            && table.stale == 0
+        {
             table.generation = table.generation.next();
             table.stale = table.received;
         }
     }
 
+    /// What is stale counts as said just now.
+    pub(super) fn freshen(&mut self, peer: PeerId, peers: &Peers, interner: &mut Interner) {
+        if self.has_stale(peer) {
+            let standing = self.standing(peer);
+            self.judge(peer, peers, interner, |_| standing);
+            self.settle(peer);
+        }
+    }
+
+    /// What is stale is the last resort from now on.
+    pub(super) fn live_long(&mut self, peer: PeerId, peers: &Peers, interner: &mut Interner) {
+        if self.has_stale(peer) {
+            if let Some(table) = self.followers.peers.get_mut(&peer) {
+                table.long_lived = true;
+            }
+            self.judge_again(peer, peers, interner);
+        }
+    }
+
+    fn has_stale(&self, peer: PeerId) -> bool {
+        self.followers.peers.get(&peer).is_some_and(|table| table.stale > 0)
+    }
+
+    /// Nothing is stale any more.
+    fn settle(&mut self, peer: PeerId) {
+        if let Some(table) = self.followers.peers.get_mut(&peer) {
+            table.long_lived = false;
+        }
+    }
+
     /// What is stale goes.
     pub(super) fn sweep(&mut self, peer: PeerId, peers: &Peers) {
-        if self.followers.peers.get(&peer).is_none_or(|table| table.stale == 0) {
+        if !self.has_stale(peer) {
             return;
         }
-        let generation = self.generation(peer);
+        let generation = self.standing(peer).generation;
         for (slot, destination) in self.destinations.iter_mut() {
             let stale = |path: &Path| path.source == Some(peer) && path.generation != generation;
             let before = destination.paths.all().iter().filter(|path| stale(path));
@@ -163,10 +198,11 @@ impl<K: Net> Table<K> {
                 });
             }
         }
+        self.settle(peer);
     }
 
     pub(super) fn is_stale(&self, path: &Path) -> bool {
-        path.source.is_some_and(|source| self.generation(source) != path.generation)
+        path.source.is_some_and(|source| self.standing(source).generation != path.generation)
     }
 
     /// To be called while `peers` still knows the peer: others may have heard its paths.
@@ -220,15 +256,30 @@ impl<K: Net> Table<K> {
         });
     }
 
-    /// A peer's import policy is another: all it said is judged again.
+    /// What decides about what a peer said is other than it was: all of it is judged again.
     pub(super) fn judge_again(&mut self, peer: PeerId, peers: &Peers, interner: &mut Interner) {
+        let Some(table) = self.followers.peers.get(&peer) else { return };
+        let (now, long_lived) = (table.generation, table.long_lived);
+        self.judge(peer, peers, interner, |generation| Standing {
+            generation,
+            long_lived: long_lived && generation != now,
+        });
+    }
+
+    fn judge(
+        &mut self,
+        peer: PeerId,
+        peers: &Peers,
+        interner: &mut Interner,
+        standing: impl Fn(Generation) -> Standing,
+    ) {
         let Some(mut judge) = Judge::new(peer, peers, interner) else { return };
         for (slot, destination) in self.destinations.iter_mut() {
             let prefix = destination.key.prefix();
             let mut changed: SmallVec<[Arc<Path>; 1]> = SmallVec::new();
             for before in destination.paths.from(peer) {
                 let nlri = Nlri { prefix, path_id: before.path_id };
-                let path = judge.path(&before.received(), nlri, before.generation);
+                let path = judge.path(&before.received(), nlri, standing(before.generation));
                 if Arc::ptr_eq(&path, before) {
                     continue;
                 }
@@ -255,10 +306,15 @@ impl<K: Net> Table<K> {
     }
 
     /// Says everything to a peer again.
-    pub(super) fn refresh(&mut self, peer: PeerId) {
+    pub(super) fn refresh(&mut self, peer: PeerId, marks: Marks) {
         if let Some(group) = self.followers.alone(peer) {
-            group.refresh(self.destinations.iter().map(|(slot, _)| slot));
+            group.refresh(self.destinations.iter().map(|(slot, _)| slot), marks);
         }
+    }
+
+    /// What others heard of a peer's paths is to be said again: it is another speaker now.
+    pub(super) fn forget(&mut self, source: PeerId) {
+        self.followers.groups.iter_mut().for_each(|group| group.forget(source));
     }
 
     pub(super) fn part(&mut self, peer: PeerId) {
@@ -366,6 +422,7 @@ impl<K: Net> Table<K> {
             received: table.received,
             accepted: table.accepted,
             stale: table.stale,
+            long_lived: if table.long_lived { table.stale } else { 0 },
             advertised: self.followers.of(peer).map_or(0, |group| group.advertised(peer)),
         })
     }

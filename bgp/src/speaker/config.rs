@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::sockopt;
-use crate::api::{Bfd, Config, MaxPrefixes, MaxPrefixesAction, PeerConfig};
+use crate::api::{Bfd, Config, GracefulRestart, MaxPrefixes, MaxPrefixesAction, PeerConfig};
 use crate::fsm::restart;
 use crate::rib::{NetworkError, Rib};
 use crate::types::{Asn, Family};
@@ -68,6 +68,14 @@ pub enum PeerFault {
     /// The field has twelve bits (RFC 4724, section 3).
     #[error("gracefulRestart.restartTime is {0} s; it is at most 4095")]
     RestartTime(u16),
+    /// The field has 24 bits (RFC 9494, section 3.1).
+    #[error("gracefulRestart.{0} is {1} s; it is at most 16777215")]
+    LongLived(&'static str, u32),
+    /// RFC 9494 goes beyond RFC 4724, which promises nothing then.
+    #[error(
+        "gracefulRestart.longLivedStaleTime without preserveForwarding: nobody forwards what the neighbour would keep"
+    )]
+    LongLivedWithoutForwarding,
     /// The kernel's limit.
     #[error("password has {0} octets; it has 1 to 80, or is left out for none")]
     Password(usize),
@@ -169,6 +177,7 @@ fn check_peer(peer: &PeerConfig) -> Result<(), PeerFault> {
         _ if peer.graceful_restart.restart_time > restart::MAX_TIME => {
             Err(PeerFault::RestartTime(peer.graceful_restart.restart_time))
         }
+        _ if let Err(fault) = check_long_lived(&peer.graceful_restart) => Err(fault),
         _ if bad_password.is_some() => Err(PeerFault::Password(bad_password.unwrap_or_default())),
         _ if matches!(peer.ttl_security, Some(0 | 255)) => {
             Err(PeerFault::TtlSecurity(peer.ttl_security.unwrap_or_default()))
@@ -226,6 +235,20 @@ fn check_limits(limits: &MaxPrefixes) -> Result<(), PeerFault> {
     Err(PeerFault::MaxPrefixes(fault))
 }
 
+fn check_long_lived(restart: &GracefulRestart) -> Result<(), PeerFault> {
+    let times = [
+        ("longLivedStaleTime", restart.long_lived_stale_time),
+        ("longLivedLimit", restart.long_lived_limit.unwrap_or_default()),
+    ];
+    match times.into_iter().find(|(_, time)| *time > restart::MAX_LONG_LIVED) {
+        Some((name, time)) => Err(PeerFault::LongLived(name, time)),
+        None if restart.long_lived_stale_time > 0 && !restart.preserve_forwarding => {
+            Err(PeerFault::LongLivedWithoutForwarding)
+        }
+        None => Ok(()),
+    }
+}
+
 fn check_bfd(bfd: &Bfd) -> Result<(), PeerFault> {
     for (name, interval) in [("minRxMs", bfd.min_rx_ms), ("minTxMs", bfd.min_tx_ms)] {
         if !(10..=60_000).contains(&interval) {
@@ -238,7 +261,7 @@ fn check_bfd(bfd: &Bfd) -> Result<(), PeerFault> {
     Ok(())
 }
 
-/// Whether the change needs a new session. Names, policies, limits and BFD do not.
+/// Whether the change needs a new session. Names, policies, limits, BFD and what is only of our own concern do not.
 pub(super) fn needs_restart(old: &PeerConfig, new: &PeerConfig) -> bool {
     let session = |peer: &PeerConfig| PeerConfig {
         name: String::new(),
@@ -246,6 +269,8 @@ pub(super) fn needs_restart(old: &PeerConfig, new: &PeerConfig) -> bool {
         export: None,
         bfd: None,
         max_prefixes: MaxPrefixes::default(),
+        graceful_shutdown: true,
+        graceful_restart: GracefulRestart { long_lived_limit: None, ..peer.graceful_restart },
         ..peer.clone()
     };
     session(old) != session(new)
@@ -316,6 +341,13 @@ fn describe_peer(_: &IpAddr, old: &PeerConfig, new: &PeerConfig) -> String {
     if old.bfd != new.bfd {
         what.push("BFD settings changed".to_owned());
     }
+    if old.graceful_shutdown != new.graceful_shutdown {
+        let words = if new.graceful_shutdown { "honoured" } else { "not honoured" };
+        what.push(format!("GRACEFUL_SHUTDOWN {words}"));
+    }
+    if old.graceful_restart.long_lived_limit != new.graceful_restart.long_lived_limit {
+        what.push("longLivedLimit changed".to_owned());
+    }
     if needs_restart(old, new) {
         what.push("session settings changed, it restarts".to_owned());
     }
@@ -375,6 +407,15 @@ mod tests {
             "peer 10.0.0.2: holdTime is 2 s; it is 0 (none) or at least 3"
         );
         assert!(fault(&peer("gracefulRestart = { restartTime = 4096 }")).contains("at most 4095"));
+        assert!(
+            fault(&peer("gracefulRestart = { preserveForwarding = true, longLivedStaleTime = 16777216 }"))
+                .ends_with("longLivedStaleTime is 16777216 s; it is at most 16777215")
+        );
+        assert!(fault(&peer("gracefulRestart = { longLivedLimit = 16777216 }")).contains("longLivedLimit"));
+        assert!(
+            fault(&peer("gracefulRestart = { longLivedStaleTime = 60 }"))
+                .contains("without preserveForwarding")
+        );
         let long = "secret".repeat(14);
         let told = fault(&peer(&format!("password = \"{long}\"")));
         assert!(told.contains("84 octets") && !told.contains("secret"), "{told}");

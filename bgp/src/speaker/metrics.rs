@@ -186,7 +186,7 @@ impl Page {
         let state =
             self.gauges("manx_bgpd_session_state", "1 for the state it is in.", &["peer", "state"])?;
         let since = self.gauges("manx_bgpd_session_state_seconds", "Seconds in that state.", &["peer"])?;
-        let routes = "Prefixes received from the peer, accepted of those, advertised to it.";
+        let routes = "Prefixes received from the peer, of those accepted, stale and long-lived stale, and advertised to it.";
         let routes = self.gauges("manx_bgpd_routes", routes, &["peer", "table"])?;
         let held = "Prefixes held of the peer, refused and stale ones as well, by family.";
         let held = self.gauges("manx_bgpd_prefixes_held", held, &["peer", "family"])?;
@@ -194,6 +194,8 @@ impl Page {
         let limit = self.gauges("manx_bgpd_prefix_limit", limit, &["peer", "family"])?;
         let flaps = "Times the session has left Established.";
         let flaps = self.counters("manx_bgpd_session_flaps_total", flaps, &["peer"])?;
+        let drained = "Whether the peer is being drained, or has been.";
+        let drained = self.gauges("manx_bgpd_session_drained", drained, &["peer"])?;
         let bfd_up = "Whether BFD hears the peer and is heard.";
         let bfd_up = self.gauges("manx_bgpd_bfd_up", bfd_up, &["peer"])?;
         let bfd_flaps = "Times BFD has lost the peer.";
@@ -208,6 +210,8 @@ impl Page {
             for (table, count) in [
                 ("received", session.received),
                 ("accepted", session.accepted),
+                ("stale", session.stale),
+                ("long_lived", session.long_lived),
                 ("advertised", session.advertised),
             ] {
                 routes.with_label_values(&[peer.as_str(), table]).set(number(count));
@@ -217,6 +221,7 @@ impl Page {
                 limit.with_label_values(&[peer.as_str(), label(of.family)]).set(of.limit.into());
             }
             flaps.with_label_values(&[peer]).inc_by(session.flaps);
+            drained.with_label_values(&[peer]).set(i64::from(session.drain.is_some()));
             if let Some(bfd) = &session.bfd {
                 bfd_up.with_label_values(&[peer]).set(i64::from(bfd.state == State::Up));
                 bfd_flaps.with_label_values(&[peer]).inc_by(bfd.flaps);

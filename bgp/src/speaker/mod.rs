@@ -14,6 +14,7 @@
 
 mod bfd;
 pub mod config;
+mod drain;
 mod guard;
 mod limit;
 mod link;
@@ -36,7 +37,7 @@ pub use config::ConfigError;
 pub use listen::ListenError;
 pub use watch::Watch;
 
-use crate::api::{Config, Destination, Status};
+use crate::api::{AfterDrain, Config, Destination, Direction, Status};
 use crate::types::Prefix;
 
 /// What a daemon is called in `Hello` and `Status`.
@@ -90,17 +91,36 @@ pub enum NoPeer {
         /// Those there are.
         known: Vec<IpAddr>,
     },
-    /// It cannot be asked for its routes.
-    #[error("peer {peer} cannot be asked for its routes: {why}")]
+    /// Its routes or ours cannot be said again.
+    #[error("peer {peer} cannot be refreshed: {why}")]
     Unasked {
-        /// Who was to be asked.
+        /// Who was to be asked or told.
         peer: IpAddr,
         /// In words.
         why: &'static str,
     },
+    /// It has no session, because it is drained.
+    #[error("peer {0} is drained and shut down: undrain it first")]
+    Drained(IpAddr),
+    /// What is to be taken back is not there.
+    #[error("{}", not_drained(peer, *whole))]
+    NotDrained {
+        /// Whose drain; none: any.
+        peer: Option<IpAddr>,
+        /// It is drained with all others.
+        whole: bool,
+    },
     /// The speaker has ended.
     #[error(transparent)]
     Gone(#[from] Gone),
+}
+
+fn not_drained(peer: &Option<IpAddr>, whole: bool) -> String {
+    match peer {
+        Some(peer) if whole => format!("peer {peer} is drained with all others: undrain without naming one"),
+        Some(peer) => format!("peer {peer} is not drained"),
+        None => "nothing is drained".to_owned(),
+    }
 }
 
 fn there_are(known: &[IpAddr]) -> String {
@@ -125,7 +145,9 @@ enum Command {
     Received(IpAddr, Option<Prefix>, oneshot::Sender<Result<Vec<Destination>, NoPeer>>),
     Advertised(IpAddr, Option<Prefix>, oneshot::Sender<Result<Vec<Destination>, NoPeer>>),
     Reset(IpAddr, String, oneshot::Sender<Result<(), NoPeer>>),
-    Refresh(IpAddr, oneshot::Sender<Result<(), NoPeer>>),
+    Refresh(IpAddr, Direction, oneshot::Sender<Result<(), NoPeer>>),
+    Drain(Option<IpAddr>, drain::Wanted, oneshot::Sender<Result<(), NoPeer>>),
+    Undrain(Option<IpAddr>, oneshot::Sender<Result<(), NoPeer>>),
     Watch(oneshot::Sender<Watch>),
     Shutdown(String, oneshot::Sender<()>),
 }
@@ -194,12 +216,35 @@ impl Handle {
         self.ask(|reply| Command::Reset(peer, reason.to_owned(), reply)).await?
     }
 
-    /// Asks a neighbour for all its routes again (RFC 2918).
+    /// Asks a neighbour for all its routes again, or tells it all of ours (RFC 2918, RFC 7313).
     ///
     /// # Errors
     /// See [`NoPeer`].
-    pub async fn ask_again(&self, peer: IpAddr) -> Result<(), NoPeer> {
-        self.ask(|reply| Command::Refresh(peer, reply)).await?
+    pub async fn refresh(&self, peer: IpAddr, direction: Direction) -> Result<(), NoPeer> {
+        self.ask(|reply| Command::Refresh(peer, direction, reply)).await?
+    }
+
+    /// Has one neighbour or all do without us: see [`crate::api::Request::Drain`].
+    ///
+    /// # Errors
+    /// See [`NoPeer`].
+    pub async fn drain(
+        &self,
+        peer: Option<IpAddr>,
+        wait: Duration,
+        then: AfterDrain,
+        reason: &str,
+    ) -> Result<(), NoPeer> {
+        let wanted = drain::Wanted { reason: reason.to_owned(), then, wait };
+        self.ask(|reply| Command::Drain(peer, wanted, reply)).await?
+    }
+
+    /// Takes that back, of one neighbour or all of it.
+    ///
+    /// # Errors
+    /// See [`NoPeer`].
+    pub async fn undrain(&self, peer: Option<IpAddr>) -> Result<(), NoPeer> {
+        self.ask(|reply| Command::Undrain(peer, reply)).await?
     }
 
     /// Best paths from now on: all that are there, then changes.

@@ -13,16 +13,17 @@ use tokio::task::AbortHandle;
 use super::NoPeer;
 use super::bfd::{Failure, Way};
 use super::config::title;
+use super::drain::Stage;
 use super::guard::Guard;
 use super::limit::{Verdict, Watermarks};
 use super::link::{self, Link};
 use super::stats::Stats;
 use super::task::Io;
-use crate::api::{Held, PeerConfig, SessionState};
+use crate::api::{Direction, DrainPhase, Held, PeerConfig, SessionState};
 use crate::bfd::State;
-use crate::fsm::restart::{Forwarding, Helper, Offer, Start};
+use crate::fsm::restart::{Due, Forwarding, Helper, MAX_LONG_LIVED, Offer, Start};
 use crate::fsm::{Action, Cause, Event, Local, Negotiated, Peer, Role};
-use crate::iana::MessageType;
+use crate::iana::{MessageType, refresh as subtype};
 use crate::rib::{PeerFacts, PeerId, Rib};
 use crate::types::{Asn, Family, RouterId};
 use crate::wire::{Message, Notification, RouteRefresh, SendReceive, Update};
@@ -69,6 +70,10 @@ pub(super) struct Neighbour {
     helper: Helper,
     /// End-of-RIBs it is to hear once our own table is complete.
     held: Vec<Bytes>,
+    /// How far it is to do without us.
+    drain: Option<Stage>,
+    /// Families it is to hear all of again.
+    asked: BTreeSet<Family>,
     /// The AS we are to it.
     local_asn: Asn,
     guard: Guard,
@@ -108,8 +113,15 @@ impl Neighbour {
             add_path: SendReceive::of(config.add_paths.send.is_some(), config.add_paths.receive),
             passive: config.passive,
             authenticated: config.password.is_some(),
-            restart: Offer { time: config.graceful_restart.restart_time, forwarding, start },
+            restart: Offer {
+                time: config.graceful_restart.restart_time,
+                long_lived: config.graceful_restart.long_lived_stale_time,
+                forwarding,
+                start,
+            },
         };
+        let mut helper = Helper::default();
+        helper.set_limit(limit(&config));
         Self {
             id,
             fsm: Peer::new(local, RandomState::new().hash_one(config.address), now),
@@ -120,8 +132,10 @@ impl Neighbour {
             bfd: None,
             awaited: None,
             pace: Pace::Keeping,
-            helper: Helper::default(),
+            helper,
             held: Vec::new(),
+            drain: None,
+            asked: BTreeSet::new(),
             local_asn: asn,
             guard: Guard::new(&config, asn),
             title: title(&config),
@@ -139,6 +153,8 @@ impl Neighbour {
                 config.export.as_ref().map(Into::into),
             );
         }
+        rib.set_graceful_shutdown(self.id, config.graceful_shutdown);
+        self.helper.set_limit(limit(&config));
         if config.bfd.is_none() {
             self.bfd = None;
         }
@@ -218,9 +234,17 @@ impl Neighbour {
         if self.fsm.next_timeout().is_some_and(|due| due <= now) {
             self.handle(Event::Tick, None, io, rib, now);
         }
-        for family in self.helper.expired(now) {
-            tracing::warn!(peer = %self.title, "{family}: stale routes are waited for no longer");
-            rib.sweep(self.id, family);
+        for due in self.helper.expired(now) {
+            match due {
+                Due::Gone(family) => {
+                    tracing::warn!(peer = %self.title, "{family}: stale routes are waited for no longer");
+                    rib.sweep(self.id, family);
+                }
+                Due::LongLived(family) => {
+                    tracing::warn!(peer = %self.title, "{family}: stale routes are kept as the last resort");
+                    rib.live_long(self.id, family);
+                }
+            }
         }
     }
 
@@ -230,19 +254,58 @@ impl Neighbour {
         rib.peer_down(self.id);
     }
 
-    /// Ends its session, and begins anew.
-    pub fn reset(&mut self, cease: Notification, io: &mut Io, rib: &mut Rib, now: Instant) {
-        self.end(cease, io, rib, now);
-        self.handle(Event::Start, None, io, rib, now);
+    /// Begins, as far as its drain lets it.
+    pub fn begin(&mut self, drain: Option<Stage>, io: &mut Io, rib: &mut Rib, now: Instant) {
+        self.drain = drain;
+        if !self.is_shut() {
+            self.handle(Event::Start, None, io, rib, now);
+        }
     }
 
-    /// Asks it for all its routes again.
-    pub fn ask_again(&mut self) -> Result<(), NoPeer> {
+    /// It is to do without us from now on, or not any more.
+    pub fn drain(&mut self, stage: Option<Stage>, io: &mut Io, rib: &mut Rib, now: Instant) {
+        if self.drain == stage {
+            return;
+        }
+        let was_shut = self.is_shut();
+        self.drain = stage;
+        rib.set_drain(self.id, Stage::of_rib(self.drain.as_ref()));
+        let phase = self.drain.as_ref().map_or("over".to_owned(), |stage| stage.phase.to_string());
+        tracing::info!(peer = %self.title, "drain: {phase}");
+        match &self.drain {
+            Some(stage) if self.is_shut() && !was_shut => {
+                let cease = Notification::administrative_shutdown(&stage.reason);
+                self.end(cease, io, rib, now);
+            }
+            _ if was_shut && !self.is_shut() => self.handle(Event::Start, None, io, rib, now),
+            _ => {}
+        }
+    }
+
+    /// Whether it has no session because it is drained.
+    pub fn is_shut(&self) -> bool {
+        self.drain.as_ref().is_some_and(|stage| stage.phase == DrainPhase::Shutdown)
+    }
+
+    /// Ends its session, and begins anew as far as its drain lets it.
+    pub fn reset(&mut self, cease: Notification, io: &mut Io, rib: &mut Rib, now: Instant) {
+        self.end(cease, io, rib, now);
+        if !self.is_shut() {
+            self.handle(Event::Start, None, io, rib, now);
+        }
+    }
+
+    /// Asks it for all its routes again, or tells it all of ours.
+    pub fn refresh_all(&mut self, direction: Direction) -> Result<(), NoPeer> {
         let peer = self.config.address;
         let link = self.up.and_then(|role| self.links[role as usize].as_ref());
         let (Some(link), Some(negotiated)) = (link, self.fsm.established()) else {
             return Err(NoPeer::Unasked { peer, why: "the session is not established" });
         };
+        if direction == Direction::Out {
+            self.asked.extend(&negotiated.session.families);
+            return Ok(());
+        }
         if !negotiated.route_refresh {
             return Err(NoPeer::Unasked { peer, why: "it does not speak ROUTE-REFRESH; reset the session" });
         }
@@ -319,6 +382,10 @@ impl Neighbour {
     pub fn pump(&mut self, rib: &mut Rib, table: Table, now: Instant) {
         let hold = table == Table::Restarting && self.hears_learned();
         let Some(link) = self.up.and_then(|role| self.links[role as usize].as_ref()) else { return };
+        if !hold && self.held.is_empty() {
+            // Not before its End-of-RIB (RFC 7313, section 4); asked for ten times at once, it is said once.
+            std::mem::take(&mut self.asked).into_iter().for_each(|family| rib.refresh(self.id, family));
+        }
         while rib.has_pending(self.id) {
             let Some(room) = link.room() else {
                 match self.pace {
@@ -337,7 +404,7 @@ impl Neighbour {
                 self.held.push(run.octets);
                 continue;
             }
-            self.stats.sent(MessageType::Update, u64::from(run.messages));
+            self.stats.sent(run.kind, u64::from(run.messages));
             room.send(run.octets);
         }
         self.pace = Pace::Keeping;
@@ -400,7 +467,7 @@ impl Neighbour {
             Action::Up(role) => self.up(role, rib, now),
             Action::Down(cause) => self.down(&cause, rib, now),
             Action::Update(update) => return self.update(update, rib),
-            Action::Refresh(refresh) => self.refresh(refresh, rib),
+            Action::Refresh(refresh) => self.refresh(refresh, rib, now),
         }
         None
     }
@@ -430,6 +497,10 @@ impl Neighbour {
             next_hops,
             extended_next_hop: negotiated.extended_next_hop,
             add_paths: self.config.add_paths.send,
+            enhanced_refresh: negotiated.enhanced_refresh,
+            long_lived: negotiated.restart.as_ref().is_some_and(|restart| restart.long_lived.is_some()),
+            graceful_shutdown: self.config.graceful_shutdown,
+            drain: Stage::of_rib(self.drain.as_ref()),
             client: self.config.route_reflector_client,
             next_hop: self.config.next_hop,
             local_asn: self.local_asn,
@@ -449,12 +520,15 @@ impl Neighbour {
         self.pace = Pace::Keeping;
         self.held.clear();
         self.watermarks = Watermarks::default();
+        self.asked.clear();
         self.stats.flaps += 1;
         let kept = self.helper.down(cause, now);
         if kept.is_empty() {
             rib.peer_down(self.id);
         } else {
-            rib.peer_stale(self.id, &kept);
+            kept.iter().filter(|kept| kept.stale).for_each(|kept| rib.freshen(self.id, kept.family));
+            let families: Vec<_> = kept.iter().map(|kept| kept.family).collect();
+            rib.peer_stale(self.id, &families);
         }
         let stale = rib.counts(self.id).stale;
         tracing::warn!(peer = %self.title, reason = %cause, stale, "session down");
@@ -508,10 +582,33 @@ impl Neighbour {
         None
     }
 
-    fn refresh(&self, refresh: RouteRefresh, rib: &mut Rib) {
-        // Subtypes 1 and 2 belong to RFC 7313, which we do not offer.
-        if let (0, Some(family)) = (refresh.subtype, Family::from_wire(refresh.afi, refresh.safi)) {
-            rib.refresh(self.id, family);
+    /// RFC 2918, RFC 7313. What makes no sense is ignored, as both say.
+    fn refresh(&mut self, refresh: RouteRefresh, rib: &mut Rib, now: Instant) {
+        let Some(negotiated) = self.fsm.established() else { return };
+        let spoken = |family: &Family| negotiated.session.families.contains(family);
+        let done = match (refresh.subtype, refresh.family().filter(spoken)) {
+            (subtype::REQUEST, Some(family)) => {
+                self.asked.insert(family);
+                true
+            }
+            (subtype::BORR, Some(family)) if negotiated.enhanced_refresh => {
+                let begins = self.helper.refresh_begins(family, now);
+                if begins {
+                    rib.refreshes(self.id, family);
+                }
+                begins
+            }
+            (subtype::EORR, Some(family)) if negotiated.enhanced_refresh => {
+                let ends = self.helper.refresh_ends(family);
+                if ends {
+                    rib.sweep(self.id, family);
+                }
+                ends
+            }
+            _ => false,
+        };
+        if !done {
+            tracing::debug!(peer = %self.title, ?refresh, "a ROUTE-REFRESH that has no place here was ignored");
         }
     }
 
@@ -557,6 +654,11 @@ impl Drop for Neighbour {
             task.abort();
         }
     }
+}
+
+/// How long its routes may be the last resort, at most.
+fn limit(config: &PeerConfig) -> Duration {
+    Duration::from_secs(config.graceful_restart.long_lived_limit.unwrap_or(MAX_LONG_LIVED).into())
 }
 
 /// What a link heard, as the state machine takes it.

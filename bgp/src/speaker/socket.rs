@@ -148,7 +148,12 @@ async fn client(stream: UnixStream, speaker: Handle) -> Result<(), Parted> {
             Request::Received { peer, prefix } => table(speaker.received(peer, prefix).await)?,
             Request::Advertised { peer, prefix } => table(speaker.advertised(peer, prefix).await)?,
             Request::Reset { peer, reason } => done(speaker.reset(peer, &reason).await)?,
-            Request::Refresh { peer } => done(speaker.ask_again(peer).await)?,
+            Request::Refresh { peer, direction } => done(speaker.refresh(peer, direction).await)?,
+            Request::Drain { peer, wait, then, reason } => {
+                let wait = Duration::from_secs(wait.into());
+                done(speaker.drain(peer, wait, then, &reason).await)?
+            }
+            Request::Undrain { peer } => done(speaker.undrain(peer).await)?,
             Request::Watch => return stream_to(&mut frames, speaker.watch().await?).await,
         };
         send(&mut frames, &reply).await?;

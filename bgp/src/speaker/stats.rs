@@ -111,11 +111,13 @@ impl Stats {
             prefixes: Vec::new(),
             accepted: counts.accepted,
             stale: counts.stale,
+            long_lived: counts.long_lived,
             advertised: counts.advertised,
             messages_in: self.messages_in,
             messages_out: self.messages_out,
             flaps: self.flaps,
             bfd: None,
+            drain: None,
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep_until, timeout};
 
 use super::bfd::{Bfd, Wanted, Way};
+use super::drain::{Drains, NotDrained};
 use super::link::{self, Heard, Link, LinkId};
 use super::listen::{ListenError, Listener};
 use super::metrics::Report;
@@ -132,6 +133,9 @@ pub(super) struct Speaker {
     ways: mpsc::Receiver<Way>,
     next_peer: u32,
     strangers: u64,
+    drains: Drains,
+    /// Nothing forwards what an earlier life announced.
+    cold: bool,
 }
 
 impl Speaker {
@@ -156,6 +160,8 @@ impl Speaker {
             ways: mpsc::channel(1).1,
             next_peer: 0,
             strangers: 0,
+            drains: Drains::default(),
+            cold: false,
         }
     }
 
@@ -192,11 +198,15 @@ impl Speaker {
     fn next_timeout(&self) -> Option<Instant> {
         let completion =
             self.orders.as_ref().filter(|orders| !orders.synced).map(|orders| orders.complete_by);
-        self.neighbours.values().filter_map(Neighbour::next_timeout).chain(completion).min()
+        let others = completion.into_iter().chain(self.drains.next_timeout());
+        self.neighbours.values().filter_map(Neighbour::next_timeout).chain(others).min()
     }
 
     fn tick(&mut self) {
         let now = Instant::now();
+        if self.drains.tick(now) {
+            self.drain_all(now);
+        }
         let Some(orders) = &mut self.orders else { return };
         for neighbour in self.neighbours.values_mut() {
             if neighbour.next_timeout().is_some_and(|due| due <= now) {
@@ -291,15 +301,45 @@ impl Speaker {
             Command::Reset(peer, reason, reply) => {
                 let cease = Notification::administrative_reset(&reason);
                 drop(reply.send(self.with_peer(peer, |neighbour, io, rib| {
+                    if neighbour.is_shut() {
+                        return Err(NoPeer::Drained(peer));
+                    }
                     neighbour.reset(cease, io, rib, Instant::now());
                     Ok(())
                 })));
             }
-            Command::Refresh(peer, reply) => {
-                drop(reply.send(self.with_peer(peer, |neighbour, _, _| neighbour.ask_again())));
+            Command::Refresh(peer, direction, reply) => {
+                drop(reply.send(self.with_peer(peer, |neighbour, _, _| neighbour.refresh_all(direction))));
             }
+            Command::Drain(peer, wanted, reply) => {
+                let known = peer.map_or(Ok(()), |peer| self.with_peer(peer, |_, _, _| Ok(())));
+                if known.is_ok() {
+                    let now = Instant::now();
+                    self.drains.begin(peer, wanted, now);
+                    self.drain_all(now);
+                }
+                drop(reply.send(known));
+            }
+            Command::Undrain(peer, reply) => drop(reply.send(self.undrain(peer))),
             Command::Watch(reply) => drop(reply.send(self.watch())),
             Command::Shutdown(_, reply) => drop(reply.send(())),
+        }
+    }
+
+    fn undrain(&mut self, peer: Option<IpAddr>) -> Result<(), NoPeer> {
+        peer.map_or(Ok(()), |peer| self.with_peer(peer, |_, _, _| Ok(())))?;
+        self.drains
+            .end(peer)
+            .map_err(|error| NoPeer::NotDrained { peer, whole: error == NotDrained::Whole })?;
+        self.drain_all(Instant::now());
+        Ok(())
+    }
+
+    /// Has every neighbour do what its drain says.
+    fn drain_all(&mut self, now: Instant) {
+        let Some(orders) = &mut self.orders else { return };
+        for (address, neighbour) in &mut self.neighbours {
+            neighbour.drain(self.drains.stage(*address), &mut self.io, &mut orders.rib, now);
         }
     }
 
@@ -313,10 +353,14 @@ impl Speaker {
             tracing::info!("{change}");
         }
         let now = Instant::now();
+        if self.orders.is_none() {
+            self.cold = !config.restarting;
+        }
+        // Whoever has had no session since a cold start may have routes of an earlier life.
         let start = match &self.orders {
+            _ if self.cold => Start::Cold,
             Some(_) => Start::Over,
-            None if config.restarting => Start::Restarted,
-            None => Start::Cold,
+            None => Start::Restarted,
         };
         let us = Us { asn: config.asn, router_id: config.router_id, start };
         let mut orders = self.identify(&config, now);
@@ -373,6 +417,7 @@ impl Speaker {
     }
 
     fn remove_peers(&mut self, config: &Config, rib: &mut Rib, now: Instant) {
+        self.drains.retain(|address| config.peers.iter().any(|peer| peer.address == *address));
         self.neighbours.retain(|address, neighbour| {
             let stays = config.peers.iter().any(|peer| peer.address == *address);
             if !stays {
@@ -384,11 +429,13 @@ impl Speaker {
 
     fn apply_peer(&mut self, peer: &PeerConfig, us: Us, rib: &mut Rib, now: Instant) {
         let (mut stats, mut bfd) = Default::default();
+        let mut us = us;
         if let Some(neighbour) = self.neighbours.get_mut(&peer.address) {
             if !config::needs_restart(&neighbour.config, peer) {
                 return neighbour.set_policy(peer.clone(), &mut self.io, rib, now);
             }
             neighbour.end(Notification::other_configuration_change(), &mut self.io, rib, now);
+            us.start = neighbour.fsm.start();
             stats = std::mem::take(&mut neighbour.stats);
             bfd = neighbour.bfd.take().filter(|_| peer.bfd.is_some());
         }
@@ -396,7 +443,7 @@ impl Speaker {
         self.next_peer = self.next_peer.wrapping_add(1);
         let mut neighbour = Neighbour::new(peer.clone(), id, us, now);
         (neighbour.stats, neighbour.bfd) = (stats, bfd);
-        neighbour.handle(Event::Start, None, &mut self.io, rib, now);
+        neighbour.begin(self.drains.stage(peer.address), &mut self.io, rib, now);
         self.neighbours.insert(peer.address, neighbour);
     }
 
@@ -518,6 +565,7 @@ impl Speaker {
             originated: Vec::new(),
             destinations: 0,
             synced: false,
+            drain: self.drains.whole(now),
         };
         if let Some(orders) = &self.orders {
             status.asn = Some(orders.config.asn);
@@ -526,6 +574,7 @@ impl Speaker {
                 .map(|n| Session {
                     bfd: n.bfd.as_ref().map(|way| way.status(now)),
                     prefixes: n.held(&orders.rib),
+                    drain: self.drains.status(n.config.address, now),
                     ..n.stats.session(&n.config, &n.fsm, orders.rib.counts(n.id), now)
                 })
                 .collect();

@@ -4,7 +4,7 @@ use nom::Parser;
 use nom::bytes::complete::take;
 use nom::combinator::map;
 use nom::multi::length_data;
-use nom::number::complete::{be_u8, be_u16, be_u32};
+use nom::number::complete::{be_u8, be_u16, be_u24, be_u32};
 
 use super::parse::{Parsed, WireError, all, every};
 use crate::iana::{capability as code, safi};
@@ -46,6 +46,8 @@ pub enum Capability {
     AddPath(Vec<(Family, SendReceive)>),
     /// 70, RFC 7313.
     EnhancedRouteRefresh,
+    /// 71, RFC 9494. Families we do not speak are left out.
+    LongLivedGracefulRestart(Vec<LongLived>),
     /// Any other, and those above with a value of the wrong length.
     Unknown {
         /// Capability code.
@@ -91,10 +93,24 @@ impl SendReceive {
     }
 }
 
+/// What is promised of a family in RFC 9494's capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongLived {
+    /// Which.
+    pub family: Family,
+    /// Whether forwarding state was kept.
+    pub forwarding: bool,
+    /// Long-lived Stale Time, in seconds: 0–16,777,215.
+    pub time: u32,
+}
+
 const RESTART_STATE: u16 = 0x8000;
 const NOTIFICATION: u16 = 0x4000;
 const RESTART_TIME: u16 = 0x0fff;
 const FORWARDING_STATE: u8 = 0x80;
+
+/// The field has three octets.
+const MAX_LONG_LIVED: u32 = 0xff_ffff;
 
 /// One capability.
 pub(super) fn parse(input: &[u8]) -> Parsed<'_, Capability> {
@@ -115,6 +131,7 @@ fn known(code: u8, value: &[u8]) -> Result<Capability, WireError<'_>> {
         code::FOUR_OCTET_AS => all(value, map(be_u32, |asn| Capability::FourOctetAs(Asn(asn)))),
         code::ADD_PATH => add_path(value),
         code::ENHANCED_ROUTE_REFRESH => empty(Capability::EnhancedRouteRefresh),
+        code::LONG_LIVED_GRACEFUL_RESTART => long_lived(value),
         _ => Ok(Capability::Unknown { code, value: value.to_vec() }),
     }
 }
@@ -159,6 +176,16 @@ fn add_path(value: &[u8]) -> Result<Capability, WireError<'_>> {
         families.extend(Family::from_wire(afi, safi).map(|family| (family, known)));
     }
     Ok(Capability::AddPath(families))
+}
+
+/// RFC 9494, section 3.1.
+fn long_lived(value: &[u8]) -> Result<Capability, WireError<'_>> {
+    let listed = every(value, (be_u16, be_u8, be_u8, be_u24))?;
+    let known = listed.into_iter().filter_map(|(afi, safi, flags, time)| {
+        let family = Family::from_wire(afi, safi)?;
+        Some(LongLived { family, forwarding: flags & FORWARDING_STATE != 0, time })
+    });
+    Ok(Capability::LongLivedGracefulRestart(known.collect()))
 }
 
 /// One capability.
@@ -207,6 +234,14 @@ pub(super) fn write(capability: &Capability, out: &mut Vec<u8>) {
             code::ADD_PATH
         }
         Capability::EnhancedRouteRefresh => code::ENHANCED_ROUTE_REFRESH,
+        Capability::LongLivedGracefulRestart(families) => {
+            for LongLived { family, forwarding, time } in families {
+                out.extend(family.afi().to_be_bytes());
+                out.extend([safi::UNICAST, if *forwarding { FORWARDING_STATE } else { 0 }]);
+                out.extend(&time.min(&MAX_LONG_LIVED).to_be_bytes()[1..]);
+            }
+            code::LONG_LIVED_GRACEFUL_RESTART
+        }
         Capability::Unknown { code, value } => {
             out.extend(&value[..value.len().min(255)]);
             *code
@@ -273,8 +308,24 @@ mod tests {
     }
 
     #[test]
+    fn long_lived_graceful_restart_is_read_and_written_family_by_family() {
+        let bytes = hex!("47 0e 0001 01 80 015180 0002 01 00 ffffff");
+        let expected = Capability::LongLivedGracefulRestart(vec![
+            LongLived { family: Family::Ipv4, forwarding: true, time: 86_400 },
+            LongLived { family: Family::Ipv6, forwarding: false, time: MAX_LONG_LIVED },
+        ]);
+        assert_eq!(read(&bytes), expected);
+        let mut out = Vec::new();
+        write(&expected, &mut out);
+        assert_eq!(out, bytes);
+        assert_eq!(read(&hex!("47 00")), Capability::LongLivedGracefulRestart(vec![]));
+        assert_eq!(read(&hex!("47 07 0019 46 80 000001")), Capability::LongLivedGracefulRestart(vec![]));
+    }
+
+    #[test]
     fn a_known_capability_of_the_wrong_length_is_kept_as_unknown_and_written_as_it_came() {
-        for bytes in [&hex!("41 03 000001")[..], &hex!("02 01 00"), &hex!("40 03 000001")] {
+        for bytes in [&hex!("41 03 000001")[..], &hex!("02 01 00"), &hex!("40 03 000001"), &hex!("47 01 00")]
+        {
             let capability = read(bytes);
             assert!(matches!(capability, Capability::Unknown { .. }), "{capability:?}");
             let mut out = Vec::new();

@@ -28,7 +28,7 @@ pub use attr::{
     AsPath, AttrFault, Attributes, Community, ExtCommunity, FaultAction, LargeCommunity, NextHop, Origin,
     ParseCommunityError, Segment, UnknownAttr,
 };
-pub use capability::{Capability, SendReceive};
+pub use capability::{Capability, LongLived, SendReceive};
 pub use frame::{Frame, frame};
 pub use nlri::Nlri;
 pub use notification::Notification;

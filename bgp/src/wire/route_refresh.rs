@@ -6,7 +6,7 @@ use nom::number::complete::{be_u8, be_u16};
 use super::Notification;
 use super::frame::{HEADER, MARKER};
 use super::parse::all;
-use crate::iana::{MessageType, safi};
+use crate::iana::{MessageType, refresh, safi};
 use crate::types::Family;
 
 /// RFC 2918; the subtype is RFC 7313's.
@@ -14,7 +14,7 @@ use crate::types::Family;
 pub struct RouteRefresh {
     /// Address Family Identifier as sent: a family we do not speak is ignored by the session.
     pub afi: u16,
-    /// 0 a request, 1 beginning (BoRR), 2 end (EoRR); others are ignored by the session.
+    /// One of [`crate::iana::refresh`]; others are ignored by the session.
     pub subtype: u8,
     /// Subsequent Address Family Identifier.
     pub safi: u8,
@@ -23,7 +23,21 @@ pub struct RouteRefresh {
 impl RouteRefresh {
     /// Asks for all of `family` again.
     pub fn request(family: Family) -> Self {
-        Self { afi: family.afi(), subtype: 0, safi: safi::UNICAST }
+        Self::of(family, refresh::REQUEST)
+    }
+
+    /// BoRR: all of `family` follows, and then [`RouteRefresh::end`].
+    pub fn beginning(family: Family) -> Self {
+        Self::of(family, refresh::BORR)
+    }
+
+    /// EoRR: all of `family` has been said since [`RouteRefresh::beginning`].
+    pub fn end(family: Family) -> Self {
+        Self::of(family, refresh::EORR)
+    }
+
+    fn of(family: Family, subtype: u8) -> Self {
+        Self { afi: family.afi(), subtype, safi: safi::UNICAST }
     }
 
     /// The family meant, if it is one we speak.
@@ -37,7 +51,7 @@ pub(super) fn parse(body: &[u8]) -> Result<RouteRefresh, Notification> {
     all(body, whole).map_err(|_| {
         let length = (HEADER + body.len()) as u16;
         // RFC 7313, section 5, asks for the complete message where it defines the subtype.
-        if matches!(body.get(2), Some(1 | 2)) {
+        if matches!(body.get(2), Some(&(refresh::BORR | refresh::EORR))) {
             let message =
                 [&MARKER[..], &length.to_be_bytes(), &[MessageType::RouteRefresh as u8], body].concat();
             Notification::invalid_refresh_length(&message)
@@ -74,5 +88,7 @@ mod tests {
         assert_eq!((notification.code, notification.subcode), (7, 1));
         assert_eq!(notification.data, hex!("ffffffffffffffffffffffffffffffff 0018 05 0001 01 01 00"));
         assert_eq!(parse(&hex!("0001 00 01 00")), Err(Notification::bad_message_length(24)));
+        assert_eq!(parse(&hex!("0001 02")).unwrap_err().code, 7, "one that is too short as well");
+        assert_eq!(parse(&hex!("0001")), Err(Notification::bad_message_length(21)));
     }
 }

@@ -115,11 +115,17 @@ fn an_external_peer_without_a_policy_gives_nothing_and_an_internal_one_everythin
     assert_eq!(rib.take_changes(), []);
     let refused = "peer1: refused: an external peer without an import policy";
     assert_eq!(verdicts(&rib, "192.0.2.0/24"), [refused]);
-    assert_eq!(rib.counts(external), Counts { received: 1, accepted: 0, stale: 0, advertised: 0 });
+    assert_eq!(
+        rib.counts(external),
+        Counts { received: 1, accepted: 0, stale: 0, long_lived: 0, advertised: 0 }
+    );
     rib.update(internal, announce("10.0.0.2", attributes(&[]), &["192.0.2.0/24"]));
     assert_eq!(rib.take_changes(), [change("192.0.2.0/24", &["10.0.0.2"])]);
     assert_eq!(verdicts(&rib, "192.0.2.0/24"), ["peer2: best", refused]);
-    assert_eq!(rib.counts(internal), Counts { received: 1, accepted: 1, stale: 0, advertised: 0 });
+    assert_eq!(
+        rib.counts(internal),
+        Counts { received: 1, accepted: 1, stale: 0, long_lived: 0, advertised: 0 }
+    );
 }
 
 #[test]
@@ -146,7 +152,7 @@ fn a_new_import_policy_applies_to_what_was_said_before() {
     assert_eq!(rib.counts(peer).accepted, 1);
     rib.set_policy(peer, except(&["192.0.0.0/8"]), accept());
     assert_eq!(rib.take_changes(), [change("192.0.2.0/24", &[])]);
-    assert_eq!(rib.counts(peer), Counts { received: 1, accepted: 0, stale: 0, advertised: 0 });
+    assert_eq!(rib.counts(peer), Counts { received: 1, accepted: 0, stale: 0, long_lived: 0, advertised: 0 });
 }
 
 #[test]
@@ -172,7 +178,7 @@ fn a_path_that_becomes_a_loop_is_a_loss() {
     assert_eq!(rib.take_changes().len(), 1);
     rib.update(peer, announce("10.0.0.1", attributes(&[65001, 64512]), &["192.0.2.0/24"]));
     assert_eq!(rib.take_changes(), [change("192.0.2.0/24", &[])]);
-    assert_eq!(rib.counts(peer), Counts { received: 1, accepted: 0, stale: 0, advertised: 0 });
+    assert_eq!(rib.counts(peer), Counts { received: 1, accepted: 0, stale: 0, long_lived: 0, advertised: 0 });
 }
 
 #[test]
@@ -247,7 +253,7 @@ fn what_a_peer_said_and_was_told_is_shown_with_what_became_of_it() {
     assert_eq!(
         shown(rib.received(far, None)),
         [
-            "192.0.2.0/24 10.0.0.2 65002 65001 Some(3) lost: longer AS path",
+            "192.0.2.0/24 10.0.0.2 65002 65001 Some(4) lost: longer AS path",
             "203.0.113.0/24 10.0.0.2 65002 64512 None refused: our own AS is in its AS path",
         ]
     );
@@ -276,7 +282,7 @@ fn the_routes_of_a_restarting_peer_are_used_until_it_has_said_which_it_still_has
 
     rib.peer_stale(peer, &[Family::Ipv4]);
     assert_eq!(rib.take_changes(), [change("2001:db8::/32", &[])], "the family that is not kept");
-    assert_eq!(rib.counts(peer), Counts { received: 2, accepted: 2, stale: 2, advertised: 0 });
+    assert_eq!(rib.counts(peer), Counts { received: 2, accepted: 2, stale: 2, long_lived: 0, advertised: 0 });
     assert!(rib.destinations(Some(prefix("192.0.2.0/24")))[0].paths[0].stale);
     assert!(!rib.has_pending(peer), "nothing is told to one that is away");
 
@@ -287,7 +293,7 @@ fn the_routes_of_a_restarting_peer_are_used_until_it_has_said_which_it_still_has
     assert_eq!(rib.take_changes(), [], "what is said again is no news");
     rib.sweep(peer, Family::Ipv4);
     assert_eq!(rib.take_changes(), [change("192.0.3.0/24", &[])]);
-    assert_eq!(rib.counts(peer), Counts { received: 1, accepted: 1, stale: 0, advertised: 0 });
+    assert_eq!(rib.counts(peer), Counts { received: 1, accepted: 1, stale: 0, long_lived: 0, advertised: 0 });
     hears.drain(&mut rib, other);
     assert_eq!(hears.prefixes(), ["192.0.2.0/24"]);
 }
@@ -325,5 +331,5 @@ fn stale_routes_are_judged_by_the_policy_in_force_when_their_peer_is_back() {
     rib.peer_stale(peer, &Family::ALL);
     rib.peer_up(peer, PeerFacts { import: reject(), ..facts(1, 65001) });
     assert_eq!(rib.snapshot(), []);
-    assert_eq!(rib.counts(peer), Counts { received: 1, accepted: 0, stale: 1, advertised: 0 });
+    assert_eq!(rib.counts(peer), Counts { received: 1, accepted: 0, stale: 1, long_lived: 0, advertised: 0 });
 }

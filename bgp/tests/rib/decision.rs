@@ -11,6 +11,7 @@ use proptest::prelude::*;
 fn base(n: u8) -> Candidate {
     Candidate {
         originated: false,
+        last_resort: false,
         local_pref: 100,
         path_length: 2,
         origin: Origin::Igp,
@@ -38,6 +39,7 @@ fn each_step_decides_what_those_before_it_left_equal() {
     #[rustfmt::skip]
     let table = [
         (Candidate { originated: true, address: None, ..base(9) }, worse.clone(), Reason::Originated),
+        (Candidate { local_pref: 0, path_length: 9, ..base(9) }, Candidate { last_resort: true, ..base(1) }, Reason::LastResort),
         (Candidate { local_pref: 200, path_length: 9, ..base(9) }, worse.clone(), Reason::LocalPref),
         (Candidate { path_length: 1, origin: Origin::Incomplete, ..base(9) }, worse.clone(), Reason::PathLength),
         (base(9), Candidate { origin: Origin::Egp, ..base(1) }, Reason::Origin),
@@ -108,7 +110,7 @@ fn nothing_is_decided_about_nothing() {
 
 prop_compose! {
     fn candidate()(
-        originated in prop::bool::weighted(0.1),
+        (originated, last_resort) in (prop::bool::weighted(0.1), any::<bool>()),
         local_pref in 100..102_u32,
         path_length in 1..3_usize,
         origin in prop_oneof![Just(Origin::Igp), Just(Origin::Incomplete)],
@@ -121,7 +123,7 @@ prop_compose! {
         let router_id = RouterId(Ipv4Addr::new(10, 0, 0, router_id));
         let (address, path_id) = (None, 0);
         Candidate {
-            originated, local_pref, path_length, origin, neighbour, med, external, router_id, clusters, address, path_id,
+            originated, last_resort, local_pref, path_length, origin, neighbour, med, external, router_id, clusters, address, path_id,
         }
     }
 }

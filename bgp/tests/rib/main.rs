@@ -6,6 +6,7 @@ mod add_path;
 mod behaviour;
 mod decision;
 mod export;
+mod graceful;
 mod neighbours;
 mod policy;
 mod properties;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use manx_bgp::api::{self, Network, NextHopMode, RouteChange};
-use manx_bgp::rib::{PeerFacts, PeerId, Policy, Rib};
+use manx_bgp::rib::{Drain, PeerFacts, PeerId, Policy, Rib};
 use manx_bgp::types::{Asn, Family, Prefix, RouterId};
 use manx_bgp::wire::{
     AddPath, Announcement, AsPath, Attributes, Community, Message, NextHop, Nlri, Origin, Segment, Session,
@@ -82,6 +83,10 @@ fn facts(n: u8, asn: u32) -> PeerFacts {
         next_hops: vec!["10.0.0.100".parse().unwrap(), "fd00::100".parse().unwrap()],
         extended_next_hop: false,
         add_paths: None,
+        enhanced_refresh: false,
+        long_lived: false,
+        graceful_shutdown: true,
+        drain: Drain::default(),
         client: false,
         next_hop: NextHopMode::Auto,
         local_asn: OUR_AS,

@@ -2,11 +2,11 @@
 //! word of each side.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use manx_bgp::api::{Network, PathCount, PathInfo};
-use manx_bgp::rib::{PeerFacts, PeerId, Policy, Rib};
-use manx_bgp::types::{Family, Prefix};
+use manx_bgp::rib::{Drain, Leaving, PeerFacts, PeerId, Policy, Rib};
+use manx_bgp::types::{Family, Prefix, RouterId};
 use manx_bgp::wire::{AddPath, Attributes, Community, Nlri, Origin, Session, Update};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -37,8 +37,18 @@ const POOL: [&str; 8] = [
 /// What one side does.
 #[derive(Clone, Debug)]
 enum Op {
-    Up,
+    /// As the same speaker as before, or as another one.
+    Up(Speaker),
     Down,
+    /// The session is lost, and the peer will be back.
+    Lost,
+    /// It has been away for longer than its restart time.
+    LiveLong(Family),
+    /// It has said all it has, or is waited for no longer.
+    Sweep(Family),
+    /// It begins to say everything again.
+    Refreshes(Family),
+    Drain(Drain),
     /// Under this path identifier, where the session has any.
     Announce {
         prefixes: Vec<usize>,
@@ -57,6 +67,12 @@ enum Op {
 struct Paths {
     receive: bool,
     send: Option<PathCount>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Speaker {
+    Same,
+    Other,
 }
 
 /// One thing after another, of all sides; between them, what is taken.
@@ -85,6 +101,9 @@ fn some_attributes(ibgp: bool) -> impl Strategy<Value = Attributes> {
     let paths: Vec<&[u32]> = vec![&[65001], &[65002], &[65001, 65010], &[65001, 64512], &[65002, 65010]];
     let community = prop_oneof![
         8 => Just(None),
+        1 => Just(Some(Community::LLGR_STALE)),
+        1 => Just(Some(Community::NO_LLGR)),
+        1 => Just(Some(Community::GRACEFUL_SHUTDOWN)),
         1 => Just(Some(Community::NO_EXPORT)),
         1 => Just(Some(Community::NO_ADVERTISE)),
         1 => Just(Some(Community(7))),
@@ -122,8 +141,13 @@ fn op(ibgp: bool) -> impl Strategy<Value = Op> {
         2 => Just(rules()),
     ];
     prop_oneof![
-        2 => Just(Op::Up),
+        2 => prop_oneof![2 => Just(Speaker::Same), 1 => Just(Speaker::Other)].prop_map(Op::Up),
         1 => Just(Op::Down),
+        1 => Just(Op::Lost),
+        2 => family().prop_map(Op::LiveLong),
+        1 => family().prop_map(Op::Sweep),
+        1 => family().prop_map(Op::Refreshes),
+        1 => drain().prop_map(Op::Drain),
         8 => (some(), 0..3_u32, some_attributes(ibgp), prop::bool::weighted(0.1)).prop_map(
             |(prefixes, path_id, attributes, own_next_hop)| {
                 Op::Announce { prefixes, path_id, attributes, own_next_hop }
@@ -131,19 +155,28 @@ fn op(ibgp: bool) -> impl Strategy<Value = Op> {
         ),
         4 => (some(), 0..3_u32).prop_map(|(prefixes, path_id)| Op::Withdraw(prefixes, path_id)),
         1 => (import, export).prop_map(|(import, export)| Op::Policy(import, export)),
-        1 => prop_oneof![Just(Family::Ipv4), Just(Family::Ipv6)].prop_map(Op::Refresh),
+        1 => family().prop_map(Op::Refresh),
     ]
+}
+
+fn family() -> impl Strategy<Value = Family> {
+    prop_oneof![Just(Family::Ipv4), Just(Family::Ipv6)]
+}
+
+fn drain() -> impl Strategy<Value = Drain> {
+    let told = prop_oneof![Just(Leaving::Stays), Just(Leaving::Announced), Just(Leaving::Withdrawn)];
+    (told, any::<bool>()).prop_map(|(told, avoided)| Drain { told, avoided })
 }
 
 /// What each peer does, begun by coming up, and at last what is originated.
 fn sides() -> impl Strategy<Value = Vec<Vec<Op>>> {
     let side = |asn: u32| {
         vec(op(asn == OUR_AS.0), 0..12).prop_map(|mut ops| {
-            ops.insert(0, Op::Up);
+            ops.insert(0, Op::Up(Speaker::Same));
             ops
         })
     };
-    let listener = prop_oneof![Just(Op::Refresh(Family::Ipv4)), Just(Op::Up)];
+    let listener = prop_oneof![Just(Op::Refresh(Family::Ipv4)), Just(Op::Up(Speaker::Same))];
     let networks =
         (vec(0..POOL.len(), 0..4), any::<bool>()).prop_map(|(some, tagged)| Op::Networks(some, tagged));
     (
@@ -152,7 +185,7 @@ fn sides() -> impl Strategy<Value = Vec<Vec<Op>>> {
         side(PEERS[2]),
         side(PEERS[3]),
         vec(listener, 0..3).prop_map(|mut ops| {
-            ops.insert(0, Op::Up);
+            ops.insert(0, Op::Up(Speaker::Same));
             ops
         }),
         vec(networks, 0..3),
@@ -186,6 +219,7 @@ struct World {
     watched: BTreeMap<Prefix, Vec<IpAddr>>,
     policies: Vec<(Option<Policy>, Option<Policy>)>,
     paths: Vec<Paths>,
+    drains: Vec<Drain>,
 }
 
 /// What BGP's rules say a peer holds of a destination: next hop, AS path, LOCAL_PREF of each path, sorted.
@@ -200,6 +234,7 @@ impl World {
             watched: BTreeMap::new(),
             policies,
             paths: paths.to_vec(),
+            drains: vec![Drain::default(); PEERS.len()],
         }
     }
 
@@ -208,20 +243,43 @@ impl World {
         let peer = PeerId::new(side as u32);
         let n = side as u8 + 1;
         match op {
-            Op::Up => {
+            Op::Up(speaker) => {
                 let facts = facts(n, PEERS[side]);
+                let router_id = match speaker {
+                    Speaker::Same => facts.router_id,
+                    Speaker::Other => RouterId(Ipv4Addr::new(10, 0, 1, n)),
+                };
                 let Paths { receive, send } = self.paths[side];
                 let families = |on: bool| if on { Family::ALL.to_vec() } else { Vec::new() };
                 let add_path = AddPath { receive: families(receive), send: families(send.is_some()) };
                 let session = Session { add_path, ..facts.session };
-                self.rib
-                    .peer_up(peer, PeerFacts { client: side == CLIENT, session, add_paths: send, ..facts });
+                let (client, long_lived) = (side == CLIENT, knows_stale(side));
+                let facts = PeerFacts { client, long_lived, router_id, session, add_paths: send, ..facts };
+                self.rib.peer_up(peer, facts);
                 self.heard[side] = Some(Heard::default());
                 self.policies[side] = (accept(), accept());
+                self.drains[side] = Drain::default();
             }
             Op::Down => {
                 self.rib.peer_down(peer);
                 self.heard[side] = None;
+            }
+            Op::Lost => {
+                self.rib.peer_stale(peer, &Family::ALL);
+                self.heard[side] = None;
+            }
+            Op::Sweep(family) => self.rib.sweep(peer, family),
+            Op::LiveLong(family) => {
+                if self.heard[side].is_none() {
+                    self.rib.live_long(peer, family);
+                }
+            }
+            // What follows happens in a session only.
+            _ if side < PEERS.len() && self.heard[side].is_none() => {}
+            Op::Refreshes(family) => self.rib.refreshes(peer, family),
+            Op::Drain(drain) => {
+                self.drains[side] = drain;
+                self.rib.set_drain(peer, drain);
             }
             Op::Announce { prefixes, path_id, attributes, own_next_hop } => {
                 let path_id = if self.paths[side].receive { path_id } else { 0 };
@@ -244,9 +302,7 @@ impl World {
                 self.rib.update(peer, Update { withdrawn: nlri(&texts, path_id), ..Update::default() });
             }
             Op::Policy(import, export) => {
-                if self.heard[side].is_some() {
-                    self.policies[side] = (import.clone(), export.clone());
-                }
+                self.policies[side] = (import.clone(), export.clone());
                 self.rib.set_policy(peer, import, export);
             }
             Op::Refresh(family) => self.rib.refresh(peer, family),
@@ -311,7 +367,10 @@ impl World {
                     Some(_) if *export == rules() => !has("0:7"),
                     Some(_) => *export == accept(),
                 };
-                let barred = (from_ibgp && !ebgp && path.peer_name != "peer3" && side != CLIENT)
+                let stale = learned && has("llgr-stale");
+                let barred = (stale && ebgp && !knows_stale(side))
+                    || self.drains[side].told == Leaving::Withdrawn
+                    || (from_ibgp && !ebgp && path.peer_name != "peer3" && side != CLIENT)
                     || (learned && has("no-advertise"))
                     || (learned && ebgp && has("no-export"));
                 policy && !barred
@@ -332,7 +391,11 @@ impl World {
                     (own, format!("64512 {as_path}").trim().to_owned(), None)
                 } else {
                     let next_hop = path.next_hop.map_or(own, |addr| addr.to_string());
-                    (next_hop, as_path, Some(if preferred { 101 } else { path.local_pref }))
+                    let stale = path.communities.iter().any(|community| community == "llgr-stale");
+                    let last = path.peer.is_some() && stale && !knows_stale(side)
+                        || self.drains[side].told == Leaving::Announced;
+                    let local_pref = if preferred { 101 } else { path.local_pref };
+                    (next_hop, as_path, Some(if last { 0 } else { local_pref }))
                 }
             };
             let mut told: Vec<_> =
@@ -344,6 +407,11 @@ impl World {
         }
         expected
     }
+}
+
+/// Whether it takes routes that are the last resort (RFC 9494).
+fn knows_stale(side: usize) -> bool {
+    side.is_multiple_of(2)
 }
 
 /// What a peer holds, without what it is called.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use manx_bgp::api::{self, Network, NextHopMode, PathCount};
 use manx_bgp::fsm::restart::{Forwarding, Offer, Start};
 use manx_bgp::fsm::{Local, Negotiated, Peer, Role};
-use manx_bgp::rib::{PeerFacts, PeerId, Policy, Rib};
+use manx_bgp::rib::{Drain, PeerFacts, PeerId, Policy, Rib};
 use manx_bgp::types::{Asn, Family, Prefix, RouterId};
 use manx_bgp::wire::{SendReceive, Session};
 
@@ -83,7 +83,7 @@ impl Node {
             connect_retry: Duration::from_secs(5),
             // A lost session is forgotten at once here: what is kept beyond it is the speaker's own work.
             authenticated: false,
-            restart: Offer { time: 0, forwarding: Forwarding::Lost, start: Start::Over },
+            restart: Offer { time: 0, long_lived: 0, forwarding: Forwarding::Lost, start: Start::Over },
             // One of the pair always calls.
             extended_next_hop: false,
             // Some sessions have path identifiers; who is told one path is told the same by them.
@@ -119,6 +119,10 @@ pub fn facts(node: usize, other: usize, negotiated: &Negotiated) -> PeerFacts {
         next_hops: Family::ALL.map(|family| address(node, family)).to_vec(),
         extended_next_hop: negotiated.extended_next_hop,
         add_paths: Some(PathCount::Best(1)),
+        enhanced_refresh: false,
+        long_lived: false,
+        graceful_shutdown: true,
+        drain: Drain::default(),
         client: false,
         next_hop: NextHopMode::Auto,
         local_asn: asn(node),

@@ -14,7 +14,12 @@ const CONNECT_RETRY: u16 = 5;
 
 /// Learned routes stay in the kernel while the speaker is away (see `speaker`), so neighbours may keep sending: for
 /// as long as a container may take to be started again, its image pulled.
-const GRACEFUL_RESTART: GracefulRestart = GracefulRestart { restart_time: 120, preserve_forwarding: true };
+const GRACEFUL_RESTART: GracefulRestart = GracefulRestart {
+    restart_time: 120,
+    preserve_forwarding: true,
+    long_lived_stale_time: 0,
+    long_lived_limit: None,
+};
 
 /// What sessions are computed from.
 #[derive(Clone, Copy, Debug)]

@@ -10,9 +10,9 @@ use std::sync::Arc;
 pub(super) use compiled::{Applied, Judgement};
 use compiled::{Compiled, Subject};
 
-use super::PeerFacts;
 use super::audience::Audience;
 use super::path::{Path, Received, Refusal};
+use super::{Leaving, PeerFacts};
 use crate::api;
 use crate::types::{Asn, Family, Prefix};
 use crate::wire::{Attributes, Community};
@@ -107,7 +107,7 @@ pub(super) fn export(
     path: &Path,
     source: Option<&PeerFacts>,
 ) -> Option<Applied> {
-    if !source.is_none_or(|source| passes(audience, path, source)) {
+    if audience.leaving == Leaving::Withdrawn || !source.is_none_or(|source| passes(audience, path, source)) {
         return None;
     }
     let Some(policy) = &audience.export else {
@@ -136,6 +136,8 @@ fn passes(audience: &Audience, path: &Path, source: &PeerFacts) -> bool {
     (ebgp || source.session.ebgp || source.client || audience.client)
         && !path.attributes.communities.iter().any(|community| match *community {
             Community::NO_ADVERTISE => true,
+            // RFC 9494, section 4.3; for those inside our AS who do not know it, section 4.6.
+            Community::LLGR_STALE => ebgp && !audience.long_lived,
             // RFC 7999, section 3.2: a blackhole is not for other ASes.
             Community::NO_EXPORT | Community::NO_EXPORT_SUBCONFED | Community::BLACKHOLE => ebgp,
             _ => false,

@@ -84,12 +84,27 @@ impl Told {
         }
     }
 
-    /// Paths told to a member.
-    pub(super) fn advertised(&self, peer: PeerId) -> usize {
-        let tally = match self {
+    /// Keeps of what was learned from a source only that something was told; the destinations it is about.
+    pub(super) fn forget(&mut self, source: PeerId) -> Vec<Slot> {
+        if self.tally().counts.get(&source).is_none_or(|count| *count == 0) {
+            return Vec::new();
+        }
+        match self {
+            Self::One(one) => one.forget(source),
+            Self::Several(several) => several.forget(source),
+        }
+    }
+
+    fn tally(&self) -> &Tally {
+        match self {
             Self::One(one) => &one.tally,
             Self::Several(several) => &several.tally,
-        };
+        }
+    }
+
+    /// Paths told to a member.
+    pub(super) fn advertised(&self, peer: PeerId) -> usize {
+        let tally = self.tally();
         tally.count - tally.counts.get(&peer).copied().unwrap_or(0)
     }
 

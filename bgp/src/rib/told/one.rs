@@ -7,7 +7,7 @@ use crate::rib::adj_out::{self, Whom};
 use crate::rib::destination::Destination;
 use crate::rib::destinations::Slot;
 use crate::rib::net::Net;
-use crate::rib::path::Path;
+use crate::rib::path::{Path, PeerId};
 
 #[derive(Clone, Debug, Default)]
 pub(in crate::rib) struct One {
@@ -36,6 +36,19 @@ impl One {
             }
         }
         self.tally = Tally::of(self.told.iter().flatten());
+    }
+
+    pub(super) fn forget(&mut self, source: PeerId) -> Vec<Slot> {
+        let something = adj_out::something();
+        let mut slots = Vec::new();
+        for (slot, told) in (0..).zip(&mut self.told) {
+            if told.as_ref().is_some_and(|path| path.source == Some(source)) {
+                *told = Some(something.clone());
+                slots.push(slot);
+            }
+        }
+        self.tally = Tally::of(self.told.iter().flatten());
+        slots
     }
 
     fn tell(&mut self, slot: Slot, path: Option<Arc<Path>>) {

@@ -10,7 +10,7 @@ use crate::api::PathCount;
 use crate::rib::destination::Destination;
 use crate::rib::destinations::Slot;
 use crate::rib::net::Net;
-use crate::rib::path::Path;
+use crate::rib::path::{Path, PeerId};
 
 #[derive(Clone, Debug)]
 pub(in crate::rib) struct Several {
@@ -52,6 +52,14 @@ impl Several {
             }
         }
         self.tally = Tally::of(self.told.iter().flatten());
+    }
+
+    pub(super) fn forget(&mut self, source: PeerId) -> Vec<Slot> {
+        let of = |paths: &[Arc<Path>]| paths.iter().any(|path| path.source == Some(source));
+        let slots: Vec<_> =
+            (0..).zip(&self.told).filter(|(_, told)| of(told)).map(|(slot, _)| slot).collect();
+        self.again.extend(&slots);
+        slots
     }
 
     pub(super) fn work_out<K: Net>(

@@ -22,8 +22,10 @@ pub struct Community(pub u32);
 )]
 pub struct ParseCommunityError(String);
 
-const WELL_KNOWN: [(u32, &str); 6] = [
+const WELL_KNOWN: [(u32, &str); 8] = [
     (community::GRACEFUL_SHUTDOWN, "graceful-shutdown"),
+    (community::LLGR_STALE, "llgr-stale"),
+    (community::NO_LLGR, "no-llgr"),
     (community::BLACKHOLE, "blackhole"),
     (community::NO_EXPORT, "no-export"),
     (community::NO_ADVERTISE, "no-advertise"),
@@ -32,6 +34,12 @@ const WELL_KNOWN: [(u32, &str); 6] = [
 ];
 
 impl Community {
+    /// RFC 8326: the session it comes by is about to end.
+    pub const GRACEFUL_SHUTDOWN: Self = Self(community::GRACEFUL_SHUTDOWN);
+    /// RFC 9494: kept for long after its neighbour was lost; any other path is better.
+    pub const LLGR_STALE: Self = Self(community::LLGR_STALE);
+    /// RFC 9494: not to be kept so.
+    pub const NO_LLGR: Self = Self(community::NO_LLGR);
     /// RFC 1997: not outside a confederation.
     pub const NO_EXPORT: Self = Self(community::NO_EXPORT);
     /// RFC 7999: traffic to it is to be dropped; not for other ASes.

@@ -65,6 +65,20 @@ pub struct Attributes {
     pub unknown: Vec<UnknownAttr>,
 }
 
+impl Attributes {
+    /// Whether it is among the communities.
+    pub fn has(&self, community: Community) -> bool {
+        self.communities.binary_search(&community).is_ok()
+    }
+
+    /// Adds a community, where it is not there already.
+    pub fn add(&mut self, community: Community) {
+        if let Err(place) = self.communities.binary_search(&community) {
+            self.communities.insert(place, community);
+        }
+    }
+}
+
 /// An attribute we pass on without understanding it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnknownAttr {

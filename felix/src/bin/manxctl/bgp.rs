@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::bail;
-use manx_bgp::api::{BfdStatus, Destination, Held, PathInfo, Request, Session, SessionState, Status};
+use manx_bgp::api::{
+    BfdStatus, Destination, DrainPhase, DrainStatus, Held, PathInfo, Request, Session, SessionState, Status,
+};
 use manx_bgp::bfd::State;
 use manx_bgp::types::Prefix;
 use manx_felix::speaker;
@@ -35,13 +37,17 @@ pub async fn peer(socket: &Path, wanted: &str) -> anyhow::Result<Session> {
     match sessions.iter().filter(is).collect::<Vec<_>>()[..] {
         [session] => Ok(session.clone()),
         [] => {
-            let known = sessions.iter().map(|session| match session.name.as_str() {
-                "" => session.address.to_string(),
-                name => format!("{name} ({})", session.address),
-            });
-            bail!("there is no peer {wanted}; there are: {}", list(known))
+            bail!("there is no peer {wanted}; there are: {}", list(sessions.iter().map(title)))
         }
         _ => bail!("several peers are called {wanted}: give one's address"),
+    }
+}
+
+/// `tor1 (10.0.0.1)`.
+pub fn title(session: &Session) -> String {
+    match session.name.as_str() {
+        "" => session.address.to_string(),
+        name => format!("{name} ({})", session.address),
     }
 }
 
@@ -83,7 +89,7 @@ pub fn sessions(sessions: &[Session]) -> String {
                 session.address.to_string(),
                 or_dash(session.name.clone()),
                 session.asn.0.to_string(),
-                session.state.to_string(),
+                state(session),
                 age(session.since_seconds),
                 or_dash(session.bfd.as_ref().map(|bfd| bfd.state.to_string())),
                 session.received.to_string(),
@@ -93,6 +99,23 @@ pub fn sessions(sessions: &[Session]) -> String {
             ]
         }),
     )
+}
+
+/// `Established`, or `Established, draining`.
+fn state(session: &Session) -> String {
+    match &session.drain {
+        None => session.state.to_string(),
+        Some(drain) if drain.seconds_left.is_some() => format!("{}, draining", session.state),
+        Some(_) => format!("{}, drained", session.state),
+    }
+}
+
+/// `announced, withdrawn in 42s: "new kernel"`.
+fn drain(drain: &DrainStatus) -> String {
+    let next = DrainPhase::after(drain.then);
+    let next = drain.seconds_left.map(|left| format!(", {next} in {left}s")).unwrap_or_default();
+    let reason = Some(&drain.reason).filter(|reason| !reason.is_empty());
+    format!("{}{next}{}", drain.phase, reason.map(|reason| format!(": {reason:?}")).unwrap_or_default())
 }
 
 /// All of one session, a line each.
@@ -118,9 +141,20 @@ pub fn render_peer(session: &Session) -> String {
             let held = |of: &Held| format!("{} of at most {} of {}", of.held, of.limit, of.family);
             or_dash(session.prefixes.iter().map(held).collect::<Vec<_>>().join(", "))
         }),
+        ("Stale", stale(session)),
+        ("Drain", or_dash(session.drain.as_ref().map(drain))),
         ("BFD", or_dash(session.bfd.as_ref().map(bfd))),
         ("Messages", format!("{} in, {} out", session.messages_in, session.messages_out)),
     ])
+}
+
+/// `3 prefixes, 2 of them as the last resort`.
+fn stale(session: &Session) -> String {
+    match (session.stale, session.long_lived) {
+        (0, _) => "-".to_owned(),
+        (stale, 0) => format!("{stale} prefixes"),
+        (stale, long_lived) => format!("{stale} prefixes, {long_lived} of them as the last resort (LLGR)"),
+    }
 }
 
 /// `Up for 2m, sends every 300 ms, detects a loss within 900 ms`.
@@ -202,6 +236,7 @@ pub fn render_routes(destinations: &[Destination]) -> String {
 
 #[cfg(test)]
 pub mod tests {
+    use manx_bgp::api::AfterDrain;
     use manx_bgp::types::{Asn, Family, RouterId};
 
     use super::*;
@@ -221,11 +256,13 @@ pub mod tests {
             prefixes: vec![Held { family: Family::Ipv4, held: 3, limit: 1_000_000 }],
             accepted: 2,
             stale: 0,
+            long_lived: 0,
             advertised: 1,
             messages_in: 10,
             messages_out: 11,
             flaps: 0,
             bfd: None,
+            drain: None,
         }
     }
 
@@ -242,6 +279,7 @@ pub mod tests {
             originated: vec!["10.244.3.64/26".parse().unwrap()],
             destinations: 4,
             synced: true,
+            drain: None,
         };
         insta::assert_snapshot!(render_peers(&status));
     }
@@ -294,6 +332,22 @@ pub mod tests {
             flaps: 0,
         });
         insta::assert_snapshot!(render_peer(&session));
+    }
+
+    #[test]
+    fn a_drain_and_what_is_stale_are_shown() {
+        let mut session = session("10.0.0.1", "tor1", SessionState::Established, None);
+        session.drain = Some(DrainStatus {
+            phase: DrainPhase::Announced,
+            then: AfterDrain::Withdraw,
+            seconds_left: Some(42),
+            reason: "new kernel".to_owned(),
+        });
+        (session.stale, session.long_lived) = (3, 2);
+        let shown = render_peer(&session);
+        assert!(shown.contains("announced, withdrawn in 42s: \"new kernel\""), "{shown}");
+        assert!(shown.contains("3 prefixes, 2 of them as the last resort (LLGR)"), "{shown}");
+        assert!(sessions(&[session]).contains("Established, draining"));
     }
 
     #[test]

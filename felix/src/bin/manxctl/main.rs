@@ -3,6 +3,7 @@
 mod agent;
 mod bgp;
 mod cluster;
+mod operate;
 mod status;
 mod table;
 
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use manx_bgp::api::{AfterDrain, DEFAULT_WAIT, Direction};
 use manx_bgp::types::Prefix;
 use manx_felix::watch::convert::words;
 use serde::Serialize;
@@ -29,7 +31,11 @@ Examples:
   manxctl bgp peers                    every BGP session of this node, and why it is not up
   manxctl bgp peer tor1                all about one of them
   manxctl bgp routes --received tor1   what it said, and what became of each route; --advertised: what it was told
-  manxctl bgp why 10.244.3.0/26        every path to one destination, and what decided against each"
+  manxctl bgp why 10.244.3.0/26        every path to one destination, and what decided against each
+  manxctl bgp refresh tor1             have it say all its routes again; out: say ours again
+  manxctl bgp reset tor1 --reason \"new filters\"
+  manxctl bgp drain --wait 30          before maintenance: peers move their traffic away, then our routes go
+  manxctl bgp undrain                  after it"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -97,6 +103,99 @@ enum BgpCommand {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Have all routes of a session said again; no session ends (RFC 2918, RFC 7313).
+    #[command(after_help = "\
+Examples:
+  manxctl bgp refresh             ask every peer for all its routes
+  manxctl bgp refresh tor1        ask one
+  manxctl bgp refresh tor1 out    tell one all of ours again
+  manxctl bgp refresh out         tell every peer")]
+    Refresh {
+        /// Its address or its name; all that are up unless given.
+        peer: Option<String>,
+        /// Whose routes: the peer's (in, unless given) or ours (out).
+        #[arg(value_name = "in|out")]
+        direction: Option<Whose>,
+        #[command(flatten)]
+        speaker: SpeakerArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// End a session and begin it anew (Cease/Administrative Reset).
+    Reset {
+        /// Its address or its name.
+        peer: String,
+        /// For the peer's operator, who reads it in the log there (RFC 9003); up to 255 octets.
+        #[arg(long, default_value = "")]
+        reason: String,
+        #[command(flatten)]
+        speaker: SpeakerArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Have peers use other ways before ours end: graceful shutdown (RFC 8326).
+    ///
+    /// All routes are told again with the community GRACEFUL_SHUTDOWN, and inside our AS with LOCAL_PREF 0, so that they
+    /// are used only where there is nothing else. When the wait is over they are withdrawn, or the sessions end. It lasts
+    /// until undrain, whatever the configuration says meanwhile, or until the speaker ends.
+    #[command(after_help = "\
+Examples:
+  manxctl bgp drain                                    this node, for maintenance: routes go in 60 s
+  manxctl bgp drain tor1 --wait 10 --then shutdown --reason \"new optics\"
+                                                       one peer, whose routes we avoid meanwhile
+  manxctl bgp peers                                    how far it has come")]
+    Drain {
+        /// Its address or its name; all of them unless given.
+        peer: Option<String>,
+        /// Seconds between the announcement and what follows.
+        #[arg(long, default_value_t = DEFAULT_WAIT)]
+        wait: u32,
+        /// What follows.
+        #[arg(long, value_enum, default_value_t = Then::Withdraw)]
+        then: Then,
+        /// For the peers' operators where sessions end (RFC 9003); up to 255 octets.
+        #[arg(long, default_value = "")]
+        reason: String,
+        #[command(flatten)]
+        speaker: SpeakerArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Take a drain back: our routes are told as before, and sessions it ended begin anew.
+    Undrain {
+        /// The peer drained by itself; everything that is drained unless given.
+        peer: Option<String>,
+        #[command(flatten)]
+        speaker: SpeakerArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Whose {
+    In,
+    Out,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Then {
+    /// All routes are withdrawn; sessions stay.
+    Withdraw,
+    /// Sessions end with Cease/Administrative Shutdown.
+    Shutdown,
+}
+
+/// `refresh out` means all peers; a peer of such a name is reached by its address.
+fn refreshed(peer: Option<String>, whose: Option<Whose>) -> (Option<String>, Direction) {
+    let direction = |whose| match whose {
+        Whose::In => Direction::In,
+        Whose::Out => Direction::Out,
+    };
+    match (peer.as_deref().map(|word| Whose::from_str(word, false)), whose) {
+        (Some(Ok(whose)), None) => (None, direction(whose)),
+        _ => (peer, whose.map_or(Direction::In, direction)),
+    }
 }
 
 #[derive(Args)]
@@ -169,6 +268,28 @@ async fn ask_speaker(command: BgpCommand) -> anyhow::Result<()> {
             let destination = bgp::why(&speaker.speaker_socket, prefix).await?;
             print(output.output, &destination, || bgp::render_why(&destination))
         }
+        BgpCommand::Refresh { peer, direction, speaker, output } => {
+            let (peer, direction) = refreshed(peer, direction);
+            let outcomes = operate::refresh(&speaker.speaker_socket, peer.as_deref(), direction).await?;
+            print(output.output, &outcomes, || operate::render(&outcomes))
+        }
+        BgpCommand::Reset { peer, reason, speaker, output } => {
+            let outcomes = operate::reset(&speaker.speaker_socket, &peer, reason).await?;
+            print(output.output, &outcomes, || operate::render(&outcomes))
+        }
+        BgpCommand::Drain { peer, wait, then, reason, speaker, output } => {
+            let then = match then {
+                Then::Withdraw => AfterDrain::Withdraw,
+                Then::Shutdown => AfterDrain::Shutdown,
+            };
+            let socket = &speaker.speaker_socket;
+            let drained = operate::drain(socket, peer.as_deref(), wait, then, reason).await?;
+            print(output.output, &drained, || operate::render_drained(&drained))
+        }
+        BgpCommand::Undrain { peer, speaker, output } => {
+            let drained = operate::undrain(&speaker.speaker_socket, peer.as_deref()).await?;
+            print(output.output, &drained, || operate::render_drained(&drained))
+        }
     }
 }
 
@@ -193,5 +314,22 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_direction_alone_means_all_peers() {
+        let read = |words: &[&str]| {
+            let argv = ["manxctl", "bgp", "refresh"].into_iter().chain(words.iter().copied());
+            match Cli::try_parse_from(argv).map(|cli| cli.command) {
+                Ok(Command::Bgp(BgpCommand::Refresh { peer, direction, .. })) => refreshed(peer, direction),
+                _ => panic!("{words:?}"),
+            }
+        };
+        let tor1 = || Some("tor1".to_owned());
+        assert_eq!(read(&[]), (None, Direction::In));
+        assert_eq!(read(&["out"]), (None, Direction::Out));
+        assert_eq!(read(&["tor1"]), (tor1(), Direction::In));
+        assert_eq!(read(&["tor1", "out"]), (tor1(), Direction::Out));
+        assert_eq!(read(&["in", "out"]), (Some("in".to_owned()), Direction::Out));
     }
 }

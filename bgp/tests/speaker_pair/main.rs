@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod graceful;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use manx_bgp::api::{Config, GracefulRestart, Network, PeerConfig, Policy, Reply, SessionState, Status};
+use manx_bgp::api::{
+    Config, Direction, GracefulRestart, Network, PeerConfig, Policy, Reply, SessionState, Status,
+};
 use manx_bgp::speaker::{self, Handle, Options, Watch};
 use manx_bgp::types::{Asn, Family, Prefix, RouterId};
 use manx_bgp::wire::{self, Capability, Message, Notification, Open};
@@ -348,19 +352,26 @@ impl Raw {
 
     async fn say(&mut self, message: &Message) {
         let mut octets = Vec::new();
-        wire::write(message, None, &mut octets).unwrap();
+        wire::write(message, Some(&internal()), &mut octets).unwrap();
         self.stream.write_all(&octets).await.unwrap();
     }
 
     /// To Established, as `host` of AS 64512.
     async fn open(&mut self, host: u8) {
-        assert!(matches!(self.hear(None).await, Some(Message::Open(_))));
+        self.open_with(host, Vec::new()).await;
+    }
+
+    /// With more capabilities than it needs; gives back those it hears.
+    async fn open_with(&mut self, host: u8, more: Vec<Capability>) -> Vec<Capability> {
+        let Some(Message::Open(theirs)) = self.hear(None).await else { panic!("no OPEN") };
         let asn = Asn(64512);
         let router_id = RouterId(Ipv4Addr::new(10, 0, 0, host));
-        let capabilities = vec![Capability::Multiprotocol(Family::Ipv4), Capability::FourOctetAs(asn)];
+        let mut capabilities = vec![Capability::Multiprotocol(Family::Ipv4), Capability::FourOctetAs(asn)];
+        capabilities.extend(more);
         self.say(&Message::Open(Open { asn, hold_time: 0, router_id, capabilities })).await;
         assert_eq!(self.hear(None).await, Some(Message::Keepalive));
         self.say(&Message::Keepalive).await;
+        theirs.capabilities
     }
 }
 
@@ -420,9 +431,7 @@ async fn a_neighbour_that_does_not_read_delays_nobody_and_is_told_all_when_it_re
     let stalled = handle.status().await.unwrap().sessions[0].advertised;
     assert!(stalled < PREFIXES, "the routes for the one that does not read stay in the RIB");
 
-    let add_path = wire::AddPath::default();
-    let families = vec![Family::Ipv4];
-    let session = wire::Session { asn4: true, families, ebgp: false, extended: false, add_path };
+    let session = internal();
     let mut told = 0;
     loop {
         match raw.hear(Some(&session)).await.expect("the session lives") {
@@ -439,9 +448,16 @@ async fn a_neighbour_that_does_not_read_delays_nobody_and_is_told_all_when_it_re
     assert!(sessions.iter().all(|session| session.flaps == 0), "{sessions:#?}");
 }
 
+/// What [`Raw::open`] comes to.
+fn internal() -> wire::Session {
+    let (families, add_path) = (vec![Family::Ipv4], wire::AddPath::default());
+    wire::Session { asn4: true, families, ebgp: false, extended: false, add_path }
+}
+
 /// Our own, whose forwarding stays while the speaker is away, told to external peers.
 fn restartable(peer: PeerConfig) -> PeerConfig {
-    let graceful_restart = GracefulRestart { restart_time: 60, preserve_forwarding: true };
+    let graceful_restart =
+        GracefulRestart { restart_time: 60, preserve_forwarding: true, ..GracefulRestart::default() };
     PeerConfig { graceful_restart, import: Some(Policy::accept()), export: Some(Policy::accept()), ..peer }
 }
 
@@ -518,7 +534,8 @@ async fn a_speaker_that_is_to_be_back_ends_without_a_word_and_any_other_with_one
         let lab = Lab(16 + u8::from(preserve_forwarding));
         let (first, _) = speaker::start(Options::default());
         let (other, _) = speaker::start(Options::default());
-        let graceful_restart = GracefulRestart { restart_time: 60, preserve_forwarding };
+        let graceful_restart =
+            GracefulRestart { restart_time: 60, preserve_forwarding, ..GracefulRestart::default() };
         let peer = PeerConfig { graceful_restart, ..lab.peer(1, 2) };
         let config = Config { peers: vec![peer], networks: networks(1), ..lab.config(1) };
         first.apply(config).await.unwrap();
@@ -645,7 +662,7 @@ async fn a_neighbour_asked_again_says_everything_again() {
     let before =
         eventually("established and heard", &one, |status| status.sessions[0].received == 2 && status.synced)
             .await;
-    one.ask_again(lab.address(2)).await.unwrap();
+    one.refresh(lab.address(2), Direction::In).await.unwrap();
     // An UPDATE of each family.
     let heard = before.sessions[0].messages_in + 2;
     let status = eventually("heard again", &one, |s| s.sessions[0].messages_in >= heard).await;
@@ -654,6 +671,6 @@ async fn a_neighbour_asked_again_says_everything_again() {
     let lonely = Lab(28);
     let (handle, _) = speaker::start(Options::default());
     handle.apply(Config { peers: vec![lonely.peer(1, 2)], ..lonely.config(1) }).await.unwrap();
-    let error = handle.ask_again(lonely.address(2)).await.unwrap_err().to_string();
+    let error = handle.refresh(lonely.address(2), Direction::In).await.unwrap_err().to_string();
     assert!(error.contains("the session is not established"), "{error}");
 }
