@@ -8,7 +8,7 @@ use crate::client::{ADD_PATIENCE, Agent, AgentError};
 use crate::config::Config;
 use crate::environment::{Args, wrong};
 use crate::netns::{Netns, NetnsError};
-use crate::protocol::{AttachmentKey, Reply, Request, VERSION};
+use crate::protocol::{AttachmentKey, Reply, Request, VERSION, pod_mac};
 use crate::spec::{CniError, add_document, code};
 use crate::veth::{self, Veth};
 
@@ -28,6 +28,7 @@ pub fn add(config: &Config, key: AttachmentKey, netns: &str, args: Args) -> Resu
     }
     let namespace = open(netns)?;
     let ifname = key.ifname.clone();
+    let mac = config.mac.or(args.mac).unwrap_or_else(|| pod_mac(&key));
     let mut agent = Agent::connect(Path::new(&config.agent_socket), ADD_PATIENCE)?;
     let asked = if config.ips.is_empty() { args.ip.into_iter().collect() } else { config.ips.clone() };
     let request = Request::Add {
@@ -43,8 +44,13 @@ pub fn add(config: &Config, key: AttachmentKey, netns: &str, args: Args) -> Resu
         other => return Err(AgentError::OutOfTurn(Box::new(other)).into()),
     };
     attach.mtu = config.mtu.unwrap_or(attach.mtu);
-    let veth = veth::create(&attach, &namespace, &ifname, config.mac.or(args.mac))
-        .map_err(|error| CniError::new(code::INTERFACE, "cannot make the interface", error.to_string()))?;
+    let veth = match veth::create(&attach, &namespace, &ifname, mac) {
+        Ok(veth) => veth,
+        Err(error) => {
+            agent.fail(&error);
+            return Err(CniError::new(code::INTERFACE, "cannot make the interface", error.to_string()));
+        }
+    };
     program(&mut agent, &veth).inspect_err(|_| {
         // The failure that made us give up is the one to tell; the runtime's DEL finds the interface by name.
         let _ = veth::delete(&attach.host_ifname);

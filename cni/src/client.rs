@@ -89,6 +89,12 @@ impl Agent {
         Ok(Self { stream })
     }
 
+    /// Says why the ADD that was begun comes to nothing, for the agent's log.
+    pub fn fail(mut self, why: &impl ToString) {
+        // The runtime is told the same, and the end of the connection undoes what was begun.
+        let _ = write_frame(&mut self.stream, &Request::Failed { why: why.to_string() });
+    }
+
     /// Asks one question and waits for its answer. A [`Reply::Error`] is an error.
     ///
     /// # Errors

@@ -8,9 +8,8 @@
 //!         plugin ◀─ Attach ─ agent     the plugin makes the veth in the pod's namespace
 //!         plugin ── Ready ──▶ agent    the agent programs the pod's route
 //!         plugin ◀─ Programmed ─ agent the plugin prints its result
-//!   DEL                                the plugin removes the veth
-//!         plugin ── Del ──▶ agent      the route goes, the address is freed
-//!         plugin ◀─ Deleted ─ agent
+//!   DEL   plugin ── Del ──▶ agent      the route goes, the veth is taken down
+//!         plugin ◀─ Deleted ─ agent    the agent removes the veth, then frees the address
 //!   CHECK plugin ── Check ──▶ agent    what the agent holds of the attachment
 //!         plugin ◀─ Attached ─ agent   the plugin compares it, the kernel and prevResult
 //!   GC    plugin ── Gc ──▶ agent       the attachments the runtime does not know
@@ -19,8 +18,8 @@
 //!         plugin ◀─ NodeReady ─ agent
 //! ```
 //!
-//! An ADD whose connection ends before `Programmed` is undone by the agent. A DEL that finds no agent leaves a note
-//! for it (see [`crate::released`]).
+//! An ADD whose connection ends before `Programmed` is undone by the agent. A DEL that finds no agent removes the veth
+//! itself and leaves a note (see [`crate::released`]).
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -63,15 +62,26 @@ pub struct AttachmentKey {
 /// finds the interface with the agent down and the pod's namespace gone.
 pub fn host_ifname(key: &AttachmentKey) -> String {
     const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let hash = hash(key);
+    let digits = (0..11).map(|i| char::from(DIGITS[(hash >> (5 * i)) as usize & 31]));
+    HOST_IFNAME_PREFIX.chars().chain(digits).collect()
+}
+
+/// The MAC of an attachment's end in the pod, unless another is asked for: locally administered, and like the name of
+/// the host's end it follows from the key. Set by us, so that nobody in the pod changes it.
+pub fn pod_mac(key: &AttachmentKey) -> [u8; 6] {
+    let [.., a, b, c, d, e] = hash(key).to_be_bytes();
+    [0x02, a, b, c, d, e]
+}
+
+fn hash(key: &AttachmentKey) -> u64 {
     let key = key.container_id.bytes().chain([b'/']).chain(key.ifname.bytes());
     // FNV-1a, 64 bits; then its bits are mixed, for FNV leaves the last bytes' mark in the low ones.
     let hash = key.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     let hash = (hash ^ (hash >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    let hash = hash ^ (hash >> 32);
-    let digits = (0..11).map(|i| char::from(DIGITS[(hash >> (5 * i)) as usize & 31]));
-    HOST_IFNAME_PREFIX.chars().chain(digits).collect()
+    hash ^ (hash >> 32)
 }
 
 /// The pod an attachment belongs to, from CNI_ARGS; empty where the runtime did not say.
@@ -113,6 +123,11 @@ pub enum Request {
         pod_mac: [u8; 6],
         /// Interface index of the host's end.
         host_ifindex: u32,
+    },
+    /// The veth could not be made: what was begun is undone, and the reason goes to the agent's log. Not answered.
+    Failed {
+        /// Why, in words.
+        why: String,
     },
     /// A DEL; a key never seen is success. Answered by [`Reply::Deleted`].
     Del {
@@ -159,7 +174,7 @@ impl Request {
             | Self::Gc { version, .. }
             | Self::NodeReady { version }
             | Self::Status { version } => Some(*version),
-            Self::Ready { .. } => None,
+            Self::Ready { .. } | Self::Failed { .. } => None,
         }
     }
 }
@@ -172,7 +187,7 @@ pub enum Reply {
     Attach(Attach),
     /// The pod's routes are in the kernel: it can be reached.
     Programmed,
-    /// The route is gone and the address is free.
+    /// Nothing leads to the interface any more and it is down; the agent removes it.
     Deleted,
     /// What the agent holds of an attachment.
     Attached(Attached),
@@ -279,6 +294,17 @@ mod tests {
         assert_eq!(name("c2", "eth0"), "manxej3izmaxugd");
         assert_eq!(name("c1", "eth1"), "manxddclneiwisn");
         assert_eq!(name("6f1e8c", "net1").len(), 15);
+    }
+
+    #[test]
+    fn a_pods_mac_is_unicast_and_locally_administered_and_differs_by_container_and_interface() {
+        let mac = |container_id: &str, ifname: &str| {
+            pod_mac(&AttachmentKey { container_id: container_id.into(), ifname: ifname.into() })
+        };
+        let macs = [mac("c1", "eth0"), mac("c2", "eth0"), mac("c1", "eth1")];
+        assert!(macs.iter().all(|mac| mac[0] == 0x02), "{macs:x?}");
+        assert!(macs[0] != macs[1] && macs[0] != macs[2] && macs[1] != macs[2], "{macs:x?}");
+        assert_eq!(mac("c1", "eth0"), macs[0]);
     }
 
     #[test]

@@ -8,8 +8,12 @@
 //! ```
 //!
 //! Both ends know the other's MAC from the start: no ARP, no neighbour discovery, no proxy_arp, and
-//! nothing to wait for before the first packet. It takes four sends: the pair, a look at the far end,
-//! a batch in the pod, a batch on the node.
+//! nothing to wait for before the first packet. It takes three sends: the pair, a batch in the pod, a batch
+//! on the node.
+//!
+//! Nearly all the kernel does here it does under one lock of the whole machine, so what counts with many pods at once is
+//! how often that is asked for. Writing `disable_ipv6` is worse: the kernel does not wait for the lock there but has
+//! the caller try again at once, and while a dozen do, nobody gets on. It is written only where it must be.
 
 use std::fs;
 use std::io;
@@ -22,7 +26,8 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkHeader, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
+    LinkHeader, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -82,21 +87,22 @@ pub enum VethError {
     Open(#[from] io::Error),
 }
 
-/// Makes the veth `attach` describes, with its far end in `netns` as `ifname`, up and addressed on both sides. The pod's
-/// end has `mac`, or one of the kernel's choice.
+/// Makes the veth `attach` describes, with its far end in `netns` as `ifname` and with `pod_mac`, up and addressed on
+/// both sides.
 ///
 /// # Errors
 /// [`VethError`]; nothing is left behind.
-pub fn create(attach: &Attach, netns: &Netns, ifname: &str, mac: Option<[u8; 6]>) -> Result<Veth, VethError> {
+pub fn create(attach: &Attach, netns: &Netns, ifname: &str, pod_mac: [u8; 6]) -> Result<Veth, VethError> {
     let mut host = Netlink::open()?;
     if attach.replaces {
         delete_by(&mut host, &attach.host_ifname)?;
     }
-    let host_ifindex = create_pair(&mut host, attach, netns, ifname, mac)?;
-    finish(&mut host, host_ifindex, attach, netns, ifname).inspect_err(|_| {
+    let made = create_pair(&mut host, attach, netns, ifname, pod_mac)?;
+    let finished = finish(&mut host, made, attach, netns, ifname, pod_mac).inspect_err(|_| {
         // The failure that made us give up is the one to tell; DEL finds the interface by its name.
         let _ = delete_by(&mut host, &attach.host_ifname);
-    })
+    });
+    finished.map(|()| Veth { host_ifindex: made.index, pod_mac })
 }
 
 /// Removes the veth whose host end is called `host_ifname`, both ends. None there is success.
@@ -116,23 +122,22 @@ fn delete_by(host: &mut Netlink, host_ifname: &str) -> Result<(), VethError> {
     }
 }
 
-/// Makes the pair and returns the host end's index, which NLM_F_ECHO has the kernel tell.
+/// Makes the pair, both ends down, and returns the host's, which NLM_F_ECHO has the kernel tell.
 fn create_pair(
     host: &mut Netlink,
     attach: &Attach,
     netns: &Netns,
     ifname: &str,
-    mac: Option<[u8; 6]>,
-) -> Result<u32, VethError> {
-    // Not IFF_UP here: the kernel would bring the far end up before the near one is its peer (ENOTCONN).
+    pod_mac: [u8; 6],
+) -> Result<Link, VethError> {
     let mut peer = LinkMessage::default();
     peer.attributes = vec![
         LinkAttribute::IfName(ifname.to_owned()),
         LinkAttribute::Mtu(attach.mtu),
         LinkAttribute::NetNsFd(netns.file().as_raw_fd()),
+        LinkAttribute::Address(pod_mac.to_vec()),
     ];
-    peer.attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
-    let mut link = up_message(0);
+    let mut link = LinkMessage::default();
     link.attributes = vec![
         LinkAttribute::IfName(attach.host_ifname.clone()),
         LinkAttribute::Mtu(attach.mtu),
@@ -158,53 +163,60 @@ fn create_pair(
     };
     let told = replies.first().copied();
     let link = told.map_or_else(|| find(host, &attach.host_ifname), |link| Ok(Some(link)))?;
-    link.map(|link| link.index).ok_or_else(|| refused(&format!("find {}", attach.host_ifname), Errno::ENODEV))
+    link.ok_or_else(|| refused(&format!("find {}", attach.host_ifname), Errno::ENODEV))
 }
 
 /// All that comes after the pair exists.
 fn finish(
     host: &mut Netlink,
-    host_ifindex: u32,
+    made: Link,
     attach: &Attach,
     netns: &Netns,
     ifname: &str,
-) -> Result<Veth, VethError> {
+    pod_mac: [u8; 6],
+) -> Result<(), VethError> {
     let has_v6 = attach.addresses.iter().any(IpAddr::is_ipv6);
     // The socket and /proc/sys/net both belong to the namespace of the thread that opens them.
     let mut pod = netns.run(|| {
         if has_v6 {
             // A runtime may have IPv6 off by default in new namespaces.
-            write_sysctl("ipv6", "lo", "disable_ipv6", "0")?;
-            write_sysctl("ipv6", ifname, "disable_ipv6", "0")?;
+            enable_ipv6("lo")?;
+            enable_ipv6(ifname)?;
             write_sysctl("ipv6", ifname, "accept_ra", "0")?;
         }
         Netlink::open().map_err(VethError::from)
     })??;
-    let link = find(&mut pod, ifname)?.ok_or_else(|| refused(&format!("find {ifname}"), Errno::ENODEV))?;
-    run(&mut pod, pod_steps(link.index, attach, ifname))?;
-    host_sysctls(&attach.host_ifname, has_v6)?;
-    run(host, host_steps(host_ifindex, link.mac, attach, has_v6))?;
-    Ok(Veth { host_ifindex, pod_mac: link.mac })
-}
-
-/// What the node's side must and must not take from a pod.
-fn host_sysctls(host_ifname: &str, has_v6: bool) -> Result<(), VethError> {
+    let peer = made.peer.ok_or_else(|| refused(&format!("find {ifname}"), Errno::ENODEV))?;
+    run(&mut pod, pod_steps(peer, attach, ifname))?;
+    let knows_v6 = fs::exists("/proc/sys/net/ipv6").unwrap_or_default();
     // A packet whose source is not routed back to this pod is forged. The pod's route is not there yet, but
     // neither is anything that may be sent. (Counts where `all` is 0 or 1: the kernel takes the larger.)
-    write_sysctl("ipv4", host_ifname, "rp_filter", "1")?;
+    write_sysctl("ipv4", &attach.host_ifname, "rp_filter", "1")?;
     if has_v6 {
-        write_sysctl("ipv6", host_ifname, "disable_ipv6", "0")?;
+        enable_ipv6(&attach.host_ifname)?;
+    }
+    if knows_v6 {
         // A pod must not be able to give the node a route.
-        write_sysctl("ipv6", host_ifname, "accept_ra", "0")
-    } else if fs::exists("/proc/sys/net/ipv6").unwrap_or_default() {
-        write_sysctl("ipv6", host_ifname, "disable_ipv6", "1")
-    } else {
-        Ok(())
+        write_sysctl("ipv6", &attach.host_ifname, "accept_ra", "0")?;
+    }
+    run(host, host_steps(made.index, pod_mac, attach, has_v6, knows_v6))
+}
+
+/// Turns IPv6 on where it is off.
+fn enable_ipv6(ifname: &str) -> Result<(), VethError> {
+    let key = "disable_ipv6";
+    match fs::read(sysctl("ipv6", ifname, key)) {
+        Ok(value) if value.trim_ascii() == b"0" => Ok(()),
+        _ => write_sysctl("ipv6", ifname, key, "0"),
     }
 }
 
+fn sysctl(family: &str, ifname: &str, key: &str) -> String {
+    format!("/proc/sys/net/{family}/conf/{ifname}/{key}")
+}
+
 fn write_sysctl(family: &str, ifname: &str, key: &str, value: &'static str) -> Result<(), VethError> {
-    let path = format!("/proc/sys/net/{family}/conf/{ifname}/{key}");
+    let path = sysctl(family, ifname, key);
     fs::write(&path, value).map_err(|source| VethError::Sysctl { path, value, source })
 }
 
@@ -246,14 +258,32 @@ fn pod_steps(index: u32, attach: &Attach, ifname: &str) -> Vec<Step> {
     steps
 }
 
-fn host_steps(index: u32, pod_mac: [u8; 6], attach: &Attach, has_v6: bool) -> Vec<Step> {
+fn host_steps(index: u32, pod_mac: [u8; 6], attach: &Attach, has_v6: bool, knows_v6: bool) -> Vec<Step> {
     let ifname = &attach.host_ifname;
+    // Before it is up: no address but ours, and for a pod without IPv6 none at all.
+    let no_address = knows_v6.then(|| Step {
+        what: format!("keep {ifname} from making itself an address"),
+        request: (RouteNetlinkMessage::NewLink(no_address_message(index)), 0),
+    });
+    let up = Step {
+        what: format!("bring up {ifname}"),
+        request: (RouteNetlinkMessage::NewLink(up_message(index)), 0),
+    };
     let gateway = has_v6
         .then(|| IpNetwork::new(GATEWAY_V6.into(), 64).ok())
         .flatten()
         .map(|gateway| address_step(index, gateway, ifname));
     let neighbours = attach.addresses.iter().map(|&address| neighbour_step(index, address, pod_mac, ifname));
-    gateway.into_iter().chain(neighbours).collect()
+    no_address.into_iter().chain([up]).chain(gateway).chain(neighbours).collect()
+}
+
+/// Sets IN6_ADDR_GEN_MODE_NONE.
+fn no_address_message(index: u32) -> LinkMessage {
+    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]));
+    link
 }
 
 fn up_message(index: u32) -> LinkMessage {
@@ -329,25 +359,26 @@ fn family_of(address: IpAddr) -> AddressFamily {
     }
 }
 
-/// What the kernel says of an interface, as far as it matters here.
+/// What the kernel says of a veth, as far as it matters here.
 #[derive(Clone, Copy)]
 struct Link {
     index: u32,
-    mac: [u8; 6],
+    /// Index of the other end, in its own namespace.
+    peer: Option<u32>,
 }
 
 impl Parseable<[u8]> for Link {
     fn parse(body: &[u8]) -> Result<Self, DecodeError> {
-        const IFLA_ADDRESS: u16 = 1;
+        const IFLA_LINK: u16 = 5;
         const HEADER: usize = 16;
-        let mut mac = None;
+        let mut peer = None;
         for attribute in NlasIterator::new(body.get(HEADER..).unwrap_or_default()) {
             let attribute = attribute?;
-            if attribute.kind() == IFLA_ADDRESS {
-                mac = attribute.value().try_into().ok();
+            if attribute.kind() == IFLA_LINK {
+                peer = attribute.value().try_into().ok().map(u32::from_ne_bytes);
             }
         }
-        Ok(Self { index: LinkHeader::parse(body)?.index, mac: mac.ok_or("a link without a MAC")? })
+        Ok(Self { index: LinkHeader::parse(body)?.index, peer })
     }
 }
 

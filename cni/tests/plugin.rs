@@ -117,7 +117,7 @@ fn an_interface_that_is_there_already_is_an_error_and_stays() {
     on_a_node(|| {
         let (run_dir, pod) = (tempfile::tempdir().unwrap(), Pod::new());
         let socket = run_dir.path().join("agent.sock");
-        Agent::start(Manner::Serves, &socket, DUAL_STACK);
+        let agent = Agent::start(Manner::Serves, &socket, DUAL_STACK);
         pod.run("ip", &["link", "add", "eth0", "type", "veth", "peer", "name", "other"]);
         let error = plugin("ADD", &pod.path, &socket).fails();
         assert_eq!(error["code"], 100);
@@ -126,6 +126,8 @@ fn an_interface_that_is_there_already_is_an_error_and_stays() {
 
         pod.run("ip", &["link", "delete", "eth0"]);
         plugin("ADD", &pod.path, &socket).succeeds();
+        // Served after the one that failed, so that has been heard.
+        assert_eq!(agent.failures(), ["interface eth0 exists already in the pod's network namespace"]);
         let error = plugin("ADD", &pod.path, &socket).fails();
         assert_eq!((&error["code"], &error["msg"]), (&json!(110), &json!("is already attached")));
         // An agent that has forgotten it says nothing against it.
@@ -148,7 +150,10 @@ fn without_its_agent_an_add_is_to_be_tried_again_and_a_del_leaves_a_note() {
         assert!(error["details"].as_str().unwrap().starts_with("the agent is not running"), "{error}");
 
         run("ip", &["link", "add", &host_ifname(&key()), "type", "veth", "peer", "name", "eth0"]);
-        plugin("DEL", &pod.path, &socket).succeeds();
+        let output = plugin("DEL", &pod.path, &socket).output();
+        assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert!(log.starts_with("manx: DEL of eth0 of c1: the agent is not running"), "{log}");
         assert!(!host_links().contains("manx"));
         assert_eq!(released::read(&socket).unwrap(), [key()]);
     });

@@ -14,7 +14,9 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use manx_bgp::api::SessionState;
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -25,6 +27,10 @@ const PULSE: Duration = Duration::from_secs(30);
 
 /// What a caller may take to send its request's head.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Upper bounds of the buckets of answers to plugins, in seconds: most take well under a millisecond.
+const PLUGIN_SECONDS: [f64; 12] =
+    [0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0, 10.0];
 
 /// The agent's last sign of life.
 #[derive(Clone, Debug)]
@@ -45,6 +51,8 @@ pub struct Metrics {
     pub api_errors: IntCounterVec,
     /// By verb and result.
     pub attachments: IntCounterVec,
+    /// By verb: seconds of a plugin's run that were the agent's.
+    pub plugin_seconds: HistogramVec,
     routes: IntGaugeVec,
     pods: IntGauge,
     blocks: IntGauge,
@@ -77,6 +85,15 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
         };
+        let plugin_seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "manx_plugin_request_seconds",
+                "What the agent took to answer all a plugin asked in one run.",
+            )
+            .buckets(PLUGIN_SECONDS.to_vec()),
+            &["verb"],
+        )?;
+        registry.register(Box::new(plugin_seconds.clone()))?;
         Ok(Self {
             watch_events: counters("manx_watch_events_total", "Changes the API has told.", &["kind"])?,
             api_errors: counters(
@@ -89,6 +106,7 @@ impl Metrics {
                 "What plugins asked, and how it ended.",
                 &["verb", "result"],
             )?,
+            plugin_seconds,
             routes: gauges("manx_routes", "Routes of ours: wanted, installed, failing.", &["state"])?,
             pods: gauge("manx_pods", "Pods attached.")?,
             blocks: gauge("manx_blocks", "Blocks this node owns.")?,

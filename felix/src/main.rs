@@ -59,6 +59,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     let client = client(&config).await?;
     let metrics = Metrics::new()?;
+    let plugin_seconds = metrics.plugin_seconds.clone();
     let dataplane = Dataplane::start()?;
     let speaker = Speaker::start(&config.speaker_socket);
     let state_dir = config.state_dir();
@@ -73,7 +74,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
             tracing::info!("manx-felix stops; routes and sessions stay as they are");
             Ok(())
         }
-        () = attach::serve(listener, commands) => Ok(()),
+        () = attach::serve(listener, commands, plugin_seconds) => Ok(()),
         () = install.run(pulse.clone()) => Ok(()),
         served = health::serve(config.health_addr, pulse, metrics) => {
             served.with_context(|| format!("--health-addr {}", config.health_addr))

@@ -336,3 +336,53 @@ fn a_node_is_prepared_and_its_uplinks_mtu_found() {
         assert!(sysctl::prepare_node().changed.is_empty());
     });
 }
+
+/// Indexes of `count` veths called manx0 and on, up.
+fn veths(count: u32) -> Vec<u32> {
+    let make = |i: u32| {
+        ip(&format!("link add manx{i} type veth peer name pod{i}"));
+        ip(&format!("link set manx{i} up"));
+        links::index_of(&format!("manx{i}")).unwrap().unwrap()
+    };
+    (0..count).map(make).collect()
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn veths_that_end_are_down_when_it_is_said_and_gone_soon_after_and_no_other_is_touched() {
+    on_a_node(|| {
+        let dataplane = Dataplane::start().unwrap();
+        let mut indexes = veths(20);
+        let kept = indexes.pop().unwrap();
+        let removals: Vec<_> = indexes
+            .iter()
+            .map(|index| {
+                let removal = wait(dataplane.retire(vec![*index])).unwrap();
+                let shown = ip("-o link");
+                let line = shown.lines().find(|line| line.starts_with(&format!("{index}: ")));
+                assert!(line.is_none_or(|line| !line.contains(",UP")), "{shown}");
+                removal
+            })
+            .collect();
+        for removal in removals {
+            assert!(wait(removal.gone()));
+        }
+        let shown = ip("-o link");
+        assert_eq!(shown.matches(": manx").count(), 1, "{shown}");
+        assert_eq!(links::index_of("manx19").unwrap(), Some(kept));
+        // Gone already, as when a pod's namespace went first.
+        assert!(wait(wait(dataplane.retire(indexes)).unwrap().gone()));
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn what_an_agent_that_was_killed_was_about_to_remove_is_removed_by_the_next() {
+    on_a_node(|| {
+        veths(2);
+        ip(&format!("link set manx1 down group {}", manx_felix::dataplane::retire::RETIRED));
+        Dataplane::start().unwrap();
+        assert_eq!(ip("-o link").matches(": manx").count(), 1);
+        assert!(links::index_of("manx0").unwrap().is_some());
+    });
+}

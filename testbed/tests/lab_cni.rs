@@ -75,9 +75,13 @@ async fn status_check_and_gc_are_answered_by_a_nodes_agent() {
     let links = || async { lab.run("node1", &["ip", "-o", "link"]).await.unwrap() };
     assert!(links().await.contains(&host));
     cni(&lab, "GC", None, json!({"cni.dev/valid-attachments": []})).await.unwrap();
-    assert!(!links().await.contains(&host));
-    let report = lab.run("node1", &["manxctl", "status"]).await.unwrap();
-    assert!(report.contains("PODS\nnone\n"), "{report}");
+    let removed = || async {
+        let report = lab.run("node1", &["manxctl", "status"]).await.unwrap();
+        let links = links().await;
+        let gone = !links.contains(&host) && report.contains("PODS\nnone\n");
+        if gone { Ok(()) } else { Err(format!("{links}{report}")) }
+    };
+    eventually(SOON, removed).await.unwrap();
     lab.pod_del("default", "web").await.unwrap();
 
     lab.kill("node1", "manx-felix", Signal::SIGKILL).unwrap();

@@ -169,13 +169,14 @@ pub struct Agent {
     manner: Manner,
     addresses: Vec<IpAddr>,
     held: Arc<Mutex<BTreeMap<AttachmentKey, Held>>>,
+    failures: Arc<Mutex<Vec<String>>>,
 }
 
 impl Agent {
     pub fn start(manner: Manner, socket: &Path, addresses: &[&str]) -> Self {
         let listener = UnixListener::bind(socket).unwrap();
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        let agent = Self { manner, addresses, held: Arc::default() };
+        let agent = Self { manner, addresses, held: Arc::default(), failures: Arc::default() };
         let serving = agent.clone();
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -189,10 +190,19 @@ impl Agent {
         self.held.lock().unwrap().clone()
     }
 
+    /// What plugins said they could not do.
+    pub fn failures(&self) -> Vec<String> {
+        self.failures.lock().unwrap().clone()
+    }
+
     /// Serves until the plugin ends, whatever way.
     fn converse(&self, mut stream: UnixStream) {
         let mut adding = None;
         while let Ok(Some(request)) = read_frame::<Request>(&mut stream) {
+            if let Request::Failed { why } = request {
+                self.failures.lock().unwrap().push(why);
+                continue;
+            }
             let reply = self.answer(request, &mut adding);
             let ended = self.manner == Manner::EndsAfterAttach && matches!(reply, Reply::Attach(_));
             if write_frame(&mut stream, &reply).is_err() || ended {
@@ -230,6 +240,8 @@ impl Agent {
             Request::Del { .. } if self.manner == Manner::RefusesDel => error(11, "not now"),
             Request::Del { key, .. } => {
                 self.held.lock().unwrap().remove(&key);
+                // The agent of a node does this later; who looks next need not wait for it here.
+                let _ = Command::new("ip").args(["link", "del", &host_ifname(&key)]).output().unwrap();
                 Reply::Deleted
             }
             Request::Check { key, .. } => match self.held.lock().unwrap().get(&key) {
@@ -245,7 +257,7 @@ impl Agent {
             }
             Request::NodeReady { .. } if self.manner == Manner::Exhausted => error(50, "pool exhausted"),
             Request::NodeReady { .. } => Reply::NodeReady,
-            Request::Status { .. } => panic!("the plugin asks for no report"),
+            Request::Failed { .. } | Request::Status { .. } => panic!("not a question of the plugin's"),
         }
     }
 

@@ -24,13 +24,16 @@ impl Core {
     }
 
     /// The attachments of a network that the runtime does not know. An ADD on its way is not among them: the runtime
-    /// may have made its list before it began, and the end of its connection undoes it.
+    /// may have made its list before it began, and the end of its connection undoes it. Nor is what is being removed.
     pub(super) fn stale(&mut self, network: &str, valid: &[AttachmentKey]) -> Vec<AttachmentKey> {
         self.honour_notes();
         let valid: BTreeSet<&AttachmentKey> = valid.iter().collect();
         self.keys(|held| {
             let on_its_way = held.file.phase == Phase::Allocated && !held.leaving;
-            held.file.network == network && !valid.contains(&held.file.key) && !on_its_way
+            held.file.network == network
+                && !valid.contains(&held.file.key)
+                && !on_its_way
+                && held.retiring.is_none()
         })
     }
 

@@ -44,6 +44,9 @@ pub enum Effect {
     Program {
         /// May be empty: the answers then wait for what was sent before.
         delta: FibDelta,
+        /// Interfaces of attachments that have ended: to be taken down when nothing leads to them any more, before the
+        /// answers, and then removed. Answered by [`Core::gone`].
+        retire: Vec<Retired>,
         /// Plugins whose pod can be reached, or no longer, once the kernel has answered.
         answers: Vec<Answer<()>>,
         /// The speaker's new orders.
@@ -71,6 +74,15 @@ pub enum Effect {
     Write(Vec<Write>),
     /// Ask the speaker how it is and then answer with a report.
     Report(oneshot::Sender<serde_json::Value>),
+}
+
+/// The host's end of an attachment that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retired {
+    /// Whose.
+    pub key: AttachmentKey,
+    /// Its interface index.
+    pub index: u32,
 }
 
 /// The host's interfaces.
@@ -134,6 +146,8 @@ pub struct Core {
     pub(super) effects: Vec<Effect>,
     /// Plugins to answer when what is dirty now is in the kernel.
     pub(super) answers: Vec<Answer<()>>,
+    /// Interfaces to remove once nothing leads to them.
+    pub(super) retire: Vec<Retired>,
     /// Orders the speaker may not have yet.
     unsent: Option<Config>,
     /// Whether a speaker that starts now is not this boot's first: what an earlier one taught the kernel is still
@@ -192,6 +206,7 @@ impl Core {
             metrics,
             effects: Vec::new(),
             answers: Vec::new(),
+            retire: Vec::new(),
             unsent: None,
             respoken: false,
             swept: false,
@@ -344,9 +359,10 @@ impl Core {
         let orders = if self.cluster.has_read(&SPEAKING) { self.unsent.take() } else { None };
         let orders = orders.map(|orders| Config { restarting: self.respoken, ..orders });
         let answers = std::mem::take(&mut self.answers);
-        let changed = delta.fib != FibDelta::default();
+        let retire = std::mem::take(&mut self.retire);
+        let changed = delta.fib != FibDelta::default() || !retire.is_empty();
         if changed || orders.is_some() || !answers.is_empty() || (self.in_sync() && !self.programmed) {
-            self.effects.push(Effect::Program { delta: delta.fib, answers, orders });
+            self.effects.push(Effect::Program { delta: delta.fib, retire, answers, orders });
         }
         let spoken = self.heard.ordered || self.graph.spoken().orders.is_none();
         if !self.swept && self.in_sync() && self.heard.synced && spoken {

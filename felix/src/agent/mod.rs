@@ -41,9 +41,10 @@ use manx_ipam::{BlockCidr, Family, Pool};
 use tokio::sync::{mpsc, oneshot, watch as cell};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use self::core::{Answer, Core, Effect, Host, Start};
+use self::core::{Answer, Core, Effect, Host, Retired, Start};
 use crate::attach::files::Files;
 use crate::attach::{Command, Refusal};
+use crate::dataplane::retire::{LinkError, Removal};
 use crate::dataplane::{ApplyErrors, Dataplane, links};
 use crate::health::{Metrics, Pulse};
 use crate::speaker::{self, Speaker};
@@ -85,7 +86,9 @@ enum Done {
         answers: Vec<Answer<()>>,
         orders: Option<Config>,
         outcome: Result<(), ApplyErrors>,
+        removal: Option<(Vec<Retired>, Result<Removal, LinkError>)>,
     },
+    Gone(Vec<Retired>, bool),
     Claimed(Family, Result<Claim, ClaimError>),
     Reclaimed(BlockCidr, Result<Claim, ClaimError>),
     Written(Vec<Write>, Option<String>),
@@ -189,12 +192,14 @@ impl Agent {
     fn act(&mut self) {
         for effect in self.core.effects(Instant::now()) {
             match effect {
-                Effect::Program { delta, answers, orders } => {
+                Effect::Program { delta, retire, answers, orders } => {
                     self.programs += 1;
                     let (number, in_sync) = (self.programs, self.core.in_sync());
-                    let answered = self.dataplane.update(delta);
+                    let (dataplane, answered) = (self.dataplane.clone(), self.dataplane.update(delta));
                     self.work.push(Box::pin(async move {
-                        Done::Programmed { number, in_sync, answers, orders, outcome: answered.await }
+                        let outcome = answered.await;
+                        let removal = remove(&dataplane, retire).await;
+                        Done::Programmed { number, in_sync, answers, orders, outcome, removal }
                     }));
                 }
                 Effect::Sweep => self.dataplane.sweep(),
@@ -228,12 +233,16 @@ impl Agent {
     fn done(&mut self, done: Done) {
         let now = Instant::now();
         match done {
-            Done::Programmed { number, in_sync, answers, orders, outcome } => {
+            Done::Programmed { number, in_sync, answers, orders, outcome, removal } => {
+                if let Some((retired, down)) = removal {
+                    self.removing(retired, down);
+                }
                 self.programmed(number, answers, orders, outcome);
                 if in_sync {
                     self.core.programmed();
                 }
             }
+            Done::Gone(retired, gone) => self.core.gone(retired, gone, now),
             Done::Claimed(family, outcome) => {
                 self.doubt_if(outcome.is_err());
                 self.core.claimed(family, outcome, now);
@@ -285,11 +294,37 @@ impl Agent {
         }
     }
 
+    /// Waits for interfaces that are down to go. One that cannot be taken down is tried again: nothing leads to it any
+    /// more, and its address stays held, so a DEL need not know.
+    fn removing(&mut self, retired: Vec<Retired>, down: Result<Removal, LinkError>) {
+        match down {
+            Ok(removal) => {
+                self.work.push(Box::pin(async move { Done::Gone(retired, removal.gone().await) }));
+            }
+            Err(error) => {
+                tracing::warn!("{error}; tried again");
+                self.core.gone(retired, false, Instant::now());
+            }
+        }
+    }
+
     fn doubt_if(&self, failed: bool) {
         if failed {
             self.doubt.notify_one();
         }
     }
+}
+
+/// Has interfaces taken down.
+async fn remove(
+    dataplane: &Dataplane,
+    retired: Vec<Retired>,
+) -> Option<(Vec<Retired>, Result<Removal, LinkError>)> {
+    if retired.is_empty() {
+        return None;
+    }
+    let down = dataplane.retire(retired.iter().map(|link| link.index).collect()).await;
+    Some((retired, down))
 }
 
 async fn poll(socket: &Path) -> Option<api::Status> {

@@ -4,7 +4,7 @@
 //!   Allocate ─▶ addresses taken, file written ─▶ attaching ─ Ready ─▶ attached      the route is in the kernel
 //!      │ none free yet: waits (bounded)             │ Abort             │ Release, Abort, note of a plugin
 //!      ▼                                            ▼                   ▼
-//!   try again                                    leaving: no route; freed once the interface is gone
+//!   try again                                    leaving: no route, the interface is removed; then freed
 //! ```
 
 use std::io;
@@ -18,7 +18,7 @@ use manx_cni::spec::code;
 use manx_ipam::allocator::AssignError;
 use manx_ipam::{Owner, OwnerKey};
 
-use super::core::{Answer, Core, Effect};
+use super::core::{Answer, Core, Effect, Retired};
 use crate::attach::files::{Attachment, Phase};
 use crate::attach::{Asked, Attempt, Command, Refusal};
 use crate::graph::Input;
@@ -36,8 +36,10 @@ pub struct Held {
     pub file: Attachment,
     /// The ADD that made it; none after a restart.
     attempt: Option<Attempt>,
-    /// No route any more; waits for its interface to go.
+    /// No route any more; freed when its interface is gone.
     pub leaving: bool,
+    /// Index of the interface that is being removed.
+    pub retiring: Option<u32>,
     /// Its interface was not there at the last collection.
     missed: bool,
 }
@@ -68,7 +70,7 @@ impl Core {
             }
             Command::Release { key, reply } => {
                 self.waiting.retain(|waiting| waiting.asked.key != key);
-                self.leave(&key);
+                self.end(&key);
                 self.metrics.attachments.with_label_values(&["del", "released"]).inc();
                 self.answers.push(reply);
                 self.retry_waiting(now);
@@ -165,7 +167,7 @@ impl Core {
             self.allocator.release(&owner.key);
             return Err(not_written(&error));
         }
-        let held = Held { file, attempt: Some(*attempt), leaving: false, missed: false };
+        let held = Held { file, attempt: Some(*attempt), leaving: false, retiring: None, missed: false };
         self.attachments.insert(key.clone(), held);
         Ok(attach)
     }
@@ -198,38 +200,87 @@ impl Core {
         }
     }
 
+    /// Ends an attachment whose interface stands, as far as one knows. It is not looked for: that takes a lock of the
+    /// kernel's which every pod that starts wants too.
+    fn end(&mut self, key: &AttachmentKey) {
+        match self.attachments.get_mut(key) {
+            None => self.retire_unknown(key),
+            Some(Held {
+                file: Attachment { phase: Phase::Attached { host_ifindex, .. }, .. },
+                leaving,
+                retiring,
+                ..
+            }) if !*leaving => {
+                *leaving = true;
+                *retiring = Some(*host_ifindex);
+                self.retire.push(Retired { key: key.clone(), index: *host_ifindex });
+                self.program(key);
+            }
+            Some(_) => self.leave(key),
+        }
+    }
+
     fn leave(&mut self, key: &AttachmentKey) {
         if let Some(held) = self.attachments.get_mut(key) {
             held.leaving = true;
             self.program(key);
-            self.free_if_gone(key);
+            self.retire(key);
         }
     }
 
-    /// Frees the addresses of an attachment that leaves, once nothing on this host can use them.
-    fn free_if_gone(&mut self, key: &AttachmentKey) {
-        let Some(held) = self.attachments.get(key).filter(|held| held.leaving) else { return };
+    /// Has the interface of an attachment that leaves removed, and its addresses freed after that.
+    fn retire(&mut self, key: &AttachmentKey) {
+        let leaves = |held: &&mut Held| held.leaving && held.retiring.is_none();
+        let Some(held) = self.attachments.get_mut(key).filter(leaves) else { return };
         match self.host.index_of(&held.file.host_ifname) {
+            Ok(None) => self.free(key),
+            Ok(Some(index)) => {
+                held.retiring = Some(index);
+                self.retire.push(Retired { key: key.clone(), index });
+            }
+            Err(error) => tracing::warn!("cannot see whether {} is there: {error}", held.file.host_ifname),
+        }
+    }
+
+    /// Removes what may be left of an attachment nothing else is known of.
+    fn retire_unknown(&mut self, key: &AttachmentKey) {
+        let name = host_ifname(key);
+        match self.host.index_of(&name) {
             Ok(None) => {}
-            Ok(Some(_)) => return,
-            Err(error) => {
-                tracing::warn!("cannot see whether {} is there: {error}", held.file.host_ifname);
-                return;
+            Ok(Some(index)) => self.retire.push(Retired { key: key.clone(), index }),
+            Err(error) => tracing::warn!("cannot see whether {name} is there: {error}"),
+        }
+    }
+
+    /// Takes the kernel's word for interfaces that were to be removed: they are gone, or stay for now.
+    pub fn gone(&mut self, retired: Vec<Retired>, gone: bool, now: Instant) {
+        for Retired { key, index } in retired {
+            // An ADD may have taken the attachment over, and made another interface.
+            let ours = |held: &&mut Held| held.leaving && held.retiring == Some(index);
+            let Some(held) = self.attachments.get_mut(&key).filter(ours) else { continue };
+            held.retiring = None;
+            if gone {
+                self.free(&key);
             }
         }
+        self.retry_waiting(now);
+    }
+
+    /// Frees the addresses of an attachment that has left: nothing on this host can use them any more.
+    fn free(&mut self, key: &AttachmentKey) {
         if let Err(error) = self.files.remove(key) {
             // Without this an agent that restarts would give the addresses to a pod that is gone.
-            tracing::warn!("cannot remove the file of {}: {error}; tried again", held.file.host_ifname);
+            tracing::warn!("cannot remove the file of {}: {error}; tried again", host_ifname(key));
             return;
         }
         self.allocator.release(&owner_key(key));
         self.attachments.remove(key);
     }
 
-    /// Frees what could not be freed when it left.
+    /// Tries again what could not be removed or freed when it left.
     pub(super) fn free_left(&mut self) {
         for key in self.keys(|held| held.leaving) {
-            self.free_if_gone(&key);
+            self.retire(&key);
         }
     }
 
@@ -320,9 +371,10 @@ impl Core {
                 }
                 (Phase::Attached { .. }, Ok(None)) | (Phase::Allocated, _) => true,
             };
-            self.attachments.insert(key.clone(), Held { file, attempt: None, leaving, missed: false });
+            self.attachments
+                .insert(key.clone(), Held { file, attempt: None, leaving, retiring: None, missed: false });
             self.program(&key);
-            self.free_if_gone(&key);
+            self.retire(&key);
         }
         self.honour_notes();
         Ok(())

@@ -6,11 +6,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use manx_cni::protocol::{AttachmentKey, MAX_FRAME, Reply, Request, VERSION};
+use prometheus::HistogramVec;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
@@ -100,8 +101,9 @@ fn bind(path: &Path) -> io::Result<Listener> {
     Ok(Listener { socket, callers: [0, own] })
 }
 
-/// Serves plugins until the receiver of `commands` is dropped.
-pub async fn serve(listener: Listener, commands: mpsc::Sender<Command>) {
+/// Serves plugins until the receiver of `commands` is dropped; `took` is told, by verb, how many seconds of a plugin's
+/// run were the agent's.
+pub async fn serve(listener: Listener, commands: mpsc::Sender<Command>, took: HistogramVec) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let attempts = Arc::new(AtomicU64::new(1));
     loop {
@@ -119,11 +121,14 @@ pub async fn serve(listener: Listener, commands: mpsc::Sender<Command>) {
                 continue;
             }
         };
-        let connection = Connection::new(stream, commands.clone());
-        let (callers, attempts) = (listener.callers, attempts.clone());
+        let mut connection = Connection::new(stream, commands.clone());
+        let (callers, attempts, took) = (listener.callers, attempts.clone(), took.clone());
         tokio::spawn(async move {
             if let Err(error) = connection.serve(callers, &attempts).await {
                 tracing::warn!(%error, "a plugin's connection ended early");
+            }
+            if let Some(verb) = connection.verb {
+                took.with_label_values(&[verb]).observe(connection.spent.as_secs_f64());
             }
             drop(slot);
         });
@@ -133,15 +138,22 @@ pub async fn serve(listener: Listener, commands: mpsc::Sender<Command>) {
 struct Connection {
     frames: Framed<UnixStream, LengthDelimitedCodec>,
     commands: mpsc::Sender<Command>,
+    /// What was asked first.
+    verb: Option<&'static str>,
+    /// When the last question was read.
+    heard: Instant,
+    /// From each question to its answer, together.
+    spent: Duration,
 }
 
 impl Connection {
     fn new(stream: UnixStream, commands: mpsc::Sender<Command>) -> Self {
         let codec = LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME as usize).new_codec();
-        Self { frames: Framed::new(stream, codec), commands }
+        let frames = Framed::new(stream, codec);
+        Self { frames, commands, verb: None, heard: Instant::now(), spent: Duration::ZERO }
     }
 
-    async fn serve(mut self, callers: [u32; 2], attempts: &AtomicU64) -> io::Result<()> {
+    async fn serve(&mut self, callers: [u32; 2], attempts: &AtomicU64) -> io::Result<()> {
         let caller = self.frames.get_ref().peer_cred()?.uid();
         if !callers.contains(&caller) {
             let message = format!("user {caller} may not speak to the agent");
@@ -159,6 +171,7 @@ impl Connection {
             let message = format!("the caller speaks version {version} of the protocol, the agent {VERSION}");
             return self.say(Refusal::protocol(message).into()).await;
         }
+        self.verb = verb(&request);
         match request {
             Request::Add { key, pod, netns, network, ips, .. } => {
                 let attempt = Attempt(attempts.fetch_add(1, Ordering::Relaxed));
@@ -187,11 +200,13 @@ impl Connection {
                 let answer = self.ask(|reply| Command::Status { reply }).await;
                 self.say(answer.map_or_else(Reply::from, |report| Reply::Status { report })).await
             }
-            Request::Ready { .. } => self.say(Refusal::protocol("\"ready\" before \"add\"").into()).await,
+            Request::Ready { .. } | Request::Failed { .. } => {
+                self.say(Refusal::protocol("what follows an \"add\" came before it").into()).await
+            }
         }
     }
 
-    async fn add(mut self, attempt: Attempt, asked: Asked) -> io::Result<()> {
+    async fn add(&mut self, attempt: Attempt, asked: Asked) -> io::Result<()> {
         let key = asked.key.clone();
         let result = self.add_steps(attempt, key.clone(), asked).await;
         if !matches!(result, Ok(Added::Refused | Added::Programmed)) {
@@ -211,6 +226,10 @@ impl Connection {
         }
         let (pod_mac, host_ifindex) = match self.hear(READY_DEADLINE).await? {
             Some(Request::Ready { pod_mac, host_ifindex }) => (pod_mac, host_ifindex),
+            Some(Request::Failed { why }) => {
+                tracing::warn!("{} of container {} not attached: {why}", key.ifname, key.container_id);
+                return Ok(Added::Undo);
+            }
             Some(_) => {
                 self.say(Refusal::protocol("expected \"ready\" after \"attach\"").into()).await?;
                 return Ok(Added::Undo);
@@ -246,12 +265,27 @@ impl Connection {
     async fn hear(&mut self, deadline: Duration) -> io::Result<Option<Request>> {
         let frame = timeout(deadline, self.frames.next()).await?;
         let Some(frame) = frame.transpose()? else { return Ok(None) };
+        self.heard = Instant::now();
         Ok(Some(serde_json::from_slice(&frame)?))
     }
 
     async fn say(&mut self, reply: Reply) -> io::Result<()> {
         let frame = Bytes::from(serde_json::to_vec(&reply)?);
-        timeout(FRAME_DEADLINE, self.frames.send(frame)).await?
+        let sent = timeout(FRAME_DEADLINE, self.frames.send(frame)).await?;
+        self.spent += self.heard.elapsed();
+        sent
+    }
+}
+
+/// As CNI calls it; none is no business of a runtime's.
+fn verb(request: &Request) -> Option<&'static str> {
+    match request {
+        Request::Add { .. } => Some("add"),
+        Request::Del { .. } => Some("del"),
+        Request::Check { .. } => Some("check"),
+        Request::Gc { .. } => Some("gc"),
+        Request::NodeReady { .. } => Some("status"),
+        Request::Ready { .. } | Request::Failed { .. } | Request::Status { .. } => None,
     }
 }
 

@@ -4,6 +4,7 @@
 //!   Dataplane ──FibDelta──▶ syncer (one thread) ──batches──▶ kernel      tracker: wanted against actual
 //!       ▲                    │  ▲                              │           routes: a route as the kernel says it
 //!       └─ future resolves ──┘  └─── monitor (one thread) ◀────┘           what others did to our routes
+//!       └── veths to remove ──▶ retire (two threads) ─▶ down ─▶ removed
 //! ```
 
 use std::collections::BTreeMap;
@@ -19,10 +20,12 @@ use manx_cni::netlink::{Netlink, NetlinkError};
 use tokio::sync::oneshot;
 
 use monitor::Monitor;
+use retire::{LinkError, Removal, Retirement};
 use syncer::{Command, Syncer};
 
 pub mod links;
 mod monitor;
+pub mod retire;
 pub mod routes;
 mod syncer;
 pub mod sysctl;
@@ -58,6 +61,7 @@ pub struct FibDelta {
 #[derive(Clone, Debug)]
 pub struct Dataplane {
     commands: mpsc::Sender<Command>,
+    retirement: Retirement,
     status: Arc<Mutex<Status>>,
     _stop: Arc<StopOnDrop>,
 }
@@ -141,12 +145,13 @@ pub struct Status {
 }
 
 impl Dataplane {
-    /// Reads the routes that are ours and starts the threads that keep them, in the calling thread's network
-    /// namespace.
+    /// Removes the veths an earlier agent was about to, reads the routes that are ours and starts the threads that keep
+    /// them, in the calling thread's network namespace.
     ///
     /// # Errors
     /// [`StartError`].
     pub fn start() -> Result<Self, StartError> {
+        let retirement = Retirement::start()?;
         let netlink = Netlink::open()?;
         // Listens before it reads, so that no change falls between the two.
         let monitor = Monitor::open(netlink.port())?;
@@ -162,7 +167,7 @@ impl Dataplane {
             let _alive = alive;
             syncer.run(&received);
         })?;
-        Ok(Self { _stop: Arc::new(StopOnDrop(commands.clone())), commands, status })
+        Ok(Self { _stop: Arc::new(StopOnDrop(commands.clone())), commands, retirement, status })
     }
 
     /// Changes what is wanted. The future resolves once the kernel has answered for every route of `delta`; the
@@ -175,6 +180,15 @@ impl Dataplane {
         // With the thread gone `done` is dropped, and `answer` says so.
         let _ = self.commands.send(Command::Update(delta, done));
         async move { answer.await.unwrap_or(Err(ApplyErrors::Stopped)) }
+    }
+
+    /// Takes pods' veths down, the host's ends by their indexes, and has them removed after that. The future resolves
+    /// when they are down.
+    pub fn retire(
+        &self,
+        indexes: Vec<u32>,
+    ) -> impl Future<Output = Result<Removal, LinkError>> + Send + 'static + use<> {
+        self.retirement.retire(indexes)
     }
 
     /// From now on: remove routes of ours nobody wants. To be called once all watches are in sync.

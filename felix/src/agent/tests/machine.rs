@@ -1,6 +1,6 @@
 //! One machine: an agent's core, and what outlives it: a kernel that is a map, a directory, a store in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -54,6 +54,10 @@ pub struct Machine {
     pub orders: Vec<Config>,
     pub writes: Vec<Write>,
     pub attempts: u64,
+    /// Interfaces that are down and wait for their removal.
+    pub retired: BTreeSet<u32>,
+    /// Whether the kernel removes them.
+    pub removes: bool,
 }
 
 impl Machine {
@@ -72,6 +76,8 @@ impl Machine {
             orders: Vec::new(),
             writes: Vec::new(),
             attempts: 0,
+            retired: BTreeSet::new(),
+            removes: true,
         }
     }
 
@@ -112,6 +118,7 @@ impl Machine {
     /// SIGKILL and start: only what is in memory is lost.
     pub fn kill(&mut self) {
         self.now += Duration::from_secs(1);
+        self.remove_retired();
         self.core = core(self.directory.path().to_owned(), self.links.clone(), self.now);
         self.swept = false;
         self.act();
@@ -148,7 +155,7 @@ impl Machine {
 
     pub fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Program { delta, answers, orders } => {
+            Effect::Program { delta, retire, answers, orders } => {
                 for prefix in &delta.remove {
                     assert!(!delta.set.contains_key(prefix), "{prefix} is both set and removed");
                     self.fib.remove(prefix);
@@ -157,7 +164,14 @@ impl Machine {
                 if self.core.in_sync() {
                     self.core.programmed();
                 }
+                self.retired.extend(retire.iter().map(|link| link.index));
                 answers.into_iter().for_each(|answer| drop(answer.send(Ok(()))));
+                if !retire.is_empty() {
+                    if self.removes {
+                        self.remove_retired();
+                    }
+                    self.core.gone(retire, self.removes, self.now);
+                }
                 self.orders.extend(orders);
             }
             Effect::Sweep => {
@@ -222,6 +236,11 @@ impl Machine {
         self.links.0.lock().unwrap().remove(&host_ifname(&key(container)));
     }
 
+    fn remove_retired(&mut self) {
+        let retired = std::mem::take(&mut self.retired);
+        self.links.0.lock().unwrap().retain(|_, index| !retired.contains(index));
+    }
+
     pub fn ready(&mut self, attempt: Attempt, container: &str, host_ifindex: u32) -> Result<(), Refusal> {
         let (reply, mut answer) = oneshot::channel();
         let command =
@@ -245,7 +264,6 @@ impl Machine {
     }
 
     pub fn del(&mut self, container: &str) {
-        self.remove_veth(container);
         let (reply, mut answer) = oneshot::channel();
         self.core.command(Command::Release { key: key(container), reply }, self.now);
         self.act();

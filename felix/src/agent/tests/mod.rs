@@ -9,12 +9,14 @@ use std::net::IpAddr;
 
 use futures::executor::block_on;
 use manx_bgp::api::RouteChange;
+use manx_cni::protocol::host_ifname;
 use manx_cni::spec::code;
 use manx_ipam::claim::Claim;
 use manx_ipam::crd::IPAMBlock;
 use manx_ipam::store::Store;
 use manx_ipam::store::memory::MemoryStore;
 
+use super::core::Retired;
 use super::mirror::Write;
 use crate::attach::Refusal;
 use crate::dataplane::Route;
@@ -233,13 +235,56 @@ fn an_address_is_free_only_when_its_interface_is_gone() {
     let addresses = answer.try_recv().unwrap().unwrap().addresses;
     let ifindex = machine.make_veth("web");
     machine.ready(attempt, "web", ifindex).unwrap();
-    machine.abort(attempt, "web");
+    machine.removes = false;
+    machine.del("web");
     assert_eq!(machine.route_to(addresses[0]), None);
     machine.pass(5);
     assert!(machine.core.allocator.holder(addresses[0]).is_some());
-    machine.remove_veth("web");
+    machine.removes = true;
     machine.pass(1);
     assert!(machine.core.allocator.holder(addresses[0]).is_none());
+}
+
+#[test]
+fn what_an_add_left_that_nobody_takes_up_again_is_removed() {
+    let mut machine = Machine::in_sync();
+    let (attempt, mut answer) = machine.allocate("web");
+    let addresses = answer.try_recv().unwrap().unwrap().addresses;
+    machine.make_veth("web");
+    machine.abort(attempt, "web");
+    assert_eq!((machine.core.host.index_of(&host_ifname(&key("web"))).unwrap(), machine.used()), (None, 0));
+
+    // Of a key the agent knows nothing of, as after its state directory was lost.
+    machine.make_veth("lost");
+    machine.del("lost");
+    assert_eq!(machine.core.host.index_of(&host_ifname(&key("lost"))).unwrap(), None);
+    assert!(machine.route_to(addresses[0]).is_none());
+}
+
+#[test]
+fn the_end_of_an_interface_does_not_free_what_a_later_add_holds() {
+    let mut machine = Machine::in_sync();
+    machine.removes = false;
+    let address = machine.add("web")[0];
+    machine.del("web");
+    let retired = vec![Retired { key: key("web"), index: machine.retired.pop_first().unwrap() }];
+    machine.remove_veth("web");
+    assert_eq!(machine.add("web")[0], address);
+    machine.core.gone(retired, true, machine.now);
+    assert!(machine.core.allocator.holder(address).is_some());
+    assert!(machine.route_to(address).is_some());
+}
+
+#[test]
+fn a_pod_deleted_just_before_the_agent_was_killed_is_gone_when_it_is_back() {
+    let mut machine = Machine::in_sync();
+    machine.removes = false;
+    machine.add("web");
+    machine.del("web");
+    machine.kill();
+    machine.sync();
+    assert!(machine.core.attachments.is_empty());
+    assert_eq!(machine.used(), 0);
 }
 
 #[test]

@@ -21,6 +21,8 @@ enum Step {
     Kill,
     Sync,
     Outage(bool),
+    /// Whether the kernel removes interfaces.
+    Removes(bool),
     Pass(u8),
 }
 
@@ -32,6 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Kill),
         2 => Just(Step::Sync),
         1 => any::<bool>().prop_map(Step::Outage),
+        1 => any::<bool>().prop_map(Step::Removes),
         2 => (1..4_u8).prop_map(Step::Pass),
     ]
 }
@@ -70,7 +73,6 @@ fn take(machine: &mut Machine, step: &Step, held: &mut Held) {
         Step::Add(..) => {}
         Step::Del(pod) => {
             held.running.remove(&pod);
-            held.configured.remove(&pod);
             machine.del(&format!("pod{pod}"));
         }
         Step::DelWhileAway(pod) => {
@@ -85,6 +87,7 @@ fn take(machine: &mut Machine, step: &Step, held: &mut Held) {
         Step::Kill => machine.kill(),
         Step::Sync => machine.sync(),
         Step::Outage(outage) => machine.store.set_outage(outage),
+        Step::Removes(removes) => machine.removes = removes,
         Step::Pass(seconds) => machine.pass(seconds.into()),
     }
 }
@@ -100,6 +103,9 @@ proptest! {
         let mut held = Held::default();
         for step in &steps {
             take(&mut machine, step, &mut held);
+            held.configured.retain(|pod, _| {
+                machine.links.index_of(&host_ifname(&key(&format!("pod{pod}")))).unwrap().is_some()
+            });
             let mut seen = BTreeSet::new();
             for address in held.configured.values().flatten() {
                 prop_assert!(seen.insert(*address), "{} has two pods after {:?}", address, step);
@@ -113,6 +119,7 @@ proptest! {
             }
         }
         machine.store.set_outage(false);
+        machine.removes = true;
         for pod in 0..6 {
             machine.del(&format!("pod{pod}"));
         }

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::health::Metrics;
 
 /// A served socket, and the agent's end of the commands.
 struct Server {
@@ -28,7 +29,7 @@ impl Server {
         let mut listener = listen(&path).await.unwrap();
         listener.callers = callers.unwrap_or(listener.callers);
         let (tx, commands) = mpsc::channel(4);
-        let task = tokio::spawn(serve(listener, tx));
+        let task = tokio::spawn(serve(listener, tx, Metrics::new().unwrap().plugin_seconds));
         Self { _directory: directory, path, commands, task }
     }
 
