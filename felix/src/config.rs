@@ -46,6 +46,23 @@ pub struct Config {
     #[arg(long, value_name = "DIR")]
     pub cni_conf_dir: Option<PathBuf>,
 
+    /// How long a node and its pods must be gone before its blocks are freed, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = clap::value_parser!(u64).range(60..))]
+    pub gc_grace: u64,
+
+    /// How many blocks of nodes that are gone are freed a minute, at most.
+    #[arg(long, value_name = "BLOCKS", default_value = "60")]
+    pub gc_budget: usize,
+
+    /// Log which blocks of nodes that are gone would be freed, and free none.
+    #[arg(long)]
+    pub gc_dry_run: bool,
+
+    /// The namespace of the Lease by which the agent is elected that frees them; in a DaemonSet from the downward API's
+    /// metadata.namespace.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE", default_value = "kube-system")]
+    pub namespace: String,
+
     /// Where to serve /healthz, /readyz and /metrics (Prometheus).
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9098")]
     pub health_addr: SocketAddr,

@@ -149,6 +149,8 @@ pub fn all() -> Vec<CustomResourceDefinition> {
     let mut all = vec![
         manx_ipam::crd::IPPool::crd(),
         manx_ipam::crd::IPAMBlock::crd(),
+        manx_ipam::crd::IPAMRequest::crd(),
+        manx_ipam::crd::IPReservation::crd(),
         BGPConfiguration::crd(),
         BGPPeer::crd(),
         NodeStatus::crd(),

@@ -10,7 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use manx_bgp::types::{Asn, Family};
-use manx_ipam::cidr::BlockCidr;
+use manx_ipam::choice::Wishes;
+use manx_ipam::cidr::{BlockCidr, Cidr};
+use manx_ipam::claim::Claim;
 use manx_ipam::crd::Allocation;
 
 use crate::graph::Selector;
@@ -56,7 +58,12 @@ pub struct Node {
     pub ipv4: Option<Ipv4Addr>,
     /// The first InternalIP of its family.
     pub ipv6: Option<Ipv6Addr>,
+    /// What its condition [`IP_ADDRESSES_EXHAUSTED`] says, if it is there.
+    pub exhausted: Option<bool>,
 }
+
+/// Condition of a Node whose pods cannot have addresses, for the scheduler's operators: it taints nothing by itself.
+pub const IP_ADDRESSES_EXHAUSTED: &str = "manx.io/IPAddressesExhausted";
 
 impl Node {
     /// Its address of one family.
@@ -73,19 +80,49 @@ impl Node {
 pub struct Pod {
     /// Tells it from an earlier pod of its name.
     pub uid: String,
+    /// Which addresses its annotations ask for.
+    pub wishes: Result<Wishes, Bad>,
+}
+
+/// A namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// What namespace selectors look at.
+    pub labels: BTreeMap<String, String>,
+    /// Which addresses its annotations ask for, for its pods.
+    pub wishes: Result<Wishes, Bad>,
+}
+
+/// Ranges that are kept back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation(pub Vec<Cidr>);
+
+/// A node asks for a part of a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Who asks.
+    pub node: String,
+    /// Of which block.
+    pub block: BlockCidr,
+    /// Tells it from an earlier one of its name.
+    pub uid: String,
+    /// What the block's owner answered, if not with a part.
+    pub refused: Option<String>,
 }
 
 /// A block and its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Its range.
-    pub cidr: BlockCidr,
-    /// The pool it was cut from.
-    pub pool: String,
-    /// The node that owns it.
-    pub node: String,
+    /// Which, and whose.
+    pub claim: Claim,
+    /// Of the object.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub version: String,
     /// Its status as it is: addresses held.
     pub used: i64,
+    /// Its status as it is: addresses its owner could hand out; all of them while it has said nothing.
+    pub free: i64,
     /// Its status as it is; kept of this node's blocks only.
     pub allocations: Vec<Allocation>,
 }

@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use crate::block::Block;
-use crate::cidr::{BlockCidr, Family};
+use crate::cidr::{BlockCidr, Cidr, Family};
 use crate::owner::{Owner, OwnerKey};
 use crate::pool::Pool;
 
@@ -19,6 +20,11 @@ pub struct Allocator {
     owners: BTreeMap<OwnerKey, Holding>,
     /// Held outside every owned block.
     strays: BTreeMap<IpAddr, OwnerKey>,
+    /// By pool: how long an address rests. What is freed while no time is known does not.
+    cooldowns: BTreeMap<String, Duration>,
+    now: Option<Instant>,
+    /// Kept back in all pools.
+    reserved: Vec<Cidr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,11 +77,13 @@ pub struct PoolUse {
     pub used: usize,
     /// Addresses in those.
     pub size: usize,
+    /// Addresses of those that rest since a pod has left them.
+    pub resting: usize,
 }
 
 impl fmt::Display for PoolUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pool, blocks, used, size } = self;
+        let Self { pool, blocks, used, size, resting } = self;
         write!(
             f,
             "IPPool \"{}\" ({}, {} addresses in blocks of {}): ",
@@ -88,6 +96,10 @@ impl fmt::Display for PoolUse {
             0 => f.write_str("this node owns no block of it yet"),
             1 => write!(f, "{used} of {size} addresses of this node's block are held"),
             _ => write!(f, "{used} of {size} addresses of this node's {blocks} blocks are held"),
+        }?;
+        match resting {
+            0 => Ok(()),
+            _ => write!(f, ", {resting} rest for up to {} s", pool.cooldown.as_secs()),
         }
     }
 }
@@ -131,6 +143,7 @@ impl Allocator {
             return false;
         }
         let mut block = Block::new(cidr, pool);
+        block.reserve(&self.reserved);
         self.strays.retain(|address, key| {
             let owner = self.owners.get(key).map(|holding| &holding.owner);
             !owner.is_some_and(|owner| block.restore(*address, owner))
@@ -144,6 +157,45 @@ impl Allocator {
         let block = self.blocks.remove(&cidr)?;
         self.strays.extend(block.holders().map(|(address, owner)| (address, owner.key.clone())));
         Some(block)
+    }
+
+    /// It is this time now: what has rested for long enough can be handed out. Returns whether there was any.
+    pub fn advance(&mut self, now: Instant) -> bool {
+        self.now = Some(now);
+        let mut awake = false;
+        for block in self.blocks.values_mut() {
+            awake |= block.wake(now);
+        }
+        awake
+    }
+
+    /// How long addresses of each of these pools rest once they are freed; of other pools not at all.
+    pub fn cool(&mut self, pools: &[Pool]) {
+        let cooled = pools.iter().filter(|pool| !pool.cooldown.is_zero());
+        self.cooldowns = cooled.map(|pool| (pool.name.clone(), pool.cooldown)).collect();
+    }
+
+    /// Keeps these ranges back from now on, and no others: only who asks for an address of theirs gets it.
+    pub fn reserve(&mut self, ranges: Vec<Cidr>) {
+        if self.reserved != ranges {
+            self.blocks.values_mut().for_each(|block| block.reserve(&ranges));
+            self.reserved = ranges;
+        }
+    }
+
+    /// Stops handing out a part of an owned block. Returns whether it has: not while an address of it is held.
+    pub fn carve(&mut self, block: BlockCidr, part: BlockCidr) -> bool {
+        self.blocks.get_mut(&block).is_some_and(|block| block.carve(part))
+    }
+
+    /// Hands out a part of an owned block again. Returns whether it did not.
+    pub fn join(&mut self, block: BlockCidr, part: BlockCidr) -> bool {
+        self.blocks.get_mut(&block).is_some_and(|block| block.join(part))
+    }
+
+    /// The owned block that holds or would hold an address.
+    pub fn block_of(&self, address: IpAddr) -> Option<&Block> {
+        self.blocks.values().find(|block| block.cidr().contains(address))
     }
 
     /// The blocks owned, in order.
@@ -246,9 +298,9 @@ impl Allocator {
                 }
                 None => {}
             }
-            match self.blocks.values_mut().find(|block| block.cidr().contains(address)) {
-                Some(block) => _ = block.restore(address, owner),
-                None => _ = self.strays.insert(address, owner.key.clone()),
+            // In no block, or in a part of one that belongs to another node.
+            if !self.blocks.values_mut().any(|block| block.restore(address, owner)) {
+                self.strays.insert(address, owner.key.clone());
             }
             let holding = self.owners.entry(owner.key.clone());
             let holding =
@@ -262,8 +314,12 @@ impl Allocator {
     pub fn release(&mut self, key: &OwnerKey) -> Vec<IpAddr> {
         let Some(holding) = self.owners.remove(key) else { return Vec::new() };
         for address in &holding.addresses {
-            if self.strays.remove(address).is_none() {
-                self.blocks.values_mut().find_map(|block| block.release(*address));
+            if self.strays.remove(address).is_none()
+                && let Some(block) = self.blocks.values_mut().find(|block| block.holder(*address).is_some())
+            {
+                let rest = self.cooldowns.get(block.pool());
+                let until = self.now.zip(rest).map(|(now, rest)| now + *rest);
+                block.release(*address, until);
             }
         }
         holding.addresses.into_iter().collect()
@@ -275,19 +331,45 @@ impl Allocator {
         self.blocks.values().find_map(|block| block.holder(address)).or_else(stray)
     }
 
-    /// The blocks to claim now, at most one a family: where fewer than half a block's addresses are free in all
-    /// usable pools of the family together. So a node starts with one block, and has its second when the first is
-    /// half used: two pods more never wait for the API server, and never make it claim twice.
+    /// The blocks to claim now, at most one a group of pools: where fewer than half a block's addresses are free in all
+    /// pools of the group together. So a node starts with one block, and has its second when the first is half used:
+    /// two pods more never wait for the API server, and never make it claim twice. Of a pool for some namespaces the
+    /// first block is claimed when a pod asks for it, not ahead.
     pub fn wants_blocks(&self, pools: &[Pool]) -> Vec<ClaimWanted> {
-        usable_families(pools)
-            .into_iter()
-            .filter(|(_, pools)| {
-                let free: usize = pools.iter().flat_map(|pool| self.blocks_of(pool)).map(Block::free).sum();
-                let block = pools.first().map_or(0, |pool| usize::from(pool.block_size()));
-                free * 2 < block
-            })
-            .map(|(family, pools)| ClaimWanted { family, pools: pools.into_iter().cloned().collect() })
-            .collect()
+        let short = |group: &Vec<&Pool>| {
+            let blocks = || group.iter().flat_map(|pool| self.blocks_of(pool));
+            let dedicated = group.iter().any(|pool| pool.namespace_selector.is_some());
+            let free: usize = blocks().map(Block::free).sum();
+            let block = group.first().map_or(0, |pool| usize::from(pool.block_size()));
+            free * 2 < block && (!dedicated || blocks().any(|block| block.used() > 0))
+        };
+        let groups = groups(pools).into_iter().filter(short);
+        let wanted = groups.filter_map(|group| {
+            let family = group.first()?.family();
+            Some(ClaimWanted { family, pools: group.into_iter().cloned().collect() })
+        });
+        wanted.collect()
+    }
+
+    /// Blocks that are not needed: nobody holds an address of one, and without it a whole block's addresses are free in
+    /// its group of pools; or its pool hands nothing out here any more. So the last of a group never goes.
+    pub fn surplus(&self, pools: &[Pool]) -> Vec<BlockCidr> {
+        let groups = groups(pools);
+        let mut surplus = Vec::new();
+        for block in self.blocks.values().filter(|block| block.is_empty()) {
+            let mine = |group: &&Vec<&Pool>| group.iter().any(|pool| pool.name == block.pool());
+            let needed = groups.iter().find(mine).is_some_and(|group| {
+                let all = group.iter().flat_map(|pool| self.blocks_of(pool));
+                let others =
+                    all.filter(|other| other.cidr() != block.cidr() && !surplus.contains(&other.cidr()));
+                let free: usize = others.map(Block::free).sum();
+                free < group.first().map_or(0, |pool| usize::from(pool.block_size()))
+            });
+            if !needed {
+                surplus.push(block.cidr());
+            }
+        }
+        surplus
     }
 
     fn blocks_of<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = &'a Block> {
@@ -304,9 +386,9 @@ impl Allocator {
         if let Some(holder) = self.holder(address) {
             return Err(AssignError::Held { address, holder: Box::new(holder.clone()) });
         }
-        let usable = |name: &str| pools.iter().any(|pool| !pool.disabled && pool.name == name);
-        let block = self.blocks.values().find(|block| block.cidr().contains(address) && usable(block.pool()));
-        block.map(Block::cidr).ok_or(AssignError::Elsewhere(address))
+        let usable = |name: &str| pools.iter().any(|pool| pool.hands_out() && pool.name == name);
+        let fits = |block: &&Block| block.can_assign_this(address) && usable(block.pool());
+        self.blocks.values().find(fits).map(Block::cidr).ok_or(AssignError::Elsewhere(address))
     }
 
     fn exhausted(&self, family: Family, pools: &[&Pool]) -> AssignError {
@@ -314,15 +396,33 @@ impl Allocator {
             pool: (*pool).clone(),
             blocks: self.blocks_of(pool).count(),
             used: self.blocks_of(pool).map(Block::used).sum(),
-            size: self.blocks_of(pool).map(|block| usize::from(block.cidr().size())).sum(),
+            size: self.blocks_of(pool).map(Block::size).sum(),
+            resting: self.blocks_of(pool).map(Block::resting).sum(),
         });
         AssignError::Exhausted { family, pools: pools.collect() }
     }
 }
 
+/// Pools that stand in for each other, in the order they are tried: of each family those for pods of every namespace;
+/// alone, each that is for some.
+fn groups(pools: &[Pool]) -> Vec<Vec<&Pool>> {
+    let mut general: BTreeMap<Family, Vec<&Pool>> = BTreeMap::new();
+    let mut groups = Vec::new();
+    for pool in pools.iter().filter(|pool| pool.hands_out()) {
+        match pool.namespace_selector {
+            None => general.entry(pool.family()).or_default().push(pool),
+            Some(_) => groups.push(vec![pool]),
+        }
+    }
+    let by_use = |pool: &&Pool| (std::cmp::Reverse(pool.specificity()), pool.name.clone());
+    general.values_mut().for_each(|group| group.sort_by_key(by_use));
+    groups.extend(general.into_values());
+    groups
+}
+
 fn usable_families(pools: &[Pool]) -> BTreeMap<Family, Vec<&Pool>> {
     let mut families: BTreeMap<Family, Vec<&Pool>> = BTreeMap::new();
-    for pool in pools.iter().filter(|pool| !pool.disabled) {
+    for pool in pools.iter().filter(|pool| pool.hands_out()) {
         families.entry(pool.family()).or_default().push(pool);
     }
     families

@@ -133,6 +133,13 @@ impl Cidr {
         self.covers(other) || other.covers(self)
     }
 
+    /// Its lower and its upper half; nothing for a single address.
+    pub fn halves(self) -> impl Iterator<Item = Self> + use<> {
+        let middle = self.nth(self.size() / 2).filter(|_| self.length() < self.family().width());
+        let starts = middle.map(|middle| [self.address(), middle]);
+        starts.into_iter().flatten().filter_map(move |start| Self::around(start, self.length() + 1))
+    }
+
     /// The name of the Kubernetes object that stands for this range: the text with `-` for `.`, `:` and `/`, and
     /// a `0` before a leading `::`. So `10.244.3.64/26` is `10-244-3-64-26`, `fd00:10:244::40/122` is
     /// `fd00-10-244--40-122`, `::/64` is `0---64`.

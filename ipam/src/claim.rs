@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use kube::ResourceExt;
+use serde::{Deserialize, Serialize};
 
 use crate::cidr::{BlockCidr, Cidr, CidrError, NotABlock};
-use crate::crd::{IPAMBlock, IPAMBlockSpec};
+use crate::crd::{IPAMBlock, IPAMBlockSpec, ParentBlock};
 use crate::pool::Pool;
 use crate::store::{Store, StoreError};
 
@@ -19,6 +20,28 @@ pub struct Claim {
     pub pool: String,
     /// Name of the Node that owns it.
     pub node: String,
+    /// The block it was carved out of by that one's owner.
+    pub parent: Option<Parent>,
+}
+
+/// The very block a part was carved out of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Parent {
+    /// Its range.
+    pub cidr: BlockCidr,
+    /// UID of its object.
+    pub uid: String,
+}
+
+/// Why a block that is this node's by its object may not be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Crossed {
+    /// Another lies across it that its owner did not carve out of it.
+    #[error("{} of node {} lies across it", .0.cidr, .0.node)]
+    By(Box<Claim>),
+    /// It was carved out of a block that is not there, or belongs to another by now.
+    #[error("{0}, which it was carved out of, is not there any more")]
+    Orphan(BlockCidr),
 }
 
 /// Why an [`IPAMBlock`] object means no block.
@@ -41,13 +64,50 @@ pub enum ClaimInvalid {
     /// No owner.
     #[error("spec.node is empty: a block belongs to a node")]
     NoNode,
+    /// It is no part of what it is said to be carved out of.
+    #[error("spec.parent: {cidr} is no part of {parent}")]
+    Parent {
+        /// The range.
+        cidr: BlockCidr,
+        /// As written.
+        parent: BlockCidr,
+    },
+}
+
+impl Claim {
+    /// Whether this claim may be used, beside all others (with their objects' UIDs) of the view of the API that first
+    /// shows it.
+    ///
+    /// Blocks of two lengths have two names, so the API's conflict alone does not keep them apart: of two claims across
+    /// each other the later sees the earlier in that view, and is given up. A part carved out may be used while its
+    /// parent is the one it was carved out of: that one's owner does not hand it out, and whoever claims the parent's
+    /// range later sees the part.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub fn stands<'a>(&self, others: impl IntoIterator<Item = (&'a Self, &'a str)>) -> Result<(), Crossed> {
+        let mine = self.cidr.cidr();
+        let mut overlapping = others.into_iter().filter(|(other, _)| other.cidr.cidr().overlaps(mine));
+        if let Some(parent) = &self.parent {
+            let found = overlapping.any(|(other, uid)| other.cidr == parent.cidr && uid == parent.uid);
+            return if found { Ok(()) } else { Err(Crossed::Orphan(parent.cidr)) };
+        }
+        let part = |other: &Self| {
+            other.cidr == self.cidr
+                || other.parent.as_ref().is_some_and(|parent| mine.covers(parent.cidr.cidr()))
+        };
+        match overlapping.find(|(other, _)| !part(other)) {
+            Some((other, _)) => Err(Crossed::By(Box::new(other.clone()))),
+            None => Ok(()),
+        }
+    }
 }
 
 impl TryFrom<&IPAMBlock> for Claim {
     type Error = ClaimInvalid;
 
     fn try_from(object: &IPAMBlock) -> Result<Self, ClaimInvalid> {
-        let IPAMBlockSpec { cidr, pool, node } = object.spec.clone();
+        let IPAMBlockSpec { cidr, pool, node, parent } = object.spec.clone();
         let cidr = BlockCidr::try_from(cidr.parse::<Cidr>()?)?;
         let name = object.name_any();
         if name != cidr.object_name() {
@@ -56,14 +116,29 @@ impl TryFrom<&IPAMBlock> for Claim {
         if node.is_empty() {
             return Err(ClaimInvalid::NoNode);
         }
-        Ok(Self { cidr, pool, node })
+        let parent = parent.map(Parent::try_from).transpose()?;
+        if let Some(Parent { cidr: parent, .. }) = parent
+            && (parent == cidr || !parent.cidr().covers(cidr.cidr()))
+        {
+            return Err(ClaimInvalid::Parent { cidr, parent });
+        }
+        Ok(Self { cidr, pool, node, parent })
+    }
+}
+
+impl TryFrom<ParentBlock> for Parent {
+    type Error = ClaimInvalid;
+
+    fn try_from(ParentBlock { cidr, uid }: ParentBlock) -> Result<Self, ClaimInvalid> {
+        Ok(Self { cidr: BlockCidr::try_from(cidr.parse::<Cidr>()?)?, uid })
     }
 }
 
 impl From<&Claim> for IPAMBlock {
     fn from(claim: &Claim) -> Self {
-        let Claim { cidr, pool, node } = claim.clone();
-        Self::new(&cidr.object_name(), IPAMBlockSpec { cidr: cidr.to_string(), pool, node })
+        let Claim { cidr, pool, node, parent } = claim.clone();
+        let parent = parent.map(|Parent { cidr, uid }| ParentBlock { cidr: cidr.to_string(), uid });
+        Self::new(&cidr.object_name(), IPAMBlockSpec { cidr: cidr.to_string(), pool, node, parent })
     }
 }
 
@@ -89,11 +164,32 @@ impl Taken {
         self.ranges.insert(cidr);
     }
 
+    /// Addresses in all of them; saturates at 2^128 − 1.
+    pub fn size(&self) -> u128 {
+        self.ranges.iter().fold(0, |sum: u128, range| sum.saturating_add(range.size()))
+    }
+
     /// Whether any range taken shares an address with this one.
     pub fn overlaps(&self, cidr: Cidr) -> bool {
         // Disjoint ranges are in order of their ends, too: if the last that begins before the end of `cidr` does not
         // reach it, none does.
         self.before(cidr.last()).is_some_and(|near| near.overlaps(cidr))
+    }
+
+    /// The largest range nobody has in a block of the pool that is taken in part.
+    fn gap(&self, pool: &Pool) -> Option<BlockCidr> {
+        let inside = self.ranges.range(pool.cidr..).take_while(|range| pool.cidr.covers(**range));
+        let blocks = inside.filter(|range| range.length() > pool.block_length);
+        let blocks: BTreeSet<Cidr> =
+            blocks.filter_map(|range| Cidr::around(range.address(), pool.block_length)).collect();
+        let mut ranges: Vec<Cidr> = blocks.into_iter().collect();
+        while !ranges.is_empty() {
+            if let Some(free) = ranges.iter().find(|range| !self.overlaps(**range)) {
+                return BlockCidr::try_from(*free).ok();
+            }
+            ranges = ranges.into_iter().flat_map(Cidr::halves).collect();
+        }
+        None
     }
 
     /// The last range that begins at or before an address, if of its family.
@@ -128,10 +224,14 @@ pub enum ClaimError {
     },
 }
 
-/// Claims one block from the first of `pools` that has one left, for `node`.
+/// Claims one block from the first of `pools` that has one left, for `node`: a whole one, or what is left beside parts
+/// of blocks whose own owner is gone.
 ///
 /// `taken` is what the caller knows to be owned, by whomever; it may be old. A block found to be `node`'s own that is
 /// not in `taken` (it was created, but the answer was lost) is adopted.
+///
+/// What is claimed may be used when nothing that was there before lies across it: blocks of two lengths have two
+/// names, so the API's conflict alone does not say. See [`Claim::stands`].
 ///
 /// # Errors
 /// [`ClaimError::Full`] when all of them have owners, [`ClaimError::Store`] when the store fails.
@@ -142,29 +242,53 @@ pub async fn claim(
     mut taken: Taken,
 ) -> Result<Claim, ClaimError> {
     for pool in pools {
+        let mine = |cidr| Claim { cidr, pool: pool.name.clone(), node: node.to_owned(), parent: None };
         for cidr in pool.candidates(node) {
             if taken.overlaps(cidr.cidr()) {
                 continue;
             }
-            let claim = Claim { cidr, pool: pool.name.clone(), node: node.to_owned() };
-            let failed = |source| ClaimError::Store { cidr, source };
-            match store.create_block(&IPAMBlock::from(&claim)).await {
-                Ok(()) => return Ok(claim),
-                Err(StoreError::Exists(_)) => {}
-                Err(source) => return Err(failed(source)),
+            if let Some(claim) = create(store, mine(cidr), &mut taken).await? {
+                return Ok(claim);
             }
-            // What the caller knew was old: one list now saves a request for every other block it did not know of.
-            let listed = store.list_blocks().await.map_err(failed)?;
-            let claims: Vec<Claim> =
-                listed.iter().filter_map(|object| Claim::try_from(object).ok()).collect();
-            if let Some(adopted) = claims.iter().find(|listed| listed.cidr == cidr && listed.node == node) {
-                return Ok(adopted.clone());
+        }
+        while let Some(cidr) = taken.gap(pool) {
+            if let Some(claim) = create(store, mine(cidr), &mut taken).await? {
+                return Ok(claim);
             }
-            taken.insert(cidr.cidr());
-            claims.iter().for_each(|claim| taken.insert(claim.cidr.cidr()));
         }
     }
     Err(ClaimError::Full(pools.iter().map(describe).collect()))
+}
+
+/// Makes this very block the node's own, or finds it so.
+///
+/// # Errors
+/// [`ClaimError::Full`] when another node has it, [`ClaimError::Store`] when the store fails.
+pub async fn claim_this(store: &impl Store, wanted: Claim) -> Result<Claim, ClaimError> {
+    let cidr = wanted.cidr;
+    let created = create(store, wanted, &mut Taken::default()).await?;
+    created.ok_or_else(|| ClaimError::Full(vec![format!("{cidr} belongs to another node")]))
+}
+
+/// Creates the object of a claim, or adopts the one that is there; `None` when it is another node's: then `taken`
+/// is all there is.
+async fn create(store: &impl Store, wanted: Claim, taken: &mut Taken) -> Result<Option<Claim>, ClaimError> {
+    let failed = |source| ClaimError::Store { cidr: wanted.cidr, source };
+    match store.create_block(&IPAMBlock::from(&wanted)).await {
+        Ok(()) => return Ok(Some(wanted)),
+        Err(StoreError::Exists(_)) => {}
+        Err(source) => return Err(failed(source)),
+    }
+    // What the caller knew was old: one list now saves a request for every other block it did not know of.
+    let listed = store.list_blocks().await.map_err(failed)?;
+    let claims: Vec<Claim> = listed.iter().filter_map(|object| Claim::try_from(object).ok()).collect();
+    let mine = |listed: &&Claim| listed.cidr == wanted.cidr && listed.node == wanted.node;
+    if let Some(adopted) = claims.iter().find(mine) {
+        return Ok(Some(adopted.clone()));
+    }
+    taken.insert(wanted.cidr.cidr());
+    claims.iter().for_each(|claim| taken.insert(claim.cidr.cidr()));
+    Ok(None)
 }
 
 fn describe(pool: &Pool) -> String {
@@ -183,8 +307,7 @@ mod tests {
     use crate::store::memory::{Fault, MemoryStore};
 
     fn pool(cidr: &str, block_length: u8) -> Pool {
-        let cidr = cidr.parse().unwrap();
-        Pool { name: "default".to_owned(), cidr, block_length, node_selector: None, disabled: false }
+        Pool::new("default", cidr.parse().unwrap(), block_length)
     }
 
     fn taken<const N: usize>(ranges: [&str; N]) -> Taken {
@@ -224,6 +347,7 @@ mod tests {
             cidr: cidr.to_owned(),
             pool: "default".to_owned(),
             node: node.to_owned(),
+            parent: None,
         };
         for (name, spec, words) in [
             (
@@ -240,6 +364,56 @@ mod tests {
         ] {
             assert_eq!(Claim::try_from(&IPAMBlock::new(name, spec)).unwrap_err().to_string(), words);
         }
+    }
+
+    fn part(cidr: &str, parent: &str) -> Claim {
+        let block = |text: &str| BlockCidr::try_from(text.parse::<Cidr>().unwrap()).unwrap();
+        let parent =
+            Some(parent).filter(|it| !it.is_empty()).map(|it| Parent { cidr: block(it), uid: it.to_owned() });
+        Claim { cidr: block(cidr), pool: "default".to_owned(), node: "node2".to_owned(), parent }
+    }
+
+    #[test]
+    fn the_later_of_two_claims_across_each_other_does_not_stand_and_a_part_does_beside_its_parent() {
+        let whole = || part("10.0.0.0/26", "");
+        for (claim, other, stands) in [
+            (whole(), part("10.0.0.64/26", ""), true),
+            (whole(), part("10.0.0.0/28", ""), false),
+            (part("10.0.0.0/28", ""), whole(), false),
+            (whole(), part("10.0.0.0/28", "10.0.0.0/26"), true),
+            (part("10.0.0.0/28", "10.0.0.0/26"), whole(), true),
+            // A part of a part.
+            (whole(), part("10.0.0.0/30", "10.0.0.0/28"), true),
+            // The part was there before what lies around it was claimed.
+            (part("10.0.0.0/27", ""), part("10.0.0.0/28", "10.0.0.0/26"), false),
+            (part("10.0.0.0/28", "10.0.0.0/26"), part("10.0.0.0/27", ""), false),
+        ] {
+            let uid = other.cidr.to_string();
+            assert_eq!(claim.stands([(&other, uid.as_str())]).is_ok(), stands, "{claim:?} {other:?}");
+        }
+        let orphan = part("10.0.0.0/28", "10.0.0.0/26");
+        assert_eq!(
+            orphan.stands([(&whole(), "another")]).unwrap_err().to_string(),
+            "10.0.0.0/26, which it was carved out of, is not there any more"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_left_beside_a_part_whose_owner_is_gone_is_claimed_when_nothing_else_is() {
+        let store = MemoryStore::default();
+        let part = part("10.0.0.16/28", "10.0.0.0/26");
+        store.create_block(&IPAMBlock::from(&part)).await.unwrap();
+        let mut claimed = Vec::new();
+        let pools = [pool("10.0.0.0/25", 26)];
+        loop {
+            let all = store.blocks();
+            let taken = all.iter().map(|object| Claim::try_from(object).unwrap().cidr.cidr()).collect();
+            match claim(&store, &pools, "node1", taken).await {
+                Ok(claim) => claimed.push(claim.cidr.to_string()),
+                Err(error) => break assert!(matches!(error, ClaimError::Full(_)), "{error}"),
+            }
+        }
+        assert_eq!(claimed, ["10.0.0.64/26", "10.0.0.32/27", "10.0.0.0/28"]);
     }
 
     #[tokio::test]
@@ -304,7 +478,8 @@ mod tests {
         let pools = [pool("10.0.0.0/16", 26)];
         let last = pools[0].candidates("node1").last().unwrap();
         for cidr in pools[0].candidates("node1").filter(|cidr| *cidr != last) {
-            let rival = Claim { cidr, pool: "default".to_owned(), node: "node2".to_owned() };
+            let (pool, node) = ("default".to_owned(), "node2".to_owned());
+            let rival = Claim { cidr, pool, node, parent: None };
             store.create_block(&IPAMBlock::from(&rival)).await.unwrap();
         }
         let before = store.requests();

@@ -13,6 +13,7 @@
 
 pub mod allocator;
 pub mod block;
+pub mod choice;
 pub mod cidr;
 pub mod claim;
 pub mod crd;

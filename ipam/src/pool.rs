@@ -1,12 +1,13 @@
 //! Pools: what an operator's [`IPPool`] means.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
 
 use crate::cidr::{BlockCidr, Cidr, CidrError, Family};
-use crate::crd::IPPool;
+use crate::crd::{AllowedUse, IPPool};
 
 /// An [`IPPool`] that can be used.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +20,14 @@ pub struct Pool {
     pub block_length: u8,
     /// Nodes that may own its blocks; all unless set.
     pub node_selector: Option<LabelSelector>,
+    /// Namespaces whose pods have their addresses of it; all unless set.
+    pub namespace_selector: Option<LabelSelector>,
+    /// Pods may have its addresses.
+    pub for_pods: bool,
+    /// Its blocks are announced.
+    pub bgp_export: bool,
+    /// How long an address rests when a pod has left it: at most an hour.
+    pub cooldown: Duration,
     /// Hand out no new addresses.
     pub disabled: bool,
 }
@@ -118,6 +127,10 @@ impl TryFrom<&IPPool> for Pool {
             cidr,
             block_length: block,
             node_selector: object.spec.node_selector.clone(),
+            namespace_selector: object.spec.namespace_selector.clone(),
+            for_pods: object.spec.allowed_uses.contains(&AllowedUse::Pods),
+            bgp_export: object.spec.bgp_export,
+            cooldown: Duration::from_secs(object.spec.cooldown_seconds.into()),
             disabled: object.spec.disabled,
         })
     }
@@ -154,6 +167,32 @@ pub fn check_overlaps<'a>(
 }
 
 impl Pool {
+    /// A pool for the pods of every node and namespace, whose range is not checked.
+    pub fn new(name: impl Into<String>, cidr: Cidr, block_length: u8) -> Self {
+        Self {
+            name: name.into(),
+            cidr,
+            block_length,
+            node_selector: None,
+            namespace_selector: None,
+            for_pods: true,
+            bgp_export: true,
+            cooldown: Duration::ZERO,
+            disabled: false,
+        }
+    }
+
+    /// Whether pods may have new addresses of it.
+    pub fn hands_out(&self) -> bool {
+        self.for_pods && !self.disabled
+    }
+
+    /// How narrowly it is meant: of pools a pod may have addresses of, the more specific come first. A namespace says
+    /// more of a pod than its node.
+    pub fn specificity(&self) -> u8 {
+        2 * u8::from(self.namespace_selector.is_some()) + u8::from(self.node_selector.is_some())
+    }
+
     /// Which family it belongs to.
     pub fn family(&self) -> Family {
         self.cidr.family()
@@ -214,8 +253,7 @@ mod tests {
     use crate::crd::IPPoolSpec;
 
     fn object(name: &str, cidr: &str, block_size: Option<u8>) -> IPPool {
-        let spec = IPPoolSpec { cidr: cidr.to_owned(), block_size, node_selector: None, disabled: false };
-        IPPool::new(name, spec)
+        IPPool::new(name, IPPoolSpec { block_size, ..IPPoolSpec::new(cidr) })
     }
 
     fn pool(cidr: &str, block_size: Option<u8>) -> Result<Pool, PoolError> {

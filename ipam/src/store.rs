@@ -24,8 +24,14 @@ pub trait Store: Send + Sync {
         status: &IPAMBlockStatus,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Deletes this very object (its UID must still be the same); done, too, when it is not there.
-    fn delete_block(&self, block: &IPAMBlock) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Deletes the object of this name, if its UID is still this and, where one is given, its resourceVersion; done,
+    /// too, when there is none of the name. [`StoreError::Refused`] when it is another by now.
+    fn delete_block(
+        &self,
+        name: &str,
+        uid: &str,
+        version: Option<&str>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
 /// Why the store did not do it.

@@ -13,13 +13,7 @@ use proptest::prelude::*;
 
 /// Sixteen blocks of four addresses.
 fn pool() -> Pool {
-    Pool {
-        name: "small".to_owned(),
-        cidr: "10.0.0.0/26".parse().unwrap(),
-        block_length: 30,
-        node_selector: None,
-        disabled: false,
-    }
+    Pool::new("small", "10.0.0.0/26".parse().unwrap(), 30)
 }
 
 const BLOCKS: usize = 16;
@@ -113,7 +107,14 @@ async fn run(steps: Vec<Step>) {
                 let first = nodes[node].owned.first().map(|block| block.object_name());
                 let object = store.blocks().into_iter().find(|object| object.metadata.name == first);
                 if let Some(object) = object
-                    && store.delete_block(&object).await.is_ok()
+                    && store
+                        .delete_block(
+                            object.metadata.name.as_deref().unwrap(),
+                            object.metadata.uid.as_deref().unwrap(),
+                            None,
+                        )
+                        .await
+                        .is_ok()
                 {
                     nodes[node].owned.pop_first();
                 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use manx_cni::protocol::{Attached, AttachmentKey};
 use manx_cni::spec::code;
+use manx_ipam::Pool;
 use manx_ipam::allocator::AssignError;
 
 use super::core::Core;
@@ -44,8 +45,11 @@ impl Core {
         }
         let not_available = |reason| Refusal::not_available(code::NOT_AVAILABLE, reason);
         self.may_assign().map_err(not_available)?;
-        match self.allocator.can_assign(self.pools()) {
+        let pools = self.general_pools();
+        match self.allocator.can_assign(&pools) {
             Ok(()) => Ok(()),
+            // Pods of some namespaces can have addresses.
+            Err(AssignError::NoPool) if self.pools().iter().any(Pool::hands_out) => Ok(()),
             // The next block is being claimed: an ADD waits for it.
             Err(AssignError::Exhausted { family, .. }) if self.claims_in_hope(family) => Ok(()),
             Err(error) => {

@@ -1,13 +1,20 @@
-//! The blocks this node owns: claimed ahead of need, announced once acknowledged, put back when their object
-//! vanishes under running pods.
+//! The blocks this node owns: claimed ahead of need, used and announced once the API shows them, put back when their
+//! object vanishes under running pods, given back when they are not needed.
+//!
+//! ```text
+//!   wanted ─ Claim ▶ created ─ watch ▶ stands? ─▶ owned ─ empty, not needed for a while ▶ withdrawn ─ Return ▶ gone
+//!                                        └ no ──────────────────────────────────────────────▲
+//! ```
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::time::{Duration, Instant};
 
-use manx_ipam::claim::{Claim, ClaimError};
+use manx_ipam::claim::{Claim, ClaimError, Parent};
+use manx_ipam::store::StoreError;
 use manx_ipam::{BlockCidr, Family, Pool};
 
+use super::carve::Carving;
 use super::cluster::prefix;
 use super::core::{Core, Effect};
 use super::known::{Known, KnownBlock};
@@ -17,42 +24,84 @@ use crate::watch::Kind;
 /// Pauses between tries at the API: doubled from the first to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// What must have been read before a block is claimed.
-const CLAIMING: [Kind; 3] = [Kind::Node, Kind::IPPool, Kind::IPAMBlock];
+/// How long the watch may take to show a block that was created.
+const UNSEEN: Duration = Duration::from_secs(30);
 
-/// Claims, running and failed.
+/// A block that is not needed for this long is given back.
+const IDLE: Duration = Duration::from_secs(300);
+
+/// What must have been read before a block is claimed or an address handed out.
+const CLAIMING: [Kind; 5] = [Kind::Node, Kind::Namespace, Kind::IPPool, Kind::IPAMBlock, Kind::IPReservation];
+
+/// What a claim is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Want {
+    /// Of which family.
+    pub family: Family,
+    /// Names of pools, in order of preference.
+    pub pools: Vec<String>,
+    /// This very block, for an address a pod asks for.
+    pub block: Option<BlockCidr>,
+}
+
+impl Want {
+    /// Any block of these pools, which are of one family.
+    pub fn of(pools: &[Pool]) -> Option<Self> {
+        let family = pools.first()?.family();
+        Some(Self { family, pools: pools.iter().map(|pool| pool.name.clone()).collect(), block: None })
+    }
+}
+
+/// Claims, running and failed; blocks on their way in and out.
 #[derive(Debug, Default)]
 pub struct Blocks {
     /// Pools whose node selector selects this node.
     pub usable: Vec<Pool>,
     /// Pools that were usable before the last restart.
     remembered: Vec<Pool>,
-    /// One claim a family.
-    claims: BTreeMap<Family, Try>,
+    /// Until the block is seen.
+    claims: BTreeMap<Want, Try>,
     /// Blocks whose object is to be put back.
     reclaims: BTreeMap<BlockCidr, Try>,
-    /// Claimed, acknowledged, and not yet seen in the watch: a list read before the claim does not name them.
-    unseen: BTreeSet<BlockCidr>,
+    /// Created, and not yet seen in the watch: a list read before does not name them.
+    unseen: BTreeMap<BlockCidr, Unseen>,
+    /// Own blocks that were carved out of others.
+    parents: BTreeMap<BlockCidr, Parent>,
+    /// Own blocks that are not needed, and since when.
+    idle: BTreeMap<BlockCidr, Instant>,
+    /// Blocks whose object is to be removed, by its UID.
+    returns: BTreeMap<BlockCidr, (String, Try)>,
+    /// Parts given to others and asked of others.
+    pub carving: Carving,
+}
+
+#[derive(Debug)]
+struct Unseen {
+    /// None: it is put back.
+    want: Option<Want>,
+    until: Instant,
 }
 
 /// Something tried at the API until it is done.
 #[derive(Debug, Default)]
-struct Try {
-    running: bool,
+pub(super) struct Try {
+    pub running: bool,
     /// Not before this.
-    next: Option<Instant>,
+    pub next: Option<Instant>,
     pause: Duration,
     /// Why it was not done, in words.
     failure: Option<String>,
+    /// Nobody else's block was left.
+    full: bool,
 }
 
 impl Try {
-    fn due(&self, now: Instant) -> bool {
+    pub fn due(&self, now: Instant) -> bool {
         !self.running && self.next.is_none_or(|next| next <= now)
     }
 
     /// Returns whether this failure was not told before.
-    fn fail(&mut self, failure: String, now: Instant) -> bool {
+    pub fn fail(&mut self, failure: String, now: Instant) -> bool {
         self.running = false;
         self.pause = (self.pause * 2).clamp(PAUSES.0, PAUSES.1);
         self.next = Some(now + self.pause);
@@ -65,7 +114,12 @@ impl Try {
 impl Blocks {
     /// Whether the API has taken the claim of a block that the watch does not show yet.
     pub(super) fn acknowledged(&self, cidr: BlockCidr) -> bool {
-        self.unseen.contains(&cidr)
+        self.unseen.contains_key(&cidr)
+    }
+
+    /// Whether no pool of these has a block left that nobody owns.
+    pub(super) fn full(&self, want: &Want) -> bool {
+        self.claims.get(want).is_some_and(|claim| claim.full)
     }
 }
 
@@ -113,17 +167,29 @@ impl Core {
 
     /// Whether a family's next block is being claimed, and the last try did not fail.
     pub(super) fn claims_in_hope(&self, family: Family) -> bool {
-        self.blocks.claims.get(&family).is_some_and(|claim| claim.running && claim.failure.is_none())
+        let mut claims = self.blocks.claims.iter();
+        claims.any(|(want, claim)| want.family == family && claim.running && claim.failure.is_none())
+    }
+
+    /// The pools of a pod nobody says anything of: those for every namespace.
+    pub(super) fn general_pools(&self) -> Vec<Pool> {
+        self.pools().iter().filter(|pool| pool.namespace_selector.is_none()).cloned().collect()
     }
 
     /// Takes the blocks known before the restart back, not yet acknowledged anew.
     pub(super) fn restore_blocks(&mut self) {
         match self.known.load() {
             Ok(known) => {
-                for block in &known.blocks {
-                    self.allocator.add_block(block.cidr, &block.pool);
-                }
                 self.blocks.remembered = known.pools();
+                for KnownBlock { cidr, pool, parent, parts } in known.blocks {
+                    self.allocator.add_block(cidr, &pool);
+                    self.blocks.parents.extend(parent.map(|parent| (cidr, parent)));
+                    for (part, node) in parts {
+                        self.allocator.carve(cidr, part);
+                        self.blocks.carving.remember(part, cidr, node);
+                    }
+                }
+                self.allocator.cool(&self.blocks.remembered);
             }
             Err(error) => tracing::warn!("cannot read which blocks were known: {error}; the API will say"),
         }
@@ -143,23 +209,70 @@ impl Core {
             pool
         });
         let blocks = self.allocator.blocks();
-        let blocks = blocks.map(|block| KnownBlock { cidr: block.cidr(), pool: block.pool().to_owned() });
+        let blocks = blocks.map(|block| {
+            let parts = block.carved().map(|part| (part, self.holder_of(part)));
+            KnownBlock {
+                cidr: block.cidr(),
+                pool: block.pool().to_owned(),
+                parent: self.blocks.parents.get(&block.cidr()).cloned(),
+                parts: parts.collect(),
+            }
+        });
         let known = Known::new(pools.collect(), blocks.collect());
         if let Err(error) = self.known.save(&known) {
             tracing::warn!("cannot write down which blocks are known: {error}");
         }
     }
 
-    /// The API shows a block as ours.
-    pub(super) fn own_block(&mut self, cidr: BlockCidr, pool: &str) {
-        self.blocks.unseen.remove(&cidr);
+    /// The API shows a block as ours. One that was not is used only if it stands beside all others.
+    pub(super) fn own_block(&mut self, name: &str, now: Instant) {
+        let Some(block) = self.cluster.blocks.get(name) else { return };
+        let (claim, uid) = (block.claim.clone(), block.uid.clone());
+        let cidr = claim.cidr;
+        if let Some((returned, _)) = self.blocks.returns.get(&cidr) {
+            if *returned == uid {
+                return;
+            }
+            self.blocks.returns.remove(&cidr);
+        }
+        if self.allocator.block(cidr).is_none() {
+            let others = self.cluster.blocks.values().filter(|other| other.claim.cidr != cidr);
+            if let Err(crossed) = claim.stands(others.map(|other| (&other.claim, other.uid.as_str()))) {
+                if self.allocator.strays().any(|(address, _)| cidr.contains(address)) {
+                    tracing::error!("{cidr} is used here, and {crossed}: addresses may have two owners");
+                } else {
+                    tracing::warn!("{cidr} is given up: {crossed}");
+                    self.see(cidr, Some(crossed.to_string()), now);
+                    self.blocks.returns.insert(cidr, (uid, Try::default()));
+                    return;
+                }
+            }
+        }
+        self.see(cidr, None, now);
         self.blocks.reclaims.remove(&cidr);
-        self.add_block(cidr, pool);
+        match claim.parent {
+            Some(parent) => _ = self.blocks.parents.insert(cidr, parent),
+            None => _ = self.blocks.parents.remove(&cidr),
+        }
+        self.add_block(cidr, &claim.pool);
+        let allocations = self.cluster.blocks.get(name).map(|block| block.allocations.clone());
+        self.recognise(&allocations.unwrap_or_default());
+    }
+
+    /// A claim has come to its end: the watch shows its block, or there is none.
+    fn see(&mut self, cidr: BlockCidr, failure: Option<String>, now: Instant) {
+        if let Some(Unseen { want: Some(want), .. }) = self.blocks.unseen.remove(&cidr) {
+            match failure {
+                None => _ = self.blocks.claims.remove(&want),
+                Some(failure) => _ = self.blocks.claims.entry(want).or_default().fail(failure, now),
+            }
+        }
     }
 
     fn add_block(&mut self, cidr: BlockCidr, pool: &str) {
         if self.allocator.add_block(cidr, pool) {
             tracing::info!(pool, "owns block {cidr}");
+            self.match_parts();
         }
         // An overlapping block the allocator did not take is not ours to announce either.
         if self.allocator.block(cidr).is_some()
@@ -171,12 +284,12 @@ impl Core {
 
     /// A list of all blocks does not name these of ours.
     pub(super) fn lose_unlisted_blocks(&mut self, now: Instant) {
-        let listed: BTreeSet<BlockCidr> = self.cluster.own_blocks().map(|block| block.cidr).collect();
+        let listed: BTreeSet<BlockCidr> = self.cluster.own_blocks().map(|block| block.claim.cidr).collect();
         let unlisted: Vec<BlockCidr> = self
             .allocator
             .blocks()
             .map(manx_ipam::block::Block::cidr)
-            .filter(|cidr| !listed.contains(cidr) && !self.blocks.unseen.contains(cidr))
+            .filter(|cidr| !listed.contains(cidr) && !self.blocks.unseen.contains_key(cidr))
             .collect();
         unlisted.into_iter().for_each(|cidr| self.lose_block(cidr, now));
     }
@@ -184,7 +297,8 @@ impl Core {
     /// The API does not show a block as ours any more. Pods that hold its addresses keep them: its object is put
     /// back, and it stays announced meanwhile, unless somebody else has it by then.
     pub(super) fn lose_block(&mut self, cidr: BlockCidr, now: Instant) {
-        self.blocks.unseen.remove(&cidr);
+        self.see(cidr, Some(format!("{cidr} was removed as soon as it was claimed")), now);
+        self.blocks.returns.remove(&cidr);
         match self.allocator.block(cidr) {
             None => {}
             Some(block) if block.is_empty() => self.drop_block(cidr),
@@ -202,42 +316,57 @@ impl Core {
     fn drop_block(&mut self, cidr: BlockCidr) {
         tracing::info!("owns block {cidr} no longer");
         self.blocks.reclaims.remove(&cidr);
+        self.blocks.idle.remove(&cidr);
         self.allocator.remove_block(cidr);
         if let Some(prefix) = prefix(cidr) {
             self.graph.apply(Input::BlockGone(prefix));
         }
     }
 
-    /// Asks for what is needed ahead: one claim a family at a time.
+    /// Asks for what is needed ahead, and for what a pod waits for: one claim for each at a time.
     pub(super) fn want_blocks(&mut self, now: Instant) {
+        let late: Vec<BlockCidr> =
+            self.blocks.unseen.iter().filter(|(_, it)| it.until <= now).map(|(cidr, _)| *cidr).collect();
+        for cidr in late {
+            self.see(cidr, Some(format!("the API has not shown {cidr} yet, which it took")), now);
+        }
         if !self.cluster.has_read(&CLAIMING) {
             return;
         }
-        for wanted in self.allocator.wants_blocks(&self.blocks.usable) {
-            let claim = self.blocks.claims.entry(wanted.family).or_default();
+        let ahead = self.allocator.wants_blocks(&self.blocks.usable).into_iter().map(|wanted| wanted.pools);
+        let ahead = ahead.filter_map(|pools| Some((Want::of(&pools)?, pools)));
+        let wanted: BTreeMap<Want, Vec<Pool>> = ahead.chain(self.shortages()).collect();
+        self.blocks.claims.retain(|want, claim| claim.running || wanted.contains_key(want));
+        for (want, pools) in wanted {
+            let claim = self.blocks.claims.entry(want.clone()).or_default();
             if claim.due(now) {
                 claim.running = true;
-                let owned = self.cluster.blocks.values().map(|block| block.cidr);
-                let taken = owned.chain(self.blocks.unseen.iter().copied()).map(BlockCidr::cidr).collect();
-                self.effects.push(Effect::Claim { family: wanted.family, pools: wanted.pools, taken });
+                let owned = self.cluster.blocks.values().map(|block| block.claim.cidr);
+                let taken = owned.chain(self.blocks.unseen.keys().copied()).map(BlockCidr::cidr).collect();
+                self.effects.push(Effect::Claim { want, pools, taken });
             }
         }
     }
 
-    /// A claim has ended.
-    pub fn claimed(&mut self, family: Family, outcome: Result<Claim, ClaimError>, now: Instant) {
+    /// A claim has ended. What was created is used when the watch shows it.
+    pub fn claimed(&mut self, want: Want, outcome: Result<Claim, ClaimError>, now: Instant) {
         match outcome {
+            // The watch was faster.
+            Ok(claim) if self.allocator.block(claim.cidr).is_some() => _ = self.blocks.claims.remove(&want),
+            Ok(claim) if !self.blocks.returns.contains_key(&claim.cidr) => {
+                self.blocks.claims.entry(want.clone()).or_default().failure = None;
+                let until = now + UNSEEN;
+                self.blocks.unseen.insert(claim.cidr, Unseen { want: Some(want), until });
+            }
             Ok(claim) => {
-                self.blocks.claims.remove(&family);
-                if !self.cluster.blocks.contains_key(&claim.cidr.object_name()) {
-                    self.blocks.unseen.insert(claim.cidr);
-                }
-                self.add_block(claim.cidr, &claim.pool);
-                self.remember();
+                let failure = format!("{} is being given back", claim.cidr);
+                self.blocks.claims.entry(want).or_default().fail(failure, now);
             }
             Err(error) => {
                 self.metrics.api_errors.with_label_values(&["claim"]).inc();
-                let claim = self.blocks.claims.entry(family).or_default();
+                let family = want.family;
+                let claim = self.blocks.claims.entry(want).or_default();
+                claim.full = matches!(error, ClaimError::Full(_));
                 if claim.fail(error.to_string(), now) {
                     tracing::warn!("no {family} block: {error}");
                 }
@@ -246,13 +375,72 @@ impl Core {
         self.retry_waiting(now);
     }
 
+    /// Once a second: gives back what has not been needed for long enough.
+    pub(super) fn give_back(&mut self, now: Instant) {
+        if !self.cluster.has_read(&CLAIMING) {
+            return;
+        }
+        let (surplus, mut dropped) = (self.allocator.surplus(&self.blocks.usable), false);
+        self.blocks.idle.retain(|cidr, _| surplus.contains(cidr));
+        for cidr in surplus {
+            let since = *self.blocks.idle.entry(cidr).or_insert(now);
+            let seen = self.cluster.blocks.get(&cidr.object_name()).filter(|seen| seen.claim.node == self.me);
+            if now.saturating_duration_since(since) >= IDLE
+                && let Some(seen) = seen
+            {
+                tracing::info!("gives block {cidr} back");
+                self.blocks.returns.insert(cidr, (seen.uid.clone(), Try::default()));
+                self.drop_block(cidr);
+                dropped = true;
+            }
+        }
+        // Only once it is neither handed out of nor remembered is its object removed.
+        if dropped {
+            self.remember();
+        }
+        for (cidr, (uid, removal)) in &mut self.blocks.returns {
+            if removal.due(now) {
+                removal.running = true;
+                self.effects.push(Effect::Return { cidr: *cidr, uid: uid.clone() });
+            }
+        }
+    }
+
+    /// An attempt to remove a block's object has ended. It was done, or is another's object by now; while that is not
+    /// known it is tried again.
+    pub fn returned(&mut self, cidr: BlockCidr, outcome: Result<(), StoreError>, now: Instant) {
+        let Some((_, removal)) = self.blocks.returns.get_mut(&cidr) else { return };
+        match outcome {
+            Err(error @ StoreError::Unavailable(_)) => {
+                self.metrics.api_errors.with_label_values(&["return"]).inc();
+                if removal.fail(error.to_string(), now) {
+                    tracing::warn!("{cidr} is not given back yet: {error}");
+                }
+            }
+            // Until the watch says that it is gone.
+            Ok(()) => removal.next = Some(now + UNSEEN),
+            Err(error) => {
+                tracing::warn!("{cidr} is not given back: {error}");
+                self.blocks.returns.remove(&cidr);
+            }
+        }
+        if let Some((_, removal)) = self.blocks.returns.get_mut(&cidr) {
+            removal.running = false;
+        }
+    }
+
     pub(super) fn retry_reclaims(&mut self, now: Instant) {
         for (cidr, reclaim) in &mut self.blocks.reclaims {
             if let Some(block) = self.allocator.block(*cidr)
                 && reclaim.due(now)
             {
                 reclaim.running = true;
-                self.effects.push(Effect::Reclaim { cidr: *cidr, pool: block.pool().to_owned() });
+                self.effects.push(Effect::Reclaim(Claim {
+                    cidr: *cidr,
+                    pool: block.pool().to_owned(),
+                    node: self.me.clone(),
+                    parent: self.blocks.parents.get(cidr).cloned(),
+                }));
             }
         }
     }
@@ -263,7 +451,7 @@ impl Core {
             Ok(_) => {
                 tracing::info!("the IPAMBlock of {cidr} is put back");
                 if self.blocks.reclaims.remove(&cidr).is_some() {
-                    self.blocks.unseen.insert(cidr);
+                    self.blocks.unseen.insert(cidr, Unseen { want: None, until: now + UNSEEN });
                 }
             }
             Err(ClaimError::Full(_)) => {

@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use manx_bgp::types::Prefix;
+use manx_ipam::claim::Taken;
 use manx_ipam::crd::IPPool;
 use manx_ipam::pool::check_overlaps;
-use manx_ipam::{BlockCidr, Pool};
+use manx_ipam::{BlockCidr, Cidr, Pool};
 
 use crate::graph::{Input, Selector};
-use crate::model::{Bad, BgpConfig, Block, Node, Object, Peer, Pod};
+use crate::model::{Bad, BgpConfig, Block, Namespace, Node, Object, Peer, Pod, Request, Reservation};
 use crate::watch::convert::DEFAULT_CONFIGURATION;
 use crate::watch::{Change, Kind, Update};
 
@@ -24,7 +25,10 @@ pub struct Cluster {
     pub refused: BTreeMap<Kind, String>,
     /// Whether the API answers; none: not known yet.
     pub api: Option<Result<(), String>>,
-    nodes: BTreeMap<String, Node>,
+    /// By name.
+    pub nodes: BTreeMap<String, Node>,
+    /// By name.
+    pub namespaces: BTreeMap<String, Namespace>,
     /// Pods of this node, by `namespace/name`.
     pub pods: BTreeMap<String, Pod>,
     /// As they are.
@@ -32,14 +36,29 @@ pub struct Cluster {
     /// What each pool means, or why it cannot be used.
     pub verdicts: BTreeMap<String, Result<Pool, Bad>>,
     /// Pools as they were when they last could be used.
-    good_pools: BTreeMap<String, (Pool, Selector)>,
+    good_pools: BTreeMap<String, GoodPool>,
     /// By name of the object.
     pub blocks: BTreeMap<String, Block>,
+    /// Names of those that were carved out of others.
+    parts: BTreeSet<String>,
+    /// As they are.
+    pub reservations: BTreeMap<String, Object<Reservation>>,
+    good_reservations: BTreeMap<String, Reservation>,
+    /// By name of the object.
+    pub requests: BTreeMap<String, Request>,
     /// As they are.
     pub configurations: BTreeMap<String, Object<BgpConfig>>,
     good_configuration: Option<BgpConfig>,
     /// As they are.
     pub peers: BTreeMap<String, Object<Peer>>,
+}
+
+/// A pool and its selectors, parsed.
+#[derive(Debug)]
+struct GoodPool {
+    pool: Pool,
+    nodes: Selector,
+    namespaces: Selector,
 }
 
 /// What an update means to the agent.
@@ -51,8 +70,12 @@ pub enum Told {
     Pools,
     /// This node's own Node is another.
     Me,
-    /// The API shows a block of ours.
-    Owned(BlockCidr, String),
+    /// The API shows a block of ours, by the name of its object.
+    Owned(String),
+    /// Parts of blocks may belong to others than before.
+    Parts,
+    /// Others ranges may be kept back.
+    Reserved,
     /// The API showed a block of ours before, and does so no longer, or not as ours.
     Lost(BlockCidr),
     /// All there is of this kind has been read; for the first time or anew.
@@ -71,14 +94,19 @@ impl Cluster {
         match update {
             Update::Node(change) => self.nodes(change, &mut told),
             Update::Pod(change) => {
-                for (name, object) in
-                    self.changes(Kind::Pod, change, |cluster| cluster.pods.keys(), &mut told)
-                {
-                    match object.map(|object| object.spec) {
-                        Some(Ok(pod)) => _ = self.pods.insert(name, pod),
-                        Some(Err(_)) | None => _ = self.pods.remove(&name),
-                    }
-                }
+                let changes = self.changes(Kind::Pod, change, |cluster| cluster.pods.keys(), &mut told);
+                keep(&mut self.pods, changes);
+            }
+            Update::Namespace(change) => {
+                let changes =
+                    self.changes(Kind::Namespace, change, |cluster| cluster.namespaces.keys(), &mut told);
+                keep(&mut self.namespaces, changes);
+            }
+            Update::Reservation(change) => self.reservations(change, &mut told),
+            Update::Request(change) => {
+                let changes =
+                    self.changes(Kind::IPAMRequest, change, |cluster| cluster.requests.keys(), &mut told);
+                keep(&mut self.requests, changes);
             }
             Update::Pool(change) => self.pools(*change, &mut told),
             Update::Block(change) => self.blocks(change, &mut told),
@@ -103,13 +131,48 @@ impl Cluster {
     /// The pools whose node selector selects this node, in order of name; disabled ones included.
     pub fn usable_pools(&self) -> Vec<Pool> {
         let Some(me) = self.nodes.get(&self.me) else { return Vec::new() };
-        let mine = self.good_pools.values().filter(|(_, nodes)| nodes.matches(&me.labels));
-        mine.map(|(pool, _)| pool.clone()).collect()
+        let mine = self.good_pools.values().filter(|good| good.nodes.matches(&me.labels));
+        mine.map(|good| good.pool.clone()).collect()
+    }
+
+    /// Whether a pool's addresses are for pods of a namespace with these labels.
+    pub fn serves(&self, pool: &Pool, labels: &BTreeMap<String, String>) -> bool {
+        self.good_pools.get(&pool.name).is_some_and(|good| good.namespaces.matches(labels))
+    }
+
+    /// A pool as it was when it last could be used.
+    pub fn pool(&self, name: &str) -> Option<&Pool> {
+        self.good_pools.get(name).map(|good| &good.pool)
+    }
+
+    /// Ranges of pools whose blocks are not announced.
+    pub fn unexported(&self) -> BTreeSet<Prefix> {
+        let hidden = self.good_pools.values().filter(|good| !good.pool.bgp_export);
+        hidden.filter_map(|good| Prefix::try_from(ipnetwork::IpNetwork::from(good.pool.cidr)).ok()).collect()
+    }
+
+    /// Ranges that are kept back.
+    pub fn reserved(&self) -> Vec<Cidr> {
+        self.good_reservations.values().flat_map(|reservation| reservation.0.iter().copied()).collect()
+    }
+
+    /// Addresses of a range that are kept back.
+    pub fn reserved_of(&self, range: Cidr) -> u128 {
+        let mut taken = Taken::default();
+        for reserved in self.reserved().into_iter().filter(|reserved| reserved.overlaps(range)) {
+            taken.insert(if reserved.covers(range) { range } else { reserved });
+        }
+        taken.size()
+    }
+
+    /// Blocks that were carved out of others.
+    pub fn parts(&self) -> impl Iterator<Item = &Block> {
+        self.parts.iter().filter_map(|name| self.blocks.get(name))
     }
 
     /// The blocks the API shows as ours, with their pools.
     pub fn own_blocks(&self) -> impl Iterator<Item = &Block> {
-        self.blocks.values().filter(|block| block.node == self.me)
+        self.blocks.values().filter(|block| block.claim.node == self.me)
     }
 
     /// Normalises a change into objects that are there or gone, in order of name.
@@ -198,17 +261,40 @@ impl Cluster {
                     None
                 }
             });
-            let ours = |block: &&Block| block.node == self.me;
+            let ours = |block: &&Block| block.claim.node == self.me;
             match (self.blocks.get(&name).filter(ours), block.as_ref().filter(ours)) {
-                (_, Some(now)) => told.push(Told::Owned(now.cidr, now.pool.clone())),
-                (Some(before), None) => told.push(Told::Lost(before.cidr)),
+                (_, Some(_)) => told.push(Told::Owned(name.clone())),
+                (Some(before), None) => told.push(Told::Lost(before.claim.cidr)),
                 (None, None) => {}
+            }
+            let part = block.as_ref().is_some_and(|block| block.claim.parent.is_some());
+            let was = if part { !self.parts.insert(name.clone()) } else { self.parts.remove(&name) };
+            if part != was {
+                told.push(Told::Parts);
             }
             match block {
                 Some(block) => _ = self.blocks.insert(name, block),
                 None => _ = self.blocks.remove(&name),
             }
         }
+    }
+
+    fn reservations(&mut self, change: Change<Reservation>, told: &mut Vec<Told>) {
+        let changes = self.changes(Kind::IPReservation, change, |cluster| cluster.reservations.keys(), told);
+        for (name, object) in changes {
+            let before = self.reservations.get(&name).and_then(|object| object.spec.as_ref().err());
+            match object.as_ref().map(|object| object.spec.clone()) {
+                Some(Ok(good)) => _ = self.good_reservations.insert(name.clone(), good),
+                // What it said before stays in force.
+                Some(Err(bad)) => complain("IPReservation", &name, &bad, before),
+                None => _ = self.good_reservations.remove(&name),
+            }
+            match object {
+                Some(object) => _ = self.reservations.insert(name, object),
+                None => _ = self.reservations.remove(&name),
+            }
+        }
+        told.push(Told::Reserved);
     }
 
     fn configurations(&mut self, change: Change<BgpConfig>, told: &mut Vec<Told>) {
@@ -277,10 +363,23 @@ impl Cluster {
     }
 }
 
-fn selected(pool: Pool) -> Result<(Pool, Selector), Bad> {
+fn selected(pool: Pool) -> Result<GoodPool, Bad> {
     let nodes = Selector::try_from(pool.node_selector.clone())
         .map_err(|error| Bad::new("InvalidNodeSelector", format_args!("spec.nodeSelector: {error}")))?;
-    Ok((pool, nodes))
+    let namespaces = Selector::try_from(pool.namespace_selector.clone()).map_err(|error| {
+        Bad::new("InvalidNamespaceSelector", format_args!("spec.namespaceSelector: {error}"))
+    })?;
+    Ok(GoodPool { pool, nodes, namespaces })
+}
+
+/// Puts what is there in, takes what is gone or cannot be used out.
+fn keep<T>(known: &mut BTreeMap<String, T>, changes: BTreeMap<String, Option<Object<T>>>) {
+    for (name, object) in changes {
+        match object.map(|object| object.spec) {
+            Some(Ok(spec)) => _ = known.insert(name, spec),
+            Some(Err(_)) | None => _ = known.remove(&name),
+        }
+    }
 }
 
 /// Says once what is wrong with an object.
@@ -297,13 +396,13 @@ pub fn prefix(cidr: BlockCidr) -> Option<Prefix> {
 
 #[cfg(test)]
 mod tests {
+    use manx_ipam::claim::Claim;
     use manx_ipam::crd::IPPoolSpec;
 
     use super::*;
 
     fn pool(cidr: &str) -> Update {
-        let spec =
-            IPPoolSpec { cidr: cidr.to_owned(), block_size: None, node_selector: None, disabled: false };
+        let spec = IPPoolSpec::new(cidr);
         Update::Pool(Box::new(Change::Apply(object("pods", Ok(IPPool::new("pods", spec))))))
     }
 
@@ -347,17 +446,18 @@ mod tests {
     #[test]
     fn what_a_new_list_does_not_name_is_gone() {
         let mut cluster = cluster();
+        let cidr = BlockCidr::try_from("10.244.3.64/26".parse::<manx_ipam::Cidr>().unwrap()).unwrap();
         let block = |node: &str| Block {
-            cidr: BlockCidr::try_from("10.244.3.64/26".parse::<manx_ipam::Cidr>().unwrap()).unwrap(),
-            pool: "pods".to_owned(),
-            node: node.to_owned(),
+            claim: Claim { cidr, pool: "pods".to_owned(), node: node.to_owned(), parent: None },
+            uid: String::new(),
+            version: String::new(),
             used: 0,
+            free: 64,
             allocations: Vec::new(),
         };
-        let cidr = block("node1").cidr;
         let listed =
             |node: &str| Update::Block(Change::Replace(vec![object(&cidr.object_name(), Ok(block(node)))]));
-        assert!(cluster.update(listed("node1")).contains(&Told::Owned(cidr, "pods".to_owned())));
+        assert!(cluster.update(listed("node1")).contains(&Told::Owned(cidr.object_name())));
         assert!(cluster.update(listed("node2")).contains(&Told::Lost(cidr)), "it has another owner");
         assert!(!cluster.update(Update::Block(Change::Replace(Vec::new()))).contains(&Told::Lost(cidr)));
     }

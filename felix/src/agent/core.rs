@@ -10,17 +10,21 @@ use std::time::Instant;
 
 use manx_bgp::api::{self, Config};
 use manx_cni::protocol::AttachmentKey;
-use manx_ipam::claim::Taken;
-use manx_ipam::{Allocator, BlockCidr, Family, Pool};
+use manx_ipam::claim::{Claim, Taken};
+use manx_ipam::{Allocator, BlockCidr, Pool};
 use tokio::sync::oneshot;
 
-use super::blocks::Blocks;
+use super::blocks::{Blocks, Want};
 use super::cluster::{Cluster, Told};
+use super::election::Bid;
+use super::exhaustion::Exhaustion;
+use super::found::{Found, PodLink};
 use super::known::KnownFile;
 use super::mirror::{Mirror, Write};
 use super::pods::{Held, Waiting};
-use crate::attach::Refusal;
+use super::vanished::{Collection, Condemned, Vanished};
 use crate::attach::files::Files;
+use crate::attach::{Attempt, Refusal};
 use crate::dataplane::{self, FibDelta};
 use crate::graph::{Graph, Input};
 use crate::health::Metrics;
@@ -31,7 +35,8 @@ use crate::watch::{Kind, Update};
 const DEFAULT_MTU: u32 = 1500;
 
 /// What must have been read before the speaker is given orders: with less, sessions that are up would be ended.
-const SPEAKING: [Kind; 4] = [Kind::Node, Kind::BGPConfiguration, Kind::BGPPeer, Kind::IPAMBlock];
+const SPEAKING: [Kind; 5] =
+    [Kind::Node, Kind::BGPConfiguration, Kind::BGPPeer, Kind::IPPool, Kind::IPAMBlock];
 
 /// The answer to a plugin.
 pub type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
@@ -56,19 +61,43 @@ pub enum Effect {
     Sweep,
     /// Make a block of one of these pools ours. Answered by [`Core::claimed`].
     Claim {
-        /// One claim a family at a time.
-        family: Family,
+        /// What for; one claim for each at a time.
+        want: Want,
         /// In order of preference.
         pools: Vec<Pool>,
         /// What is known to be owned.
         taken: Taken,
     },
     /// Put the object of a block back that pods hold addresses of. Answered by [`Core::reclaimed`].
-    Reclaim {
+    Reclaim(Claim),
+    /// Remove the object of a block that is used no longer. Answered by [`Core::returned`].
+    Return {
         /// The block.
         cidr: BlockCidr,
-        /// Its pool.
-        pool: String,
+        /// Of the object.
+        uid: String,
+    },
+    /// See to the Lease. Answered by [`Core::bid_answered`].
+    Bid(Bid),
+    /// Free blocks of a node that is gone, if it is. Answered by [`Core::collected`].
+    Collect {
+        /// The node.
+        node: String,
+        /// Its blocks, at most as many as may be freed now.
+        blocks: Vec<Condemned>,
+        /// Look and free nothing.
+        dry_run: bool,
+    },
+    /// Create the object of a part of an own block that is for another node. Answered by [`Core::granted`].
+    Grant(Claim),
+    /// Ask the API of a pod and its namespace. Answered by [`Core::looked_up`].
+    LookUp {
+        /// Which ADD waits.
+        attempt: Attempt,
+        /// Of the pod.
+        namespace: String,
+        /// Of the pod.
+        name: String,
     },
     /// Write to the API. Answered by [`Core::written`].
     Write(Vec<Write>),
@@ -92,6 +121,12 @@ pub trait Host: Send {
     /// # Errors
     /// When the kernel does not say.
     fn index_of(&self, name: &str) -> io::Result<Option<u32>>;
+
+    /// Where the kernel's routes of ours to pods lead.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    fn pod_links(&self) -> io::Result<Vec<PodLink>>;
 
     /// MTU of the interfaces that hold the node's addresses.
     fn mtu_of(&self, addresses: &[IpAddr]) -> Option<u32>;
@@ -126,7 +161,11 @@ pub struct Core {
     pub(super) allocator: Allocator,
     pub(super) blocks: Blocks,
     pub(super) attachments: BTreeMap<AttachmentKey, Held>,
+    /// By name of the host's end: interfaces whose file is lost.
+    pub(super) found: BTreeMap<String, Found>,
     pub(super) waiting: Vec<Waiting>,
+    pub(super) exhaustion: Exhaustion,
+    pub(super) vanished: Vanished,
     pub(super) next_collection: Option<Instant>,
     pub(super) heard: Heard,
     pub(super) mirror: Mirror,
@@ -174,6 +213,8 @@ pub struct Start {
     pub mtu: Option<u32>,
     /// What is counted.
     pub metrics: Metrics,
+    /// How the blocks of nodes that are gone are freed.
+    pub collection: Collection,
 }
 
 impl Core {
@@ -182,7 +223,8 @@ impl Core {
     /// # Errors
     /// When the state directory cannot be read.
     pub fn start(start: Start, now: Instant) -> io::Result<Self> {
-        let Start { me, files, socket, known, host, mtu, metrics } = start;
+        let Start { me, files, socket, known, host, mtu, metrics, collection } = start;
+        let vanished = Vanished::new(&me, collection);
         let mut core = Self {
             started: now,
             cluster: Cluster::new(&me),
@@ -191,7 +233,10 @@ impl Core {
             allocator: Allocator::default(),
             blocks: Blocks::default(),
             attachments: BTreeMap::new(),
+            found: BTreeMap::new(),
             waiting: Vec::new(),
+            exhaustion: Exhaustion::default(),
+            vanished,
             next_collection: None,
             heard: Heard::default(),
             mirror: Mirror::default(),
@@ -214,6 +259,7 @@ impl Core {
         };
         core.restore_blocks();
         core.restore_pods()?;
+        core.find_pods();
         // Attachments die with the boot, as the kernel's routes do.
         core.respoken = !core.attachments.is_empty();
         Ok(core)
@@ -229,13 +275,15 @@ impl Core {
             addresses |= !matches!(told, Told::Input(_) | Told::Me);
             match told {
                 Told::Input(input) => self.graph.apply(input),
-                Told::Pools => self.blocks.usable = self.cluster.usable_pools(),
+                Told::Pools => self.use_pools(),
+                Told::Parts => self.match_parts(),
+                Told::Reserved => self.allocator.reserve(self.cluster.reserved()),
                 Told::Me => {
                     me = true;
                     self.read_mtu();
                     self.mirror.doubt_node();
                 }
-                Told::Owned(cidr, pool) => self.own_block(cidr, &pool),
+                Told::Owned(name) => self.own_block(&name, now),
                 Told::Lost(cidr) => self.lose_block(cidr, now),
                 Told::Read(kind) => read = Some(kind),
             }
@@ -251,6 +299,7 @@ impl Core {
         if addresses {
             self.remember();
         }
+        self.carve(now);
         self.retry_waiting(now);
     }
 
@@ -342,6 +391,10 @@ impl Core {
         self.collect(now);
         self.retry_reclaims(now);
         self.retry_waiting(now);
+        self.give_back(now);
+        self.carve(now);
+        self.see_exhaustion(now);
+        self.collect_vanished(now);
         self.write(now);
     }
 
@@ -371,6 +424,12 @@ impl Core {
             self.effects.push(Effect::Sweep);
         }
         std::mem::take(&mut self.effects)
+    }
+
+    fn use_pools(&mut self) {
+        self.blocks.usable = self.cluster.usable_pools();
+        self.allocator.cool(&self.blocks.usable);
+        self.graph.apply(Input::Unexported(self.cluster.unexported()));
     }
 
     pub(super) fn read_mtu(&mut self) {

@@ -3,10 +3,12 @@
 //! An agent that starts while the API is away still owns its blocks, and pods can still start from them: no one else
 //! gives a block away while its Node is there. Like the attachments the file dies with the boot.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use manx_ipam::claim::Parent;
 use manx_ipam::crd::IPPool;
 use manx_ipam::pool::check_overlaps;
 use manx_ipam::{BlockCidr, Pool};
@@ -30,6 +32,12 @@ pub struct KnownBlock {
     pub cidr: BlockCidr,
     /// The IPPool it was cut from.
     pub pool: String,
+    /// The block it was carved out of.
+    #[serde(default)]
+    pub parent: Option<Parent>,
+    /// Parts of it that belong to other nodes, or will, and to which.
+    #[serde(default)]
+    pub parts: BTreeMap<BlockCidr, String>,
 }
 
 impl Known {
@@ -100,14 +108,15 @@ mod tests {
     fn what_was_known_is_read_back() {
         let directory = tempfile::tempdir().unwrap();
         assert!(KnownFile::new(directory.path()).load().unwrap().blocks.is_empty());
-        let spec = IPPoolSpec {
-            cidr: "10.244.0.0/16".into(),
-            block_size: None,
-            node_selector: None,
-            disabled: false,
-        };
+        let spec = IPPoolSpec::new("10.244.0.0/16");
         let cidr = "10.244.3.64/26".parse::<manx_ipam::Cidr>().unwrap();
-        let block = KnownBlock { cidr: cidr.try_into().unwrap(), pool: "pods".to_owned() };
+        let part: BlockCidr = "10.244.3.96/28".parse::<manx_ipam::Cidr>().unwrap().try_into().unwrap();
+        let block = KnownBlock {
+            cidr: cidr.try_into().unwrap(),
+            pool: "pods".to_owned(),
+            parent: None,
+            parts: [(part, "node2".to_owned())].into(),
+        };
         let known = Known::new(vec![IPPool::new("pods", spec)], vec![block.clone()]);
         KnownFile::new(directory.path()).save(&known).unwrap();
         let read = KnownFile::new(directory.path()).load().unwrap();

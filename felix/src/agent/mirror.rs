@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use manx_ipam::Pool;
 use manx_ipam::crd::{IPAMBlockStatus, IPPoolStatus};
+use manx_ipam::{BlockCidr, Pool};
 
 use super::core::{Core, Effect};
+use super::exhaustion::Regarding;
 use crate::crd::NodeStatusStatus;
 use crate::model::{Bad, Object};
 
@@ -34,14 +35,58 @@ pub enum Write {
         /// All of it.
         status: IPAMBlockStatus,
     },
-    /// A pool's numbers and its `Ready` condition.
+    /// A pool's numbers and conditions.
     Pool {
         /// Of the object.
         name: String,
         /// The numbers; the conditions in it are those that are there.
         status: IPPoolStatus,
         /// To be merged into the conditions.
+        verdicts: Vec<Verdict>,
+    },
+    /// An IPReservation's `Accepted` condition.
+    Reservation {
+        /// Of the object.
+        name: String,
+        /// Those that are there.
+        conditions: Vec<Condition>,
+        /// To be merged into them.
         verdict: Verdict,
+    },
+    /// Asks for a part of a block.
+    Ask {
+        /// Of the object.
+        name: String,
+        /// Who asks.
+        node: String,
+        /// Whose owner is asked.
+        block: BlockCidr,
+    },
+    /// The request is not needed any more.
+    Asked {
+        /// Of the object.
+        name: String,
+    },
+    /// Whether pods of this node can have addresses: the Node's condition.
+    Exhausted {
+        /// Of the Node.
+        node: String,
+        /// Why not; none: they can.
+        words: Option<String>,
+    },
+    /// An Event: addresses are exhausted.
+    Event {
+        /// What about.
+        regarding: Regarding,
+        /// For people.
+        note: String,
+    },
+    /// Why a request is not granted.
+    Refuse {
+        /// Of the object.
+        name: String,
+        /// In words.
+        reason: String,
     },
     /// A BGPPeer's `Accepted` condition.
     Peer {
@@ -75,7 +120,7 @@ pub enum Write {
 /// A condition before it has a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// `Ready` or `Accepted`.
+    /// `Ready`, `Accepted`, `Exhausted` …
     pub type_: &'static str,
     /// Whether it is true.
     pub holds: bool,
@@ -144,8 +189,10 @@ impl Core {
     pub fn written(&mut self, done: Vec<Write>, failure: Option<String>, now: Instant) {
         self.mirror.running = false;
         for write in done {
-            if let Write::Node { status, .. } = write {
-                self.mirror.node = Some((*status, now + REPEAT));
+            match write {
+                Write::Node { status, .. } => self.mirror.node = Some((*status, now + REPEAT)),
+                Write::Event { regarding, .. } => self.exhaustion.said(&regarding),
+                _ => {}
             }
         }
         match failure {
@@ -169,8 +216,13 @@ impl Core {
     /// All that the API does not show as it should.
     pub(super) fn writes(&self) -> Vec<Write> {
         let mut writes: Vec<Write> = self.own_blocks().collect();
+        writes.extend(self.request_writes());
+        writes.extend(self.exhaustion_writes());
         if self.cluster.leads() {
             writes.extend(self.pool_statuses());
+            writes.extend(judge(&self.cluster.reservations).map(|(name, object, verdict)| {
+                Write::Reservation { name: name.clone(), conditions: object.conditions.clone(), verdict }
+            }));
             writes.extend(judge(&self.cluster.peers).map(|(name, object, verdict)| Write::Peer {
                 name: name.clone(),
                 conditions: object.conditions.clone(),
@@ -195,44 +247,43 @@ impl Core {
 
     fn own_blocks(&self) -> impl Iterator<Item = Write> {
         self.cluster.own_blocks().filter_map(|seen| {
-            let status = self.allocator.block(seen.cidr)?.mirror();
-            let differs = status.used != seen.used || status.allocations != seen.allocations;
-            differs.then(|| Write::Block { name: seen.cidr.object_name(), status })
+            let status = self.allocator.block(seen.claim.cidr)?.mirror();
+            let differs = (status.used, status.free) != (seen.used, seen.free)
+                || status.allocations != seen.allocations;
+            differs.then(|| Write::Block { name: seen.claim.cidr.object_name(), status })
         })
     }
 
     fn pool_statuses(&self) -> impl Iterator<Item = Write> {
         let mut use_of: BTreeMap<&str, (i64, i64)> = BTreeMap::new();
         for block in self.cluster.blocks.values() {
-            let (blocks, used) = use_of.entry(&block.pool).or_default();
+            let (blocks, used) = use_of.entry(&block.claim.pool).or_default();
             *blocks += 1;
             *used += block.used;
         }
         self.cluster.pools.iter().filter_map(move |(name, object)| {
-            let verdict = pool_verdict(self.cluster.verdicts.get(name)?, object.generation);
-            let size = self
-                .cluster
-                .verdicts
-                .get(name)
-                .and_then(|verdict| verdict.as_ref().ok())
-                .map_or(0, Pool::size);
+            let verdict = self.cluster.verdicts.get(name)?;
+            let pool = verdict.as_ref().ok();
+            let number = |count: u128| i64::try_from(count.min(MAX_SIZE)).unwrap_or(i64::MAX);
+            let size = number(pool.map_or(0, Pool::size));
+            let kept_back = number(pool.map_or(0, |pool| self.cluster.reserved_of(pool.cidr)));
             let (blocks, used) = use_of.get(name.as_str()).copied().unwrap_or_default();
             let status = IPPoolStatus {
-                size: size.min(MAX_SIZE).try_into().unwrap_or(i64::MAX),
+                size,
                 used,
+                // Who holds what is kept back is not known of other nodes: at worst too few are counted.
+                free: (size - used - kept_back).max(0),
                 blocks,
                 conditions: object.conditions.clone(),
             };
+            let mut verdicts = vec![pool_verdict(verdict, object.generation)];
+            verdicts.extend(pool.into_iter().flat_map(|_| exhaustion(&status, kept_back, object.generation)));
             let seen = object.spec.as_ref().ok().and_then(|pool| pool.status.clone());
+            let numbers = |it: &IPPoolStatus| (it.size, it.used, it.free, it.blocks);
             // Of a malformed object the numbers cannot be read back: its conditions alone decide.
-            let same = object.spec.is_err()
-                || seen
-                    .is_some_and(|seen| (seen.size, seen.used, seen.blocks) == (status.size, used, blocks));
-            (!same || !verdict.said(&object.conditions)).then(|| Write::Pool {
-                name: name.clone(),
-                status,
-                verdict,
-            })
+            let same = object.spec.is_err() || seen.is_some_and(|seen| numbers(&seen) == numbers(&status));
+            let said = verdicts.iter().all(|verdict| verdict.said(&object.conditions));
+            (!same || !said).then(|| Write::Pool { name: name.clone(), status, verdicts })
         })
     }
 }
@@ -242,10 +293,29 @@ fn pool_verdict(verdict: &Result<Pool, Bad>, generation: i64) -> Verdict {
         Ok(pool) if pool.disabled => {
             (false, "Disabled", "spec.disabled is set: no new addresses are handed out".to_owned())
         }
+        Ok(pool) if !pool.for_pods => {
+            (true, "NotForPods", "spec.allowedUses has no Pods: no pod gets a new address of it".to_owned())
+        }
         Ok(_) => (true, "Usable", String::new()),
         Err(bad) => (false, bad.reason, bad.message.clone()),
     };
     Verdict { type_: "Ready", holds, reason, message, generation }
+}
+
+/// How near a pool is to its end: nearly there when at most a tenth of what pods may have is free.
+fn exhaustion(status: &IPPoolStatus, kept_back: i64, generation: i64) -> [Verdict; 2] {
+    let nearly = status.free <= (status.size - kept_back) / 10;
+    let words = || {
+        let IPPoolStatus { size, used, free, blocks, .. } = status;
+        format!("{used} of {size} addresses are held, {kept_back} kept back, {free} free, in {blocks} blocks")
+    };
+    // Numbers only while they matter: they would be a write each time they change.
+    [("NearlyExhausted", nearly, "FewAddressesFree"), ("Exhausted", status.free == 0, "NoAddressFree")].map(
+        |(type_, holds, reason)| {
+            let (reason, message) = if holds { (reason, words()) } else { ("AddressesFree", String::new()) };
+            Verdict { type_, holds, reason, message, generation }
+        },
+    )
 }
 
 /// Objects whose `Accepted` condition does not say what is to be said of them.

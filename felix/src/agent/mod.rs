@@ -13,14 +13,22 @@
 
 mod answers;
 mod blocks;
+mod carve;
+mod choice;
 mod cluster;
 mod core;
+mod election;
+mod exhaustion;
+mod found;
 mod known;
+pub mod lease;
+mod lookup;
 mod mirror;
 mod pods;
 mod report;
 #[cfg(test)]
 mod tests;
+mod vanished;
 mod write;
 
 use std::future::Future;
@@ -35,22 +43,29 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use kube::Client;
 use manx_bgp::api::{self, Config};
-use manx_ipam::claim::{Claim, ClaimError, Taken, claim};
+use manx_ipam::claim::{Claim, ClaimError, Taken, claim, claim_this};
+use manx_ipam::crd::IPAMBlock;
 use manx_ipam::store::kube::KubeStore;
-use manx_ipam::{BlockCidr, Family, Pool};
+use manx_ipam::store::{Store, StoreError};
+use manx_ipam::{BlockCidr, Pool};
 use tokio::sync::{mpsc, oneshot, watch as cell};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::core::{Answer, Core, Effect, Host, Retired, Start};
 use crate::attach::files::Files;
-use crate::attach::{Command, Refusal};
+use crate::attach::{Attempt, Command, Refusal};
 use crate::dataplane::retire::{LinkError, Removal};
 use crate::dataplane::{ApplyErrors, Dataplane, links};
 use crate::health::{Metrics, Pulse};
 use crate::speaker::{self, Speaker};
 use crate::status::NodeReport;
 use crate::watch::{Update, Watches};
+use blocks::Want;
+use choice::Learned;
+use election::{Bid, Record};
+use found::PodLink;
 use mirror::Write;
+use vanished::{Collected, Collection};
 
 /// Between two turns of what is done from time to time.
 const TICK: Duration = Duration::from_secs(1);
@@ -68,6 +83,8 @@ pub struct Agent {
     speaker: Speaker,
     client: Client,
     store: KubeStore,
+    /// Of the Lease.
+    namespace: String,
     doubt: Arc<tokio::sync::Notify>,
     metrics: Metrics,
     pulse: cell::Sender<Pulse>,
@@ -89,8 +106,13 @@ enum Done {
         removal: Option<(Vec<Retired>, Result<Removal, LinkError>)>,
     },
     Gone(Vec<Retired>, bool),
-    Claimed(Family, Result<Claim, ClaimError>),
+    Claimed(Want, Result<Claim, ClaimError>),
     Reclaimed(BlockCidr, Result<Claim, ClaimError>),
+    Returned(BlockCidr, Result<(), StoreError>),
+    Granted(BlockCidr, Result<(), StoreError>),
+    LookedUp(Attempt, Learned),
+    Bid(Bid, Result<Option<Record>, ()>),
+    Collected(String, Collected),
     Written(Vec<Write>, Option<String>),
     Polled(Option<api::Status>),
     Report(oneshot::Sender<serde_json::Value>, Option<api::Status>),
@@ -118,6 +140,11 @@ impl Agent {
                 host: Box::new(Kernel),
                 mtu: config.mtu,
                 metrics: metrics.clone(),
+                collection: Collection {
+                    grace: Duration::from_secs(config.gc_grace),
+                    budget: config.gc_budget,
+                    dry_run: config.gc_dry_run,
+                },
             },
             now,
         )?;
@@ -129,6 +156,7 @@ impl Agent {
             speaker,
             client,
             store,
+            namespace: config.namespace.clone(),
             doubt: Arc::default(),
             metrics,
             pulse,
@@ -203,16 +231,50 @@ impl Agent {
                     }));
                 }
                 Effect::Sweep => self.dataplane.sweep(),
-                Effect::Claim { family, pools, taken } => {
+                Effect::Claim { want, pools, taken } => {
                     let (store, me) = (self.store.clone(), self.core.node().to_owned());
                     self.work.push(Box::pin(async move {
-                        Done::Claimed(family, claim(&store, &pools, &me, taken).await)
+                        let outcome = claim_wanted(&store, &me, &want, &pools, taken).await;
+                        Done::Claimed(want, outcome)
                     }));
                 }
-                Effect::Reclaim { cidr, pool } => {
-                    let (store, me) = (self.store.clone(), self.core.node().to_owned());
+                Effect::Reclaim(wanted) => {
+                    let (store, cidr) = (self.store.clone(), wanted.cidr);
                     self.work.push(Box::pin(async move {
-                        Done::Reclaimed(cidr, claim(&store, &[only(cidr, pool)], &me, Taken::default()).await)
+                        Done::Reclaimed(cidr, claim_this(&store, wanted).await)
+                    }));
+                }
+                Effect::Return { cidr, uid } => {
+                    let store = self.store.clone();
+                    self.work.push(Box::pin(async move {
+                        Done::Returned(cidr, store.delete_block(&cidr.object_name(), &uid, None).await)
+                    }));
+                }
+                Effect::Grant(part) => {
+                    let store = self.store.clone();
+                    self.work.push(Box::pin(async move {
+                        Done::Granted(part.cidr, store.create_block(&IPAMBlock::from(&part)).await)
+                    }));
+                }
+                Effect::Bid(bid) => {
+                    let (client, namespace) = (self.client.clone(), self.namespace.clone());
+                    let me = self.core.node().to_owned();
+                    self.work.push(Box::pin(async move {
+                        let lease = lease::bid(client, &namespace, &me, &bid).await;
+                        Done::Bid(bid, lease)
+                    }));
+                }
+                Effect::Collect { node, blocks, dry_run } => {
+                    let (client, store) = (self.client.clone(), self.store.clone());
+                    self.work.push(Box::pin(async move {
+                        let outcome = lease::collect(client, &store, &node, blocks, dry_run).await;
+                        Done::Collected(node, outcome)
+                    }));
+                }
+                Effect::LookUp { attempt, namespace, name } => {
+                    let client = self.client.clone();
+                    self.work.push(Box::pin(async move {
+                        Done::LookedUp(attempt, lookup::look_up(client, &namespace, &name).await)
                     }));
                 }
                 Effect::Write(writes) => {
@@ -243,10 +305,21 @@ impl Agent {
                 }
             }
             Done::Gone(retired, gone) => self.core.gone(retired, gone, now),
-            Done::Claimed(family, outcome) => {
+            Done::Claimed(want, outcome) => {
                 self.doubt_if(outcome.is_err());
-                self.core.claimed(family, outcome, now);
+                self.core.claimed(want, outcome, now);
             }
+            Done::Returned(cidr, outcome) => {
+                self.doubt_if(outcome.is_err());
+                self.core.returned(cidr, outcome, now);
+            }
+            Done::Granted(part, outcome) => {
+                self.doubt_if(outcome.is_err());
+                self.core.granted(part, outcome, now);
+            }
+            Done::Bid(bid, lease) => self.core.bid_answered(&bid, lease, now),
+            Done::Collected(node, outcome) => self.core.collected(node, outcome, now),
+            Done::LookedUp(attempt, learned) => self.core.looked_up(attempt, learned, now),
             Done::Reclaimed(cidr, outcome) => {
                 self.doubt_if(outcome.is_err());
                 self.core.reclaimed(cidr, outcome, now);
@@ -338,14 +411,20 @@ async fn poll(socket: &Path) -> Option<api::Status> {
     }
 }
 
-/// A pool that is nothing but one block, to claim that block and no other.
-fn only(cidr: BlockCidr, pool: String) -> Pool {
-    Pool {
-        name: pool,
-        cidr: cidr.cidr(),
-        block_length: cidr.cidr().length(),
-        node_selector: None,
-        disabled: false,
+/// Claims what is wanted: a block of these pools, or one and no other.
+async fn claim_wanted(
+    store: &impl Store,
+    me: &str,
+    want: &Want,
+    pools: &[Pool],
+    taken: Taken,
+) -> Result<Claim, ClaimError> {
+    match (want.block, pools.first()) {
+        (Some(cidr), Some(pool)) => {
+            let wanted = Claim { cidr, pool: pool.name.clone(), node: me.to_owned(), parent: None };
+            claim_this(store, wanted).await
+        }
+        _ => claim(store, pools, me, taken).await,
     }
 }
 
@@ -355,6 +434,11 @@ struct Kernel;
 impl Host for Kernel {
     fn index_of(&self, name: &str) -> io::Result<Option<u32>> {
         links::index_of(name).map_err(io::Error::other)
+    }
+
+    fn pod_links(&self) -> io::Result<Vec<PodLink>> {
+        let links = links::pod_links().map_err(io::Error::other)?;
+        Ok(links.into_iter().map(|(address, ifname, ifindex)| PodLink { address, ifname, ifindex }).collect())
     }
 
     fn mtu_of(&self, addresses: &[IpAddr]) -> Option<u32> {

@@ -16,8 +16,10 @@ use manx_cni::protocol::{Attach, AttachmentKey, PodRef, host_ifname};
 use manx_cni::released;
 use manx_cni::spec::code;
 use manx_ipam::allocator::AssignError;
-use manx_ipam::{Owner, OwnerKey};
+use manx_ipam::{Owner, OwnerKey, Pool};
 
+use super::blocks::Want;
+use super::choice::Lookup;
 use super::core::{Answer, Core, Effect, Retired};
 use crate::attach::files::{Attachment, Phase};
 use crate::attach::{Asked, Attempt, Command, Refusal};
@@ -28,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two looks for interfaces that went without a DEL.
 const COLLECTION: Duration = Duration::from_secs(60);
+
+/// What to do about an ADD that failed.
+const LATER: &str = "the runtime tries again; manxctl status shows this node's pools and blocks";
 
 /// An attachment in memory.
 #[derive(Debug)]
@@ -47,10 +52,20 @@ pub struct Held {
 /// An ADD that waits for an address.
 #[derive(Debug)]
 pub struct Waiting {
-    attempt: Attempt,
-    asked: Asked,
+    pub attempt: Attempt,
+    pub asked: Asked,
     answer: Answer<Attach>,
     until: Instant,
+    pub lookup: Lookup,
+    /// The block it waits for.
+    short: Option<(Want, Vec<Pool>)>,
+}
+
+impl Held {
+    /// One whose file was lost.
+    pub(super) fn found(file: Attachment) -> Self {
+        Self { file, attempt: None, leaving: false, retiring: None, missed: false }
+    }
 }
 
 impl Core {
@@ -59,7 +74,8 @@ impl Core {
         match command {
             Command::Allocate { attempt, asked, reply } => {
                 let until = now + PATIENCE;
-                self.waiting.push(Waiting { attempt, asked, answer: reply, until });
+                let lookup = self.look_up(attempt, &asked);
+                self.waiting.push(Waiting { attempt, asked, answer: reply, until, lookup, short: None });
                 self.retry_waiting(now);
             }
             Command::Ready { attempt, key, pod_mac, host_ifindex, reply } => {
@@ -92,11 +108,12 @@ impl Core {
 
     /// Tries again what could not be done before; gives up on what has waited long enough.
     pub(super) fn retry_waiting(&mut self, now: Instant) {
-        for waiting in std::mem::take(&mut self.waiting) {
+        self.allocator.advance(now);
+        for mut waiting in std::mem::take(&mut self.waiting) {
             if waiting.answer.is_closed() {
                 continue;
             }
-            match self.allocate(&waiting) {
+            match self.allocate(&mut waiting) {
                 Ok(attach) => {
                     // An answer nobody waits for is undone by the Abort that follows.
                     let _ = waiting.answer.send(Ok(attach));
@@ -117,29 +134,47 @@ impl Core {
         }
     }
 
-    fn allocate(&mut self, waiting: &Waiting) -> Result<Attach, Refusal> {
-        let Waiting { attempt, asked, .. } = waiting;
-        let Asked { key, pod, netns, network, ips } = asked;
+    /// Blocks that pods here wait for.
+    pub(super) fn shortages(&self) -> Vec<(Want, Vec<Pool>)> {
+        self.waiting.iter().filter_map(|waiting| waiting.short.clone()).collect()
+    }
+
+    fn allocate(&mut self, waiting: &mut Waiting) -> Result<Attach, Refusal> {
+        waiting.short = None;
+        let Asked { key, pod, netns, network, .. } = &waiting.asked.clone();
         // What an ADD that did not get to its end left, its addresses too, is taken over by this one.
         let complete = |held: &&Held| !held.leaving && matches!(held.file.phase, Phase::Attached { .. });
         if self.attachments.get(key).filter(complete).is_some() {
             return Err(Refusal::already_attached(key));
         }
-        let later = "the runtime tries again; manxctl status shows this node's pools and blocks";
-        self.may_assign().map_err(|why| Refusal::try_again(why, later))?;
-        let pools = self.pools().to_vec();
+        self.may_assign().map_err(|why| Refusal::try_again(why, LATER))?;
+        let choice = self.choose(waiting)?;
         let owner = owner(key, pod);
-        let addresses = self.allocator.assign(&owner, &pools, ips).map_err(|error| {
-            let failures = self.claim_failures();
-            let details = if failures.is_empty() { later.to_owned() } else { failures };
-            let code = match error {
-                AssignError::Elsewhere(_) => Refusal::NO_SUCH_ADDRESS,
-                AssignError::NoPool | AssignError::Exhausted { .. } | AssignError::Held { .. } => {
-                    code::TRY_AGAIN
-                }
-            };
-            Refusal { code, message: error.to_string(), details }
-        })?;
+        let addresses = match self.allocator.assign(&owner, &choice.pools, &choice.ips) {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                let failures = self.claim_failures();
+                let details = if failures.is_empty() { LATER.to_owned() } else { failures };
+                let refusal = Refusal { code: code::TRY_AGAIN, message: error.to_string(), details };
+                return Err(match error {
+                    AssignError::Exhausted { pools, .. } => {
+                        let pools: Vec<Pool> = pools.into_iter().map(|used| used.pool).collect();
+                        waiting.short = Want::of(&pools).map(|want| (want, pools));
+                        refusal
+                    }
+                    AssignError::Elsewhere(address) => match self.block_for(address, &choice.pools) {
+                        Ok(short) => {
+                            waiting.short = Some(short);
+                            refusal
+                        }
+                        Err(why) => {
+                            Refusal { code: Refusal::NO_SUCH_ADDRESS, message: why, details: LATER.into() }
+                        }
+                    },
+                    AssignError::NoPool | AssignError::Held { .. } => refusal,
+                });
+            }
+        };
         let file = Attachment {
             key: key.clone(),
             pod: pod.clone(),
@@ -167,7 +202,8 @@ impl Core {
             self.allocator.release(&owner.key);
             return Err(not_written(&error));
         }
-        let held = Held { file, attempt: Some(*attempt), leaving: false, retiring: None, missed: false };
+        let held =
+            Held { file, attempt: Some(waiting.attempt), leaving: false, retiring: None, missed: false };
         self.attachments.insert(key.clone(), held);
         Ok(attach)
     }
@@ -204,7 +240,10 @@ impl Core {
     /// kernel's which every pod that starts wants too.
     fn end(&mut self, key: &AttachmentKey) {
         match self.attachments.get_mut(key) {
-            None => self.retire_unknown(key),
+            None => {
+                self.retire_unknown(key);
+                self.leave_found(&host_ifname(key));
+            }
             Some(Held {
                 file: Attachment { phase: Phase::Attached { host_ifindex, .. }, .. },
                 leaving,
@@ -226,6 +265,7 @@ impl Core {
             self.program(key);
             self.retire(key);
         }
+        self.leave_found(&host_ifname(key));
     }
 
     /// Has the interface of an attachment that leaves removed, and its addresses freed after that.
@@ -263,6 +303,7 @@ impl Core {
                 self.free(&key);
             }
         }
+        self.free_found_left();
         self.retry_waiting(now);
     }
 
@@ -282,6 +323,7 @@ impl Core {
         for key in self.keys(|held| held.leaving) {
             self.retire(&key);
         }
+        self.free_found_left();
     }
 
     /// Frees what plugins deleted while no agent answered.
@@ -312,6 +354,7 @@ impl Core {
         }
         self.next_collection = Some(now + COLLECTION);
         self.read_mtu();
+        self.collect_found();
         for key in self.keys(|held| !held.leaving && matches!(held.file.phase, Phase::Attached { .. })) {
             let Some(held) = self.attachments.get_mut(&key) else { continue };
             match self.host.index_of(&held.file.host_ifname) {

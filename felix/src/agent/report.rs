@@ -54,12 +54,12 @@ impl Core {
     }
 
     fn block(&self, block: &Block) -> BlockReport {
-        let seen = self.cluster.own_blocks().any(|seen| seen.cidr == block.cidr());
+        let seen = self.cluster.own_blocks().any(|seen| seen.claim.cidr == block.cidr());
         BlockReport {
             cidr: block.cidr().to_string(),
             pool: block.pool().to_owned(),
             used: block.used(),
-            size: block.cidr().size().into(),
+            size: block.size(),
             acknowledged: seen || self.blocks.acknowledged(block.cidr()),
         }
     }

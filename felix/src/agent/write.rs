@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource, ResourceExt};
-use manx_ipam::crd::IPPool;
+use manx_ipam::crd::{IPAMRequest, IPAMRequestSpec, IPPool, IPReservation};
 use manx_ipam::store::{Store, StoreError};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use super::exhaustion::Regarding;
 use super::mirror::{Verdict, Write};
 use crate::crd::{BGPConfiguration, BGPPeer, NodeStatus, NodeStatusSpec};
+use crate::model::IP_ADDRESSES_EXHAUSTED;
 use crate::watch::convert::words;
 
 /// How long one request may take.
@@ -69,11 +73,33 @@ async fn perform(client: &Client, store: &impl Store, write: &Write) -> Result<(
             Err(StoreError::NotFound(_)) => Ok(()),
             outcome => Ok(outcome?),
         },
-        Write::Pool { name, status, verdict } => {
-            let conditions = merged(&status.conditions, verdict);
-            let status = json!({ "size": status.size, "used": status.used, "blocks": status.blocks,
-                "conditions": conditions });
+        Write::Pool { name, status, verdicts } => {
+            let before = status.conditions.clone();
+            let conditions = verdicts.iter().fold(before, |all, verdict| merged(&all, verdict));
+            let status = json!({ "size": status.size, "used": status.used, "free": status.free,
+                "blocks": status.blocks, "conditions": conditions });
             patch::<IPPool>(client, name, status).await.map(drop)
+        }
+        Write::Reservation { name, conditions, verdict } => {
+            let status = json!({ "conditions": merged(conditions, verdict) });
+            patch::<IPReservation>(client, name, status).await.map(drop)
+        }
+        Write::Ask { name, node, block } => {
+            let spec = IPAMRequestSpec { node: node.clone(), block: block.to_string() };
+            let what = format!("IPAMRequest {name}");
+            let api = Api::<IPAMRequest>::all(client.clone());
+            let (parameters, object) = (PostParams::default(), IPAMRequest::new(name, spec));
+            within_deadline(what, api.create(&parameters, &object), 409).await
+        }
+        Write::Asked { name } => {
+            let api = Api::<IPAMRequest>::all(client.clone());
+            let parameters = DeleteParams::default();
+            within_deadline(format!("IPAMRequest {name}"), api.delete(name, &parameters), 404).await
+        }
+        Write::Exhausted { node, words } => exhausted(client, node, words.as_deref()).await,
+        Write::Event { regarding, note } => tell(client, regarding, note).await,
+        Write::Refuse { name, reason } => {
+            patch::<IPAMRequest>(client, name, json!({ "refused": reason })).await.map(drop)
         }
         Write::Peer { name, conditions, verdict } => {
             let status = json!({ "conditions": merged(conditions, verdict) });
@@ -94,6 +120,54 @@ async fn perform(client: &Client, store: &impl Store, write: &Write) -> Result<(
     }
 }
 
+/// Conditions of a Node are merged by their type.
+async fn exhausted(client: &Client, node: &str, words: Option<&str>) -> Result<(), WriteError> {
+    let now = Time(jiff::Timestamp::now());
+    let (status, reason) =
+        if words.is_some() { ("True", "NoAddressFree") } else { ("False", "AddressesFree") };
+    let condition = json!({
+        "type": IP_ADDRESSES_EXHAUSTED, "status": status, "reason": reason,
+        "message": words.unwrap_or("pods can have addresses"),
+        "lastTransitionTime": now, "lastHeartbeatTime": now,
+    });
+    let api = Api::<Node>::all(client.clone());
+    let patch = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
+    let parameters = PatchParams::default();
+    let request = api.patch_status(node, &parameters, &patch);
+    within_deadline(format!("Node {node}"), request, 404).await
+}
+
+/// An Event that the API does not take is not worth holding up what else is to be written.
+async fn tell(client: &Client, regarding: &Regarding, note: &str) -> Result<(), WriteError> {
+    let recorder =
+        Recorder::new(client.clone(), Reporter { controller: "manx-felix".to_owned(), instance: None });
+    let event = Event {
+        type_: EventType::Warning,
+        reason: "IPAddressesExhausted".to_owned(),
+        // The API's limit, in bytes.
+        note: Some(note.chars().take(500).collect()),
+        action: "AssignAddress".to_owned(),
+        secondary: None,
+    };
+    let object = ObjectReference {
+        api_version: Some(regarding.api_version.to_owned()),
+        kind: Some(regarding.kind.to_owned()),
+        name: Some(regarding.name.clone()),
+        uid: Some(regarding.uid.clone()),
+        ..ObjectReference::default()
+    };
+    let what = format!("Event of {} {}", regarding.kind, regarding.name);
+    match timeout(DEADLINE, recorder.publish(&event, &object)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(kube::Error::Api(status))) => {
+            tracing::warn!("{what}: {}", status.message);
+            Ok(())
+        }
+        Ok(Err(error)) => Err(WriteError::Api { what, source: Box::new(error) }),
+        Err(_) => Err(WriteError::Late { what }),
+    }
+}
+
 async fn create_node_status(client: &Client, name: &str, uid: &str) -> Result<(), WriteError> {
     let mut object = NodeStatus::new(name, NodeStatusSpec {});
     // The API server removes the status with the Node.
@@ -106,9 +180,17 @@ async fn create_node_status(client: &Client, name: &str, uid: &str) -> Result<()
     });
     let api = Api::<NodeStatus>::all(client.clone());
     let parameters = PostParams::default();
-    let what = format!("NodeStatus {name}");
-    match timeout(DEADLINE, api.create(&parameters, &object)).await {
-        Ok(Err(kube::Error::Api(status))) if status.code == 409 => Ok(()),
+    within_deadline(format!("NodeStatus {name}"), api.create(&parameters, &object), 409).await
+}
+
+/// Does a request; an answer of this code says that it was done before.
+async fn within_deadline<T>(
+    what: String,
+    request: impl Future<Output = kube::Result<T>>,
+    done: u16,
+) -> Result<(), WriteError> {
+    match timeout(DEADLINE, request).await {
+        Ok(Err(kube::Error::Api(status))) if status.code == done => Ok(()),
         Ok(outcome) => outcome.map(drop).map_err(|error| WriteError::Api { what, source: Box::new(error) }),
         Err(_) => Err(WriteError::Late { what }),
     }

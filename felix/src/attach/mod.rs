@@ -129,6 +129,8 @@ impl Refusal {
     pub const ALREADY_ATTACHED: u32 = 110;
     /// Ours: an address asked for cannot be given on this node.
     pub const NO_SUCH_ADDRESS: u32 = 112;
+    /// Ours: an annotation of the pod or its namespace cannot be followed.
+    pub const NO_SUCH_POOL: u32 = 113;
     /// Ours: the caller is neither root nor the agent's own user.
     pub const FORBIDDEN: u32 = 111;
 

@@ -3,10 +3,14 @@
 use std::net::IpAddr;
 
 use manx_cni::netlink::{Errno, Netlink, NetlinkError, Refusal};
+use manx_cni::protocol::HOST_IFNAME_PREFIX;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::Route;
+use super::syncer::read;
 
 /// The index of the interface called `name`; `None` when there is none.
 ///
@@ -16,6 +20,29 @@ pub fn index_of(name: &str) -> Result<Option<u32>, NetlinkError> {
     let mut link = LinkMessage::default();
     link.attributes.push(LinkAttribute::IfName(name.to_owned()));
     Ok(get(&mut Netlink::open()?, link)?.map(|link| link.header.index))
+}
+
+/// Routes of ours to pods: each address, and name and index of the interface that leads there.
+///
+/// # Errors
+/// The netlink socket's.
+pub fn pod_links() -> Result<Vec<(IpAddr, String, u32)>, NetlinkError> {
+    let mut netlink = Netlink::open()?;
+    let mut found = Vec::new();
+    for (destination, route) in read(&mut netlink)? {
+        let Route::Pod { ifindex } = route else { continue };
+        let mut link = LinkMessage::default();
+        link.header.index = ifindex;
+        let name = get(&mut netlink, link)?.and_then(|link| {
+            link.attributes.into_iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            })
+        });
+        let name = name.filter(|name| name.starts_with(HOST_IFNAME_PREFIX));
+        found.extend(name.map(|name| (destination.ip(), name, ifindex)));
+    }
+    Ok(found)
 }
 
 /// The smallest MTU, in octets, of the interfaces that hold `node_ips`; `None` when none does. What pods send

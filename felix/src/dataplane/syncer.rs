@@ -382,7 +382,7 @@ impl Syncer {
 }
 
 /// All of our routes that the kernel holds.
-fn read(netlink: &mut Netlink) -> Result<Fib, NetlinkError> {
+pub(super) fn read(netlink: &mut Netlink) -> Result<Fib, NetlinkError> {
     let mut fib = Fib::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         match netlink.dump(&routes::dump_request(family), |route: RouteMessage| routes::parse(&route)) {

@@ -19,7 +19,7 @@ mod sessions;
 #[cfg(test)]
 mod walk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use manx_bgp::types::Prefix;
@@ -44,6 +44,10 @@ pub enum Input {
     BlockOwned(Prefix),
     /// This node owns the block no longer.
     BlockGone(Prefix),
+    /// Ranges of pools that are not announced: all of them.
+    Unexported(BTreeSet<Prefix>),
+    /// Parts of blocks here that belong to other nodes: all of them.
+    Parts(BTreeSet<Prefix>),
     /// The interface behind a pod's address; none: the pod is gone.
     Pod(IpAddr, Option<u32>),
     /// The speaker's next hops for a destination; empty: it has none.
@@ -61,6 +65,8 @@ pub struct Graph {
     nodes: BTreeMap<String, Node>,
     bgp: Option<BgpConfig>,
     peers: BTreeMap<String, Peer>,
+    unexported: BTreeSet<Prefix>,
+    parts: BTreeSet<Prefix>,
     routes: Routes,
     speaking: Speaking,
     speaking_dirty: bool,
@@ -74,6 +80,8 @@ impl Graph {
             nodes: BTreeMap::new(),
             bgp: None,
             peers: BTreeMap::new(),
+            unexported: BTreeSet::new(),
+            parts: BTreeSet::new(),
             routes: Routes::default(),
             speaking: Speaking::default(),
             speaking_dirty: false,
@@ -93,6 +101,14 @@ impl Graph {
             Input::BlockGone(block) => {
                 self.speaking_dirty = true;
                 self.routes.remove_block(block);
+            }
+            Input::Unexported(ranges) => {
+                self.speaking_dirty |= self.unexported != ranges;
+                self.unexported = ranges;
+            }
+            Input::Parts(parts) => {
+                self.speaking_dirty |= self.parts != parts;
+                self.parts = parts;
             }
             Input::Pod(address, ifindex) => self.routes.set_pod(address, ifindex),
             Input::Learned(prefix, next_hops) => self.routes.learn(prefix, next_hops),
@@ -141,6 +157,8 @@ impl Graph {
             bgp: self.bgp.as_ref(),
             peers: &self.peers,
             blocks: self.routes.blocks(),
+            unexported: &self.unexported,
+            parts: &self.parts,
         })
     }
 }

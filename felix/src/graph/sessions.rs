@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use manx_bgp::api::{Config, GracefulRestart, Network, PeerConfig, Policy};
+use manx_bgp::api::{
+    Config, GracefulRestart, Match, Network, Outcome, PeerConfig, Policy, PrefixRange, Rule, Then,
+};
 use manx_bgp::types::{Family, Prefix, RouterId};
 
 use super::desired::{Problem, Speaking};
@@ -32,8 +34,12 @@ pub struct Inputs<'a> {
     pub bgp: Option<&'a BgpConfig>,
     /// Every neighbour outside the mesh, for any node.
     pub peers: &'a BTreeMap<String, Peer>,
-    /// Blocks this node owns and may announce.
+    /// Blocks this node owns.
     pub blocks: &'a BTreeSet<Prefix>,
+    /// Ranges whose blocks are not announced.
+    pub unexported: &'a BTreeSet<Prefix>,
+    /// Parts of them that belong to other nodes, which announce them.
+    pub parts: &'a BTreeSet<Prefix>,
 }
 
 /// The speaker's orders as these inputs want them.
@@ -99,7 +105,6 @@ impl Table<'_> {
     /// A session with a node of the cluster; a neighbour outside it differs in little.
     fn peer(&self, name: &str, address: IpAddr, port: u16) -> PeerConfig {
         let family = Family::of(address);
-        let except = self.inputs.blocks.iter().copied();
         PeerConfig {
             port,
             name: name.to_owned(),
@@ -108,12 +113,27 @@ impl Table<'_> {
             next_hops: self.own.iter().copied().filter(|own| Family::of(*own) != family).collect(),
             hold_time: self.bgp.hold_time,
             connect_retry: CONNECT_RETRY,
-            import: Some(Policy::accept_except("our own blocks", except)),
+            import: Some(self.import()),
             export: Some(Policy::originated()),
             accept_default_route: true,
             graceful_restart: GRACEFUL_RESTART,
             ..PeerConfig::new(address, self.bgp.asn)
         }
+    }
+
+    /// Everything but our own blocks; parts of them that belong to others are theirs to announce.
+    fn import(&self) -> Policy {
+        let mut policy = Policy::accept_except("our own blocks", self.inputs.blocks.iter().copied());
+        if !self.inputs.parts.is_empty() {
+            let prefixes = self.inputs.parts.iter().copied().map(PrefixRange::inside).collect();
+            let parts = Rule {
+                name: "parts of our own blocks".to_owned(),
+                matches: Match { prefixes, ..Match::default() },
+                then: Then { verdict: Outcome::Accept, ..Then::default() },
+            };
+            policy.rules.insert(0, parts);
+        }
+        policy
     }
 
     fn add(&mut self, object: String, peer: PeerConfig) {
@@ -133,6 +153,10 @@ impl Table<'_> {
         self.problems.push(Problem { object, message });
     }
 
+    fn exported(&self, block: &Prefix) -> bool {
+        !self.inputs.unexported.iter().any(|range| range.covers(*block))
+    }
+
     fn finish(mut self) -> Speaking {
         self.problems.sort_unstable();
         let families: BTreeSet<Family> =
@@ -145,10 +169,11 @@ impl Table<'_> {
             SocketAddr::new(any, self.bgp.listen_port)
         });
         let network = |prefix: &Prefix| Network { prefix: *prefix, communities: Vec::new() };
+        let networks = self.inputs.blocks.iter().filter(|block| self.exported(block)).map(network).collect();
         let config = Config {
             listen: listen.collect(),
             peers: self.peers.into_values().collect(),
-            networks: self.inputs.blocks.iter().map(network).collect(),
+            networks,
             ..Config::new(self.bgp.asn, router_id(self.inputs.me, self.node))
         };
         Speaking { orders: Some(config), problems: self.problems }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use manx_bgp::api::Config;
+use manx_bgp::api::{Config, Outcome};
 use manx_bgp::types::{Asn, Prefix};
 use proptest::prelude::*;
 
@@ -18,6 +18,8 @@ struct World {
     bgp: Option<BgpConfig>,
     peers: BTreeMap<String, Peer>,
     blocks: BTreeSet<Prefix>,
+    unexported: BTreeSet<Prefix>,
+    parts: BTreeSet<Prefix>,
     pods: BTreeMap<IpAddr, u32>,
     learned: BTreeMap<Prefix, Vec<IpAddr>>,
 }
@@ -41,6 +43,7 @@ impl World {
         );
         inputs.extend(self.blocks.difference(&to.blocks).map(|block| Input::BlockGone(*block)));
         inputs.extend(to.blocks.iter().map(|block| Input::BlockOwned(*block)));
+        inputs.extend([Input::Unexported(to.unexported.clone()), Input::Parts(to.parts.clone())]);
         inputs.extend(
             names(&self.pods, &to.pods).into_iter().map(|pod| Input::Pod(pod, to.pods.get(&pod).copied())),
         );
@@ -56,6 +59,7 @@ impl World {
 fn node(ipv4: Option<&str>, ipv6: Option<&str>, rack: &str) -> Node {
     Node {
         uid: String::new(),
+        exhausted: None,
         labels: [("rack".to_owned(), rack.to_owned())].into(),
         ipv4: ipv4.map(|address| address.parse().unwrap()),
         ipv6: ipv6.map(|address| address.parse().unwrap()),
@@ -135,7 +139,13 @@ fn states() -> Vec<(&'static str, World)> {
         .into(),
         ..rack()
     };
+    let hidden = World {
+        unexported: [prefix("10.244.0.0/16")].into(),
+        parts: [prefix("10.244.3.96/28")].into(),
+        ..full.clone()
+    };
     vec![
+        ("a pool that is not announced and a block carved", hidden),
         ("nothing", World::default()),
         ("a rack of nodes", rack()),
         ("a node with everything", full.clone()),
@@ -162,6 +172,16 @@ fn orders(name: &str) -> Config {
 
 fn neighbours(config: &Config) -> Vec<(&str, String)> {
     config.peers.iter().map(|peer| (peer.name.as_str(), peer.address.to_string())).collect()
+}
+
+#[test]
+fn a_pool_that_is_not_exported_is_not_announced_and_the_owner_of_a_part_may_announce_it() {
+    let config = orders("a pool that is not announced and a block carved");
+    let announced: Vec<String> = config.networks.iter().map(|network| network.prefix.to_string()).collect();
+    assert_eq!(announced, ["fd00:10:244::40/122"]);
+    let rules = config.peers[0].import.as_ref().unwrap().rules.iter();
+    let rules: Vec<(&str, Outcome)> = rules.map(|rule| (rule.name.as_str(), rule.then.verdict)).collect();
+    assert_eq!(rules, [("parts of our own blocks", Outcome::Accept), ("our own blocks", Outcome::Reject)]);
 }
 
 #[test]

@@ -9,14 +9,18 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 use kube::runtime::watcher;
 use manx_bgp::types::Asn;
+use manx_ipam::choice::Wishes;
 use manx_ipam::cidr::{BlockCidr, Cidr};
-use manx_ipam::crd::{IPAMBlock, IPPool};
+use manx_ipam::claim::Claim;
+use manx_ipam::crd::{IPAMBlock, IPAMRequest, IPPool, IPReservation};
 use serde::de::DeserializeOwned;
 
 use super::full_name;
 use crate::crd::{BGPConfiguration, BGPConfigurationSpec, BGPPeer, BGPPeerSpec};
 use crate::graph::Selector;
-use crate::model::{Bad, BgpConfig, Block, Node, Object, Peer, Pod};
+use crate::model::{
+    Bad, BgpConfig, Block, IP_ADDRESSES_EXHAUSTED, Namespace, Node, Object, Peer, Pod, Request, Reservation,
+};
 
 /// The name of the one BGPConfiguration that counts.
 pub const DEFAULT_CONFIGURATION: &str = "default";
@@ -40,14 +44,56 @@ pub fn node(node: v1::Node) -> Object<Node> {
             IpAddr::V4(_) => None,
             IpAddr::V6(address) => Some(*address),
         }),
+        exhausted: node.status.as_ref().and_then(|status| status.conditions.as_ref()).and_then(
+            |conditions| {
+                let ours = conditions.iter().find(|condition| condition.type_ == IP_ADDRESSES_EXHAUSTED)?;
+                Some(ours.status == "True")
+            },
+        ),
     };
     Object { name: node.name_any(), generation: 0, conditions: Vec::new(), spec: Ok(model) }
 }
 
 /// A Pod of this node.
 pub fn pod(pod: v1::Pod) -> Object<Pod> {
-    let spec = Ok(Pod { uid: pod.uid().unwrap_or_default() });
+    let spec = Ok(Pod { uid: pod.uid().unwrap_or_default(), wishes: wishes(&pod) });
     Object { name: full_name(&pod), generation: 0, conditions: Vec::new(), spec }
+}
+
+/// A Namespace.
+pub fn namespace(namespace: v1::Namespace) -> Object<Namespace> {
+    let spec = Ok(Namespace { labels: namespace.labels().clone(), wishes: wishes(&namespace) });
+    Object { name: full_name(&namespace), generation: 0, conditions: Vec::new(), spec }
+}
+
+fn wishes(object: &impl ResourceExt) -> Result<Wishes, Bad> {
+    Wishes::read(object.annotations()).map_err(|error| Bad::new("InvalidAnnotation", error))
+}
+
+/// An IPReservation.
+pub fn reservation(object: DynamicObject) -> Object<Reservation> {
+    custom(object, |reservation: IPReservation| {
+        let ranges = reservation.spec.addresses.iter().map(|text| {
+            let whole = |address: IpAddr| Cidr::around(address, if address.is_ipv4() { 32 } else { 128 });
+            let range = match text.parse::<IpAddr>().ok().and_then(whole) {
+                Some(range) => Ok(range),
+                None => text.parse::<Cidr>(),
+            };
+            range.map_err(|error| Bad::new("InvalidAddress", format_args!("spec.addresses: {error}")))
+        });
+        ranges.collect::<Result<_, Bad>>().map(Reservation)
+    })
+}
+
+/// An IPAMRequest.
+pub fn request(object: DynamicObject) -> Object<Request> {
+    custom(object, |request: IPAMRequest| {
+        let cidr: Cidr = request.spec.block.parse().map_err(|error| Bad::new("InvalidCIDR", error))?;
+        let block = BlockCidr::try_from(cidr).map_err(|error| Bad::new("InvalidCIDR", error))?;
+        let uid = request.uid().unwrap_or_default();
+        let refused = request.status.and_then(|status| status.refused);
+        Ok(Request { node: request.spec.node, block, uid, refused })
+    })
 }
 
 /// An IPPool; what its spec means is [`manx_ipam::pool`]'s to say.
@@ -55,19 +101,19 @@ pub fn pool(object: DynamicObject) -> Object<IPPool> {
     custom(object, |pool: IPPool| Ok(pool))
 }
 
-/// An IPAMBlock. Who holds its addresses is kept only where `me` owns it.
+/// An IPAMBlock. Who holds its addresses is kept only where `me` owns it. The name is the lock: a block under another
+/// name could have two owners.
 pub fn block(object: DynamicObject, me: &str) -> Object<Block> {
     custom(object, |block: IPAMBlock| {
-        let cidr: Cidr = block.spec.cidr.parse().map_err(|error| Bad::new("InvalidCIDR", error))?;
-        let cidr = BlockCidr::try_from(cidr).map_err(|error| Bad::new("InvalidCIDR", error))?;
-        // The name is the lock: a block under another name could have two owners.
-        if block.name_any() != cidr.object_name() {
-            let message = format!("a block of {cidr} must be named {}", cidr.object_name());
-            return Err(Bad::new("InvalidName", message));
-        }
-        let status = block.status.unwrap_or_default();
-        let allocations = if block.spec.node == me { status.allocations } else { Vec::new() };
-        Ok(Block { cidr, pool: block.spec.pool, node: block.spec.node, used: status.used, allocations })
+        let claim = Claim::try_from(&block).map_err(|error| Bad::new("InvalidBlock", error))?;
+        let uid = block.uid().unwrap_or_default();
+        let version = block.resource_version().unwrap_or_default();
+        let (used, free, allocations) = match block.status {
+            Some(status) => (status.used, status.free, status.allocations),
+            None => (0, claim.cidr.size().into(), Vec::new()),
+        };
+        let allocations = if claim.node == me { allocations } else { Vec::new() };
+        Ok(Block { claim, uid, version, used, free, allocations })
     })
 }
 

@@ -4,8 +4,8 @@
 //! A watcher knows nothing of what is done with an object, and nothing here remembers one.
 //!
 //! ```text
-//!   Node ─┐ IPPool ──┐ BGPConfiguration ─┐
-//!   Pod ──┴ IPAMBlock ┴ BGPPeer ──────────┴─▶ Update ─▶ the agent
+//!   Node Pod Namespace ─┐ IPPool IPAMBlock ────────────┐ BGPConfiguration ─┐
+//!                       └ IPReservation IPAMRequest ───┴ BGPPeer ──────────┴─▶ Update ─▶ the agent
 //!                └──── errors ──▶ reach: is the API there at all? said once, not in a loop
 //! ```
 
@@ -22,12 +22,12 @@ use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
 use kube::{Api, Client, ResourceExt};
-use manx_ipam::crd::{IPAMBlock, IPPool};
+use manx_ipam::crd::{IPAMBlock, IPAMRequest, IPPool, IPReservation};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 use crate::crd::{BGPConfiguration, BGPPeer};
-use crate::model::{BgpConfig, Block, Node, Object, Peer, Pod};
+use crate::model::{BgpConfig, Block, Namespace, Node, Object, Peer, Pod, Request, Reservation};
 
 /// Updates on their way to the agent; a full channel slows the watchers, which the API server bears.
 const QUEUE: usize = 1024;
@@ -39,10 +39,16 @@ pub enum Kind {
     Node,
     /// `v1`, those of this node.
     Pod,
+    /// `v1`, all of them.
+    Namespace,
     /// `manx.io`.
     IPPool,
     /// `manx.io`.
     IPAMBlock,
+    /// `manx.io`.
+    IPReservation,
+    /// `manx.io`.
+    IPAMRequest,
     /// `manx.io`.
     BGPConfiguration,
     /// `manx.io`.
@@ -51,8 +57,17 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Node, Self::Pod, Self::IPPool, Self::IPAMBlock, Self::BGPConfiguration, Self::BGPPeer];
+    pub const ALL: [Self; 9] = [
+        Self::Node,
+        Self::Pod,
+        Self::Namespace,
+        Self::IPPool,
+        Self::IPAMBlock,
+        Self::IPReservation,
+        Self::IPAMRequest,
+        Self::BGPConfiguration,
+        Self::BGPPeer,
+    ];
 }
 
 impl fmt::Display for Kind {
@@ -79,10 +94,16 @@ pub enum Update {
     Node(Change<Node>),
     /// A pod of this node.
     Pod(Change<Pod>),
+    /// A namespace.
+    Namespace(Change<Namespace>),
     /// A pool, as it is: which of two that overlap is good can only be said of all together.
     Pool(Box<Change<IPPool>>),
     /// A block.
     Block(Change<Block>),
+    /// Addresses kept back.
+    Reservation(Change<Reservation>),
+    /// A node asks for a part of a block.
+    Request(Change<Request>),
     /// A BGPConfiguration of any name.
     Bgp(Change<BgpConfig>),
     /// A neighbour.
@@ -99,8 +120,11 @@ impl Update {
         match self {
             Self::Node(_) => "Node",
             Self::Pod(_) => "Pod",
+            Self::Namespace(_) => "Namespace",
             Self::Pool(_) => "IPPool",
             Self::Block(_) => "IPAMBlock",
+            Self::Reservation(_) => "IPReservation",
+            Self::Request(_) => "IPAMRequest",
             Self::Bgp(_) => "BGPConfiguration",
             Self::Peer(_) => "BGPPeer",
             Self::Refused(..) => "refused",
@@ -129,8 +153,11 @@ pub fn start(client: &Client, me: &str) -> Watches {
     let node = me.to_owned();
     follow.core::<v1::Node, _>(Kind::Node, all.clone(), convert::node, Update::Node);
     follow.core::<v1::Pod, _>(Kind::Pod, mine, convert::pod, Update::Pod);
+    follow.core::<v1::Namespace, _>(Kind::Namespace, all, convert::namespace, Update::Namespace);
     follow.custom::<IPPool, _>(Kind::IPPool, convert::pool, |change| Update::Pool(Box::new(change)));
     follow.custom::<IPAMBlock, _>(Kind::IPAMBlock, move |block| convert::block(block, &node), Update::Block);
+    follow.custom::<IPReservation, _>(Kind::IPReservation, convert::reservation, Update::Reservation);
+    follow.custom::<IPAMRequest, _>(Kind::IPAMRequest, convert::request, Update::Request);
     follow.custom::<BGPConfiguration, _>(Kind::BGPConfiguration, convert::bgp_configuration, Update::Bgp);
     follow.custom::<BGPPeer, _>(Kind::BGPPeer, convert::bgp_peer, Update::Peer);
     tokio::spawn(reach::ask(client.clone(), tx, doubt.clone()));
@@ -276,11 +303,13 @@ mod tests {
     use futures::stream;
     use tokio::time::Instant;
 
+    use manx_ipam::choice::Wishes;
+
     use super::*;
     use crate::model::Pod;
 
     fn pod(name: &str) -> Object<Pod> {
-        let spec = Ok(Pod { uid: String::new() });
+        let spec = Ok(Pod { uid: String::new(), wishes: Ok(Wishes::default()) });
         Object { name: name.to_owned(), generation: 0, conditions: Vec::new(), spec }
     }
 

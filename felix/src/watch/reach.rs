@@ -1,4 +1,4 @@
-//! Whether the API answers at all: one voice for six watchers that lose it together.
+//! Whether the API answers at all: one voice for the watchers that lose it together.
 
 use std::sync::Arc;
 use std::time::Duration;

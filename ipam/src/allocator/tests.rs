@@ -13,8 +13,7 @@ fn owner(number: usize) -> Owner {
 }
 
 fn pool(name: &str, cidr: &str, block_length: u8) -> Pool {
-    let cidr = cidr.parse().unwrap();
-    Pool { name: name.to_owned(), cidr, block_length, node_selector: None, disabled: false }
+    Pool::new(name, cidr.parse().unwrap(), block_length)
 }
 
 fn disabled(pool: Pool) -> Pool {
@@ -320,4 +319,69 @@ fn whether_a_pod_could_have_addresses_is_known_without_one() {
     assert_eq!(node.can_assign(&dual()).unwrap_err(), node.assign(&owner(4), &dual(), &[]).unwrap_err());
     node.release(&owner(2).key);
     assert_eq!(node.can_assign(&dual()), Ok(()));
+}
+
+#[test]
+fn a_pool_for_some_namespaces_is_claimed_ahead_only_once_it_is_used() {
+    let selector = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector::default());
+    let team = Pool { namespace_selector: selector, ..pool("team", "10.1.0.0/24", 30) };
+    let pools = [pool("all", "10.0.0.0/24", 30), team.clone()];
+    let mut node = Allocator::default();
+    node.add_block(block("10.0.0.0/30"), "all");
+    assert_eq!(node.wants_blocks(&pools), []);
+    node.add_block(block("10.1.0.0/30"), "team");
+    for number in 0..3 {
+        assert_eq!(node.wants_blocks(&pools), []);
+        node.assign(&owner(number), std::slice::from_ref(&team), &[]).unwrap();
+    }
+    assert_eq!(node.wants_blocks(&pools), [ClaimWanted { family: Family::Ipv4, pools: vec![team] }]);
+}
+
+#[test]
+fn an_empty_block_is_not_needed_beside_a_whole_free_one_and_never_the_last_goes() {
+    let pools = [pool("four", "10.0.0.0/24", 30)];
+    let mut node = Allocator::default();
+    for cidr in ["10.0.0.0/30", "10.0.0.4/30", "10.0.0.8/30"] {
+        node.add_block(block(cidr), "four");
+    }
+    assert_eq!(node.surplus(&pools), [block("10.0.0.0/30"), block("10.0.0.4/30")]);
+    let held = node.assign(&owner(1), &pools, &[]).unwrap();
+    assert!(block("10.0.0.0/30").contains(held[0]));
+    assert_eq!(node.surplus(&pools), [block("10.0.0.4/30")], "three of four would not be enough");
+    assert_eq!(node.surplus(&pools.map(disabled)).len(), 2, "all that are empty");
+    assert!(node.carve(block("10.0.0.4/30"), block("10.0.0.4/31")));
+    assert_eq!(node.surplus(&[]), [block("10.0.0.8/30")], "a part of the other belongs to another node");
+}
+
+#[test]
+fn a_freed_address_rests_for_its_pools_cooldown() {
+    let pools = [Pool { cooldown: Duration::from_secs(30), ..pool("four", "10.0.0.0/24", 31) }];
+    let mut node = Allocator::default();
+    node.cool(&pools);
+    node.add_block(block("10.0.0.0/31"), "four");
+    let now = Instant::now();
+    node.advance(now);
+    for number in 0..2 {
+        node.assign(&owner(number), &pools, &[]).unwrap();
+    }
+    let freed = node.release(&owner(1).key);
+    let refused = node.assign(&owner(2), &pools, &[]).unwrap_err().to_string();
+    assert!(
+        refused.ends_with("1 of 2 addresses of this node's block are held, 1 rest for up to 30 s"),
+        "{refused}"
+    );
+    assert!(!node.advance(now + Duration::from_secs(29)));
+    assert!(node.advance(now + Duration::from_secs(30)));
+    assert_eq!(node.assign(&owner(2), &pools, &[]).unwrap(), freed);
+}
+
+#[test]
+fn a_pod_gets_a_reserved_address_only_by_name() {
+    let pools = [pool("four", "10.0.0.0/24", 31)];
+    let mut node = Allocator::default();
+    node.reserve(vec!["10.0.0.0/32".parse().unwrap()]);
+    node.add_block(block("10.0.0.0/31"), "four");
+    assert_eq!(node.assign(&owner(1), &pools, &[]).unwrap(), ips(["10.0.0.1"]));
+    assert!(node.assign(&owner(2), &pools, &[]).is_err());
+    assert_eq!(node.assign(&owner(2), &pools, &ips(["10.0.0.0"])).unwrap(), ips(["10.0.0.0"]));
 }

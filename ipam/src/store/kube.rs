@@ -49,13 +49,15 @@ impl Store for KubeStore {
         within_deadline(name, self.0.patch_status(name, &PatchParams::default(), &patch)).await.map(drop)
     }
 
-    async fn delete_block(&self, block: &IPAMBlock) -> Result<(), StoreError> {
-        let name = block.name_any();
+    async fn delete_block(&self, name: &str, uid: &str, version: Option<&str>) -> Result<(), StoreError> {
         let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: block.uid(), resource_version: None }),
+            preconditions: Some(Preconditions {
+                uid: Some(uid.to_owned()),
+                resource_version: version.map(str::to_owned),
+            }),
             ..DeleteParams::default()
         };
-        match within_deadline(&name, self.0.delete(&name, &params)).await {
+        match within_deadline(name, self.0.delete(name, &params)).await {
             Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),
             Err(error) => Err(error),
         }
@@ -143,6 +145,7 @@ mod tests {
             cidr: "10.0.0.0/26".to_owned(),
             pool: "default".to_owned(),
             node: "node1".to_owned(),
+            parent: None,
         };
         let mut block = IPAMBlock::new("10-0-0-0-26", spec);
         block.metadata.uid = Some("u1".to_owned());
@@ -193,11 +196,11 @@ mod tests {
     async fn a_status_is_patched_and_nothing_else() {
         let api = Api::default();
         api.answer(200, json!(block()));
-        let status = IPAMBlockStatus { used: 1, allocations: Vec::new() };
+        let status = IPAMBlockStatus { used: 1, free: 63, allocations: Vec::new() };
         api.store().update_status("10-0-0-0-26", &status).await.unwrap();
         let (line, body) = api.asked().pop().unwrap();
         assert_eq!(line, "PATCH /apis/manx.io/v1alpha1/ipamblocks/10-0-0-0-26/status?");
-        assert_eq!(body, json!({"status": {"used": 1, "allocations": []}}));
+        assert_eq!(body, json!({"status": {"used": 1, "free": 63, "allocations": []}}));
         api.refuse(404, "NotFound");
         let gone = api.store().update_status("10-0-0-0-26", &status).await;
         assert_eq!(gone, Err(StoreError::NotFound("10-0-0-0-26".to_owned())));
@@ -207,12 +210,12 @@ mod tests {
     async fn only_the_very_object_is_deleted() {
         let api = Api::default();
         api.answer(200, json!({"kind": "Status", "status": "Success"}));
-        api.store().delete_block(&block()).await.unwrap();
+        api.store().delete_block("10-0-0-0-26", "u1", None).await.unwrap();
         let (line, body) = api.asked().pop().unwrap();
         assert!(line.starts_with("DELETE /apis/manx.io/v1alpha1/ipamblocks/10-0-0-0-26"), "{line}");
         assert_eq!(body["preconditions"], json!({"uid": "u1"}));
         api.refuse(404, "NotFound");
-        assert_eq!(api.store().delete_block(&block()).await, Ok(()));
+        assert_eq!(api.store().delete_block("10-0-0-0-26", "u1", None).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -27,7 +27,8 @@ pub struct MemoryStore(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     blocks: BTreeMap<String, IPAMBlock>,
-    created: u64,
+    /// Counts writes: UIDs and resourceVersions.
+    written: u64,
     requests: u64,
     outage: bool,
     faults: VecDeque<Fault>,
@@ -79,9 +80,10 @@ impl State {
         if self.blocks.contains_key(&name) {
             return Err(StoreError::Exists(name));
         }
-        self.created += 1;
+        self.written += 1;
         let mut block = block.clone();
-        block.metadata.uid = Some(format!("uid-{}", self.created));
+        block.metadata.uid = Some(format!("uid-{}", self.written));
+        block.metadata.resource_version = Some(self.written.to_string());
         self.blocks.insert(name, block);
         Ok(())
     }
@@ -113,20 +115,27 @@ impl Store for MemoryStore {
 
     async fn update_status(&self, name: &str, status: &IPAMBlockStatus) -> Result<(), StoreError> {
         let mut state = self.reach().await?;
+        state.written += 1;
+        let written = state.written.to_string();
         let block = state.blocks.get_mut(name).ok_or_else(|| StoreError::NotFound(name.to_owned()))?;
         block.status = Some(status.clone());
+        block.metadata.resource_version = Some(written);
         Ok(())
     }
 
-    async fn delete_block(&self, block: &IPAMBlock) -> Result<(), StoreError> {
+    async fn delete_block(&self, name: &str, uid: &str, version: Option<&str>) -> Result<(), StoreError> {
         let mut state = self.reach().await?;
-        let name = block.name_any();
-        match state.blocks.get(&name) {
-            Some(stored) if stored.uid() != block.uid() => {
+        match state.blocks.get(name) {
+            Some(stored) if stored.uid().as_deref() != Some(uid) => {
                 Err(StoreError::Refused(format!("IPAMBlock {name} is another object of the same name")))
             }
+            Some(stored)
+                if version.is_some_and(|version| stored.resource_version().as_deref() != Some(version)) =>
+            {
+                Err(StoreError::Refused(format!("IPAMBlock {name} was written since")))
+            }
             _ => {
-                state.blocks.remove(&name);
+                state.blocks.remove(name);
                 Ok(())
             }
         }

@@ -148,5 +148,5 @@ fn an_address_asked_for_is_given_if_it_is_this_nodes() {
     let (_, mut foreign) = machine.allocate_these("lost", &["203.0.113.1".parse().unwrap()]);
     let refusal = foreign.try_recv().unwrap().unwrap_err();
     assert_eq!(refusal.code, crate::attach::Refusal::NO_SUCH_ADDRESS);
-    assert!(refusal.message.starts_with("203.0.113.1 cannot be given: it is in no block"), "{refusal}");
+    assert!(refusal.message.starts_with("203.0.113.1 cannot be given: no IPPool that"), "{refusal}");
 }

@@ -10,31 +10,41 @@ use std::time::{Duration, Instant};
 use futures::executor::block_on;
 use manx_bgp::api::Config;
 use manx_cni::protocol::{Attach, Attached, AttachmentKey, PodRef, host_ifname};
-use manx_ipam::claim::{Claim, Taken, claim};
-use manx_ipam::crd::{IPAMBlock, IPPool, IPPoolSpec};
+use manx_ipam::choice::Wishes;
+use manx_ipam::claim::{Claim, claim_this};
+use manx_ipam::crd::{IPAMBlock, IPAMBlockStatus, IPPool, IPPoolSpec};
+use manx_ipam::store::Store;
 use manx_ipam::store::memory::MemoryStore;
 use tokio::sync::oneshot;
 
+use super::super::choice::Learned;
 use super::super::core::{Core, Effect, Host, Start};
+use super::super::election::{Bid, Record};
+use super::super::found::PodLink;
 use super::super::known::KnownFile;
 use super::super::mirror::Write;
+use super::super::vanished::{Collected, Collection};
 use crate::attach::files::Files;
 use crate::attach::{Asked, Attempt, Command, Refusal};
 use crate::dataplane::{Fib, Route};
 use crate::health::Metrics;
-use crate::model::{Bad, Block, Node, Object};
+use crate::model::{Bad, Block, Namespace, Node, Object, Pod};
 use crate::speaker::Event;
 use crate::watch::{Change, Update};
 
 pub type Reply<T> = oneshot::Receiver<Result<T, Refusal>>;
 
-/// Interfaces by name; a clone is the same kernel.
+/// Interfaces by name, and the pod routes an agent that starts finds; a clone is the same kernel.
 #[derive(Clone, Default)]
-pub struct Links(Arc<Mutex<BTreeMap<String, u32>>>);
+pub struct Links(Arc<Mutex<BTreeMap<String, u32>>>, Arc<Mutex<Vec<PodLink>>>);
 
 impl Host for Links {
     fn index_of(&self, name: &str) -> io::Result<Option<u32>> {
         Ok(self.0.lock().unwrap().get(name).copied())
+    }
+
+    fn pod_links(&self) -> io::Result<Vec<PodLink>> {
+        Ok(self.1.lock().unwrap().clone())
     }
 
     fn mtu_of(&self, addresses: &[IpAddr]) -> Option<u32> {
@@ -58,6 +68,16 @@ pub struct Machine {
     pub retired: BTreeSet<u32>,
     /// Whether the kernel removes them.
     pub removes: bool,
+    /// Whether the watch shows a block as soon as it is claimed.
+    pub watching: bool,
+    /// Pods the API knows and the watch does not show.
+    pub unwatched: BTreeMap<String, Pod>,
+    /// Times the API was asked of a pod.
+    pub looked_up: u32,
+    /// The API's Lease.
+    pub lease: Option<Record>,
+    /// Why a node that seems gone is not.
+    pub alive: Option<String>,
 }
 
 impl Machine {
@@ -78,6 +98,11 @@ impl Machine {
             attempts: 0,
             retired: BTreeSet::new(),
             removes: true,
+            watching: true,
+            unwatched: BTreeMap::new(),
+            looked_up: 0,
+            lease: None,
+            alive: None,
         }
     }
 
@@ -104,10 +129,22 @@ impl Machine {
         self.update(Update::Api(Ok(())));
         self.update(Update::Node(Change::Replace(vec![node("node1"), node("node2")])));
         self.update(Update::Pod(Change::Replace(Vec::new())));
+        self.update(Update::Namespace(Change::Replace(vec![namespace("default", &[], &[])])));
+        self.update(Update::Reservation(Change::Replace(Vec::new())));
+        self.update(Update::Request(Change::Replace(Vec::new())));
         self.update(Update::Pool(Box::new(Change::Replace(pools))));
         self.list_blocks();
         self.update(Update::Bgp(Change::Replace(Vec::new())));
         self.update(Update::Peer(Change::Replace(Vec::new())));
+    }
+
+    /// The watch shows a block as it is.
+    pub fn see_block(&mut self, name: &str) {
+        let found =
+            self.store.blocks().into_iter().find(|block| block.metadata.name.as_deref() == Some(name));
+        if let Some(found) = found {
+            self.update(Update::Block(Change::Apply(block(&found))));
+        }
     }
 
     pub fn list_blocks(&mut self) {
@@ -119,6 +156,16 @@ impl Machine {
     pub fn kill(&mut self) {
         self.now += Duration::from_secs(1);
         self.remove_retired();
+        let names: BTreeMap<u32, String> =
+            self.links.0.lock().unwrap().iter().map(|(name, index)| (*index, name.clone())).collect();
+        let routed = self.fib.iter().filter_map(|(destination, route)| match route {
+            Route::Pod { ifindex } => {
+                let ifname = names.get(ifindex)?.clone();
+                Some(PodLink { address: destination.ip(), ifname, ifindex: *ifindex })
+            }
+            Route::Blackhole | Route::Via(_) => None,
+        });
+        *self.links.1.lock().unwrap() = routed.collect();
         self.core = core(self.directory.path().to_owned(), self.links.clone(), self.now);
         self.swept = false;
         self.act();
@@ -178,18 +225,67 @@ impl Machine {
                 self.swept = true;
                 self.fib = self.core.graph.desired().fib;
             }
-            Effect::Claim { family, pools, taken } => {
-                let outcome = block_on(claim(self.store.as_ref(), &pools, "node1", taken));
-                self.core.claimed(family, outcome, self.now);
+            Effect::Claim { want, pools, taken } => {
+                let claim = super::super::claim_wanted(self.store.as_ref(), "node1", &want, &pools, taken);
+                let outcome = block_on(claim);
+                let claimed = outcome.as_ref().ok().map(|claim| claim.cidr.object_name());
+                self.core.claimed(want, outcome, self.now);
+                if let Some(name) = claimed.filter(|_| self.watching) {
+                    self.see_block(&name);
+                }
             }
-            Effect::Reclaim { cidr, pool } => {
-                let outcome = block_on(claim(
-                    self.store.as_ref(),
-                    &[super::super::only(cidr, pool)],
-                    "node1",
-                    Taken::default(),
-                ));
+            Effect::Reclaim(wanted) => {
+                let cidr = wanted.cidr;
+                let outcome = block_on(claim_this(self.store.as_ref(), wanted));
                 self.core.reclaimed(cidr, outcome, self.now);
+            }
+            Effect::Return { cidr, uid } => {
+                let name = cidr.object_name();
+                let outcome = block_on(self.store.delete_block(&name, &uid, None));
+                let done = outcome.is_ok();
+                self.core.returned(cidr, outcome, self.now);
+                if done {
+                    self.update(Update::Block(Change::Delete(name)));
+                }
+            }
+            Effect::Grant(part) => {
+                let outcome = block_on(self.store.create_block(&IPAMBlock::from(&part)));
+                self.core.granted(part.cidr, outcome, self.now);
+                self.see_block(&part.cidr.object_name());
+            }
+            Effect::Bid(bid) => {
+                let answer = match (&bid, &self.lease) {
+                    (Bid::Read, _) => Ok(self.lease.clone()),
+                    (Bid::Take { version, transitions }, lease) => {
+                        let current = lease.as_ref().map(|lease| lease.version.clone());
+                        let holder = "node1".to_owned();
+                        let next =
+                            Record { holder, transitions: *transitions, version: format!("{:?}", self.now) };
+                        (current == *version).then(|| self.lease.insert(next).clone()).map(Some).ok_or(())
+                    }
+                };
+                self.core.bid_answered(&bid, answer, self.now);
+            }
+            Effect::Collect { node, blocks, dry_run } => {
+                let mut freed = Vec::new();
+                for block in blocks {
+                    let name = block.cidr.object_name();
+                    if !dry_run {
+                        block_on(self.store.delete_block(&name, &block.uid, Some(&block.version))).unwrap();
+                        self.update(Update::Block(Change::Delete(name)));
+                    }
+                    freed.push(block.cidr);
+                }
+                let outcome = self.alive.clone().map_or(Collected::Freed(freed), Collected::Alive);
+                self.core.collected(node, outcome, self.now);
+            }
+            Effect::LookUp { attempt, namespace, name } => {
+                let learned = Learned {
+                    pod: self.unwatched.get(&format!("{namespace}/{name}")).cloned(),
+                    namespace: None,
+                };
+                self.looked_up += 1;
+                self.core.looked_up(attempt, learned, self.now);
             }
             Effect::Write(writes) => {
                 self.core.written(writes.clone(), None, self.now);
@@ -307,6 +403,7 @@ pub fn core(directory: PathBuf, links: Links, now: Instant) -> Core {
         host: Box::new(links),
         mtu: None,
         metrics: Metrics::new().unwrap(),
+        collection: Collection::default(),
     };
     Core::start(start, now).unwrap()
 }
@@ -326,18 +423,31 @@ pub fn node(name: &str) -> Object<Node> {
 }
 
 pub fn pool(name: &str, cidr: &str, block_size: u8) -> Object<IPPool> {
-    let spec = IPPoolSpec {
-        cidr: cidr.to_owned(),
-        block_size: Some(block_size),
-        node_selector: None,
-        disabled: false,
-    };
+    let spec = IPPoolSpec { block_size: Some(block_size), ..IPPoolSpec::new(cidr) };
     object(name, Ok(IPPool::new(name, spec)))
 }
 
 pub fn block(seen: &IPAMBlock) -> Object<Block> {
-    let Claim { cidr, pool, node } = Claim::try_from(seen).unwrap();
-    let status = seen.status.clone().unwrap_or_default();
-    let block = Block { cidr, pool, node, used: status.used, allocations: status.allocations };
-    object(&cidr.object_name(), Ok(block))
+    let claim = Claim::try_from(seen).unwrap();
+    let whole = IPAMBlockStatus { free: claim.cidr.size().into(), ..IPAMBlockStatus::default() };
+    let IPAMBlockStatus { used, free, allocations } = seen.status.clone().unwrap_or(whole);
+    let uid = seen.metadata.uid.clone().unwrap_or_default();
+    let version = seen.metadata.resource_version.clone().unwrap_or_default();
+    object(&claim.cidr.object_name(), Ok(Block { claim, uid, version, used, free, allocations }))
+}
+
+/// A namespace with these labels and annotations.
+pub fn namespace(name: &str, labels: &[(&str, &str)], annotations: &[(&str, &str)]) -> Object<Namespace> {
+    let owned = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    };
+    let wishes = Ok(Wishes::read(&owned(annotations)).unwrap());
+    object(name, Ok(Namespace { labels: owned(labels), wishes }))
+}
+
+/// A pod of the namespace `default` with these annotations.
+pub fn pod(annotations: &[(&str, &str)]) -> Pod {
+    let annotations =
+        annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    Pod { uid: String::new(), wishes: Ok(Wishes::read(&annotations).unwrap()) }
 }

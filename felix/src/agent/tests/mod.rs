@@ -1,7 +1,9 @@
 //! The core on a [`machine`], with plugins that do as they are told, or die.
 
+mod addresses;
 mod answers;
 mod machine;
+mod upkeep;
 mod walk;
 
 use std::collections::BTreeSet;
@@ -24,6 +26,11 @@ use crate::model::{Bad, BgpConfig, Peer};
 use crate::speaker::Event;
 use crate::watch::{Change, Update};
 use machine::{Machine, block, key, node, object, pool};
+
+fn delete(machine: &Machine, block: &IPAMBlock) {
+    let (name, uid) = (block.metadata.name.as_deref().unwrap(), block.metadata.uid.as_deref().unwrap());
+    block_on(machine.store.delete_block(name, uid, None)).unwrap();
+}
 
 #[test]
 fn a_pod_gets_an_address_of_each_family_and_can_be_reached_when_it_is_told_so() {
@@ -90,6 +97,8 @@ fn the_speaker_is_told_only_of_acknowledged_blocks_and_only_once_all_is_read() {
     let mut machine = Machine::new();
     machine.update(Update::Node(Change::Replace(vec![node("node1"), node("node2")])));
     machine.update(Update::Pool(Box::new(Change::Replace(vec![pool("v4", "10.244.0.0/24", 30)]))));
+    machine.update(Update::Namespace(Change::Replace(Vec::new())));
+    machine.update(Update::Reservation(Change::Replace(Vec::new())));
     machine.update(Update::Block(Change::Replace(Vec::new())));
     machine.update(Update::Bgp(Change::Replace(Vec::new())));
     assert_eq!(machine.orders, [], "a neighbour may still come to light");
@@ -170,7 +179,7 @@ fn a_block_deleted_under_its_pods_is_put_back_and_an_empty_one_is_let_go() {
     machine.list_blocks();
     let blocks = machine.store.blocks();
     for block in &blocks {
-        block_on(machine.store.delete_block(block)).unwrap();
+        delete(&machine, block);
     }
     machine.list_blocks();
     let names =
@@ -194,7 +203,7 @@ fn a_block_another_node_took_is_announced_no_more() {
     machine.add("web");
     machine.list_blocks();
     let stolen = machine.store.blocks().into_iter().find(|block| block.spec.pool == "v4").unwrap();
-    block_on(machine.store.delete_block(&stolen)).unwrap();
+    delete(&machine, &stolen);
     let claim = Claim { node: "node2".to_owned(), ..Claim::try_from(&stolen).unwrap() };
     let theirs = IPAMBlock::from(&claim);
     block_on(machine.store.create_block(&theirs)).unwrap();
@@ -336,7 +345,7 @@ fn bad_objects_are_answered_with_a_condition_by_the_first_node_alone() {
     machine.update(Update::Bgp(Change::Apply(object::<BgpConfig>("other", Err(bad)))));
     machine.pass(1);
     let pool = machine.writes.iter().find_map(|write| match write {
-        Write::Pool { name, verdict, .. } if name == "bad" => Some(verdict),
+        Write::Pool { name, verdicts, .. } if name == "bad" => verdicts.first(),
         _ => None,
     });
     let verdict = pool.unwrap();

@@ -210,16 +210,14 @@ pub mod tests {
     }
 
     fn pool(name: &str, cidr: &str, disabled: bool) -> IPPool {
-        IPPool::new(
-            name,
-            IPPoolSpec { cidr: cidr.to_owned(), block_size: None, node_selector: None, disabled },
-        )
+        IPPool::new(name, IPPoolSpec { disabled, ..IPPoolSpec::new(cidr) })
     }
 
     fn block(name: &str, cidr: &str, node: &str, used: i64) -> IPAMBlock {
-        let spec = IPAMBlockSpec { cidr: cidr.to_owned(), pool: "default".to_owned(), node: node.to_owned() };
+        let (cidr, pool, node) = (cidr.to_owned(), "default".to_owned(), node.to_owned());
+        let spec = IPAMBlockSpec { cidr, pool, node, parent: None };
         let mut block = IPAMBlock::new(name, spec);
-        block.status = Some(IPAMBlockStatus { used, allocations: Vec::new() });
+        block.status = Some(IPAMBlockStatus { used, free: 64 - used, allocations: Vec::new() });
         block
     }
 

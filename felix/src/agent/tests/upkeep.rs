@@ -1,0 +1,196 @@
+//! What is freed, found again and said without being asked: lost files, vanished nodes, exhaustion, mirrors.
+
+use futures::executor::block_on;
+use manx_cni::protocol::host_ifname;
+use manx_ipam::claim::Claim;
+use manx_ipam::crd::IPAMBlock;
+use manx_ipam::store::Store;
+use manx_ipam::{BlockCidr, Cidr};
+
+use super::super::mirror::Write;
+use super::machine::{Machine, block, key, node, pool};
+use crate::dataplane::Route;
+use crate::watch::{Change, Update};
+
+fn exhausted(machine: &Machine) -> Vec<Option<String>> {
+    let said = machine.writes.iter().filter_map(|write| match write {
+        Write::Exhausted { words, .. } => Some(words.clone()),
+        _ => None,
+    });
+    said.collect()
+}
+
+#[test]
+fn a_node_without_addresses_says_so_on_its_node_and_tells_an_event_once_until_there_is_one() {
+    let mut machine = Machine::new();
+    machine.read_these(vec![pool("v4", "10.244.0.0/31", 31)]);
+    machine.add("a");
+    machine.pass(5);
+    assert_eq!(exhausted(&machine), [], "a node that has addresses needs no condition");
+    machine.add("b");
+    machine.pass(2);
+    let words = exhausted(&machine).pop().unwrap().unwrap();
+    assert!(words.starts_with("no free IPv4 address on this node: IPPool \"v4\" (10.244.0.0/31"), "{words}");
+    let mut full = node("node1");
+    full.spec.as_mut().unwrap().exhausted = Some(true);
+    machine.update(Update::Node(Change::Apply(full)));
+    machine.writes.clear();
+    machine.pass(30);
+    assert_eq!(exhausted(&machine), [], "it is there");
+
+    machine.del("b");
+    machine.pass(1);
+    assert_eq!(exhausted(&machine), [None]);
+    machine.add("c");
+    machine.pass(5);
+    let events =
+        |machine: &Machine| machine.writes.iter().filter(|it| matches!(it, Write::Event { .. })).count();
+    assert_eq!(events(&machine), 0, "told a moment ago");
+    machine.del("c");
+    machine.pass(600);
+    machine.add("d");
+    machine.pass(1);
+    let told: Vec<&str> = machine
+        .writes
+        .iter()
+        .filter_map(|write| match write {
+            Write::Event { regarding, .. } => Some(regarding.kind),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told, ["Node", "IPPool"]);
+}
+
+#[test]
+fn a_pods_address_is_held_when_its_file_is_lost_and_the_mirror_says_whose_it_is() {
+    let mut machine = Machine::in_sync();
+    let addresses = machine.add("web");
+    machine.list_blocks();
+    machine.pass(1);
+    for write in machine.writes.clone() {
+        if let Write::Block { name, status } = write {
+            block_on(machine.store.update_status(&name, &status)).unwrap();
+        }
+    }
+    let unmirrored = machine.add("late");
+    std::fs::remove_dir_all(machine.directory.path().join("attachments")).unwrap();
+    std::fs::remove_file(machine.directory.path().join("known.json")).unwrap();
+    machine.kill();
+    for address in addresses.iter().chain(&unmirrored) {
+        assert!(matches!(machine.route_to(*address), Some(Route::Pod { .. })));
+    }
+    machine.sync();
+    assert!(machine.swept);
+    assert_eq!(machine.inspect("web").unwrap().addresses, addresses, "as the mirror says");
+    for container in ["a", "b", "c"] {
+        let given = machine.add(container);
+        assert!(!given.iter().any(|address| addresses.contains(address) || unmirrored.contains(address)));
+    }
+    for address in addresses.iter().chain(&unmirrored) {
+        assert!(matches!(machine.route_to(*address), Some(Route::Pod { .. })));
+    }
+    assert_eq!(machine.inspect("late"), None);
+    machine.del("late");
+    assert_eq!(machine.route_to(unmirrored[0]), None);
+    machine.del("web");
+    assert_eq!(machine.used(), 6);
+}
+
+#[test]
+fn a_found_interface_that_goes_without_a_del_is_collected() {
+    let mut machine = Machine::in_sync();
+    let address = machine.add("web")[0];
+    std::fs::remove_dir_all(machine.directory.path().join("attachments")).unwrap();
+    machine.kill();
+    machine.sync();
+    assert_eq!(machine.used(), 2);
+    machine.remove_veth("web");
+    machine.pass(61);
+    assert!(machine.core.allocator.holder(address).is_some(), "missed once");
+    machine.pass(60);
+    assert_eq!((machine.core.allocator.holder(address), machine.route_to(address)), (None, None));
+    assert!(!machine.core.found.contains_key(&host_ifname(&key("web"))));
+}
+
+/// A machine that sees blocks of a node that is not there.
+fn beside_a_vanished_node() -> Machine {
+    let mut machine = Machine::in_sync();
+    for text in ["10.244.0.248/30", "10.244.0.252/30"] {
+        let cidr: BlockCidr = text.parse::<Cidr>().unwrap().try_into().unwrap();
+        let claim = Claim { cidr, pool: "v4".to_owned(), node: "node9".to_owned(), parent: None };
+        block_on(machine.store.create_block(&IPAMBlock::from(&claim))).unwrap();
+    }
+    machine.list_blocks();
+    machine
+}
+
+fn of_node9(machine: &Machine) -> usize {
+    machine.store.blocks().iter().filter(|block| block.spec.node == "node9").count()
+}
+
+#[test]
+fn blocks_of_a_vanished_node_are_freed_after_the_grace_period_within_the_budget() {
+    let mut machine = beside_a_vanished_node();
+    machine.core.limit_collection(1);
+    machine.pass(599);
+    assert_eq!((of_node9(&machine), machine.lease.clone()), (2, None), "nobody asks for the lease before");
+    machine.pass(12);
+    assert_eq!(of_node9(&machine), 1, "one a minute");
+    machine.pass(40);
+    assert_eq!(of_node9(&machine), 1);
+    machine.pass(30);
+    assert_eq!(of_node9(&machine), 0);
+}
+
+#[test]
+fn blocks_of_a_node_that_comes_back_or_has_pods_stay() {
+    let mut machine = beside_a_vanished_node();
+    machine.pass(400);
+    machine.update(Update::Node(Change::Apply(node("node9"))));
+    machine.pass(10);
+    machine.update(Update::Node(Change::Delete("node9".to_owned())));
+    machine.pass(599);
+    assert_eq!(of_node9(&machine), 2, "the grace period begins anew");
+    // Every other agent waits longer.
+    machine.update(Update::Node(Change::Apply(node("node0"))));
+    machine.pass(5);
+    assert_eq!(of_node9(&machine), 2);
+    machine.pass(10);
+    assert_eq!(of_node9(&machine), 0);
+}
+
+#[test]
+fn a_block_is_written_at_most_once_a_second_whatever_the_pods_do() {
+    let mut machine = Machine::new();
+    machine.read_these(vec![pool("v4", "10.244.0.0/24", 26)]);
+    machine.list_blocks();
+    machine.pass(1);
+    machine.writes.clear();
+    for _ in 0..10 {
+        for number in 0..20 {
+            machine.add(&format!("pod{number}"));
+        }
+        for number in 0..20 {
+            machine.del(&format!("pod{number}"));
+        }
+        machine.add("last");
+        machine.pass(1);
+        for write in machine.writes.clone() {
+            if let Write::Block { name, status } = write {
+                block_on(machine.store.update_status(&name, &status)).unwrap();
+            }
+        }
+        machine.list_blocks();
+        machine.del("last");
+    }
+    let written = machine.writes.iter().filter(|write| matches!(write, Write::Block { .. })).count();
+    assert_eq!(written, 10);
+    machine.pass(1);
+    let shown = block(&machine.store.blocks()[0]).spec.unwrap();
+    assert_eq!(shown.used, 1, "the last write but one");
+    let last = machine.writes.iter().rev().find_map(|write| match write {
+        Write::Block { status, .. } => Some(status.used),
+        _ => None,
+    });
+    assert_eq!(last, Some(0));
+}
