@@ -16,6 +16,7 @@ pub mod community;
 mod drain;
 mod max_prefixes;
 mod policy;
+mod underlay;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -24,6 +25,8 @@ pub use bfd::{Bfd, BfdStatus};
 pub use drain::{AfterDrain, DrainPhase, DrainStatus};
 pub use max_prefixes::{Held, MaxPrefixes, MaxPrefixesAction};
 pub use policy::{Match, Outcome, PathMatch, Policy, PrefixRange, RangeError, Rule, Source, Then, Verdict};
+
+pub use underlay::Reach;
 
 use serde::{Deserialize, Serialize};
 
@@ -198,6 +201,11 @@ pub struct Config {
     /// Prefixes to originate.
     #[serde(default)]
     pub networks: Vec<Network>,
+    /// How this machine reaches next hops: every way it has but those it has of the speaker. Without it, whatever
+    /// a neighbour names counts as an on-link neighbour of ours; with it, paths whose next hop no way leads to
+    /// are not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay: Option<Vec<Reach>>,
     /// With the first orders after the speaker's start: an earlier speaker was here, and what it learned
     /// is still forwarded (RFC 4724: the neighbours are told, and keep our routes until we have said them
     /// again). Later it changes nothing.
@@ -310,6 +318,7 @@ impl Config {
             listen: Vec::new(),
             peers: Vec::new(),
             networks: Vec::new(),
+            underlay: None,
             restarting: false,
         }
     }
@@ -444,7 +453,7 @@ pub struct Network {
 pub struct RouteChange {
     /// The destination.
     pub prefix: Prefix,
-    /// Next hops of the best path and all equal to it (ECMP), sorted; empty: the destination is gone. An IPv4
+    /// On-link next hops of the best path and all equal to it (ECMP), sorted; empty: the destination is gone. An IPv4
     /// destination may have IPv6 next hops (RFC 8950).
     /// Originated prefixes are never told.
     pub next_hops: Vec<IpAddr>,

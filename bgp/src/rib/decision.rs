@@ -13,14 +13,14 @@
 //! | 5 | lowest ORIGIN | b |
 //! | 6 | lowest MED among those of one neighbouring AS; 0 where there is none | c |
 //! | 7 | external over internal | d |
-//! | – | lowest IGP metric: not known to the speaker, so all are equal | e |
+//! | 8 | lowest interior cost of the next hop; 0 where nobody tells | e |
 //! | | *what is left here shares the load: different neighbouring ASes may, path lengths may not* | |
-//! | 8 | lowest router id, or ORIGINATOR_ID | f; RFC 4456, section 9 |
-//! | 9 | shortest CLUSTER_LIST | RFC 4456, section 9 |
-//! | 10 | lowest peer address | g |
-//! | 11 | lowest path identifier of that peer | RFC 7911 |
+//! | 9 | lowest router id, or ORIGINATOR_ID | f; RFC 4456, section 9 |
+//! | 10 | shortest CLUSTER_LIST | RFC 4456, section 9 |
+//! | 11 | lowest peer address | g |
+//! | 12 | lowest path identifier of that peer | RFC 7911 |
 //!
-//! No two peers share an address and no two paths of one an identifier, so step 11 leaves one.
+//! No two peers share an address and no two paths of one an identifier, so step 12 leaves one.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -53,6 +53,8 @@ pub struct Candidate {
     pub med: u32,
     /// Learned from another AS.
     pub external: bool,
+    /// What its next hop costs to reach.
+    pub metric: u32,
     /// ORIGINATOR_ID, or the peer's identifier.
     pub router_id: RouterId,
     /// Of the CLUSTER_LIST.
@@ -81,12 +83,14 @@ pub enum Reason {
     /// 7.
     External,
     /// 8.
-    RouterId,
+    Metric,
     /// 9.
-    ClusterList,
+    RouterId,
     /// 10.
-    PeerAddress,
+    ClusterList,
     /// 11.
+    PeerAddress,
+    /// 12.
     PathId,
 }
 
@@ -107,6 +111,7 @@ impl fmt::Display for Reason {
             Self::Origin => "lost: worse origin",
             Self::Med => "lost: higher MED from the same neighbouring AS",
             Self::External => "lost: internal, and there is an external one",
+            Self::Metric => "lost: its next hop is farther away",
             Self::RouterId => "lost: higher router id",
             Self::ClusterList => "lost: longer cluster list",
             Self::PeerAddress => "lost: higher peer address",
@@ -120,7 +125,7 @@ impl fmt::Display for Reason {
 pub enum Verdict {
     /// The one that is announced.
     Best,
-    /// As good as the best down to step 7.
+    /// As good as the best down to step 8.
     Multipath,
     /// It lost by this step.
     Lost(Reason),
@@ -154,6 +159,8 @@ pub(super) fn best(candidates: &[Candidate]) -> Option<(usize, SmallVec<[usize; 
     if left.iter().any(|i| candidates[*i].external) {
         left.retain(|i| candidates[*i].external);
     }
+    let metric = left.iter().map(|i| candidates[*i].metric).min()?;
+    left.retain(|i| candidates[*i].metric == metric);
     let best = left.iter().copied().min_by_key(|i| last(&candidates[*i]))?;
     Some((best, left))
 }
@@ -181,6 +188,7 @@ pub fn decide(candidates: &[Candidate]) -> Vec<(usize, Verdict)> {
         left.iter().all(|&i| candidates[i].neighbour != one.neighbour || one.med <= candidates[i].med)
     });
     step(Reason::External, &|left, one| best(left, &|c| u128::from(!c.external), one));
+    step(Reason::Metric, &|left, one| best(left, &|c| c.metric.into(), one));
     step(Reason::RouterId, &|left, one| best(left, &|c| c.router_id.0.to_bits().into(), one));
     step(Reason::ClusterList, &|left, one| best(left, &|c| c.clusters as u128, one));
     step(Reason::PeerAddress, &|left, one| left.iter().all(|&i| one.address <= candidates[i].address));
@@ -206,12 +214,12 @@ mod tests {
     /// Few values each, so that every step has something to decide.
     fn candidate() -> impl Strategy<Value = Candidate> {
         let early = (prop::bool::weighted(0.1), any::<bool>(), 100..102_u32, 1..3_usize, 0..2_u8);
-        (early, 1..3_u32, 0..3_u32, any::<bool>(), 1..4_u8, 0..2_usize).prop_map(
+        (early, 1..3_u32, 0..3_u32, (any::<bool>(), 0..2_u32), 1..4_u8, 0..2_usize).prop_map(
             |(
                 (originated, last_resort, local_pref, path_length, origin),
                 asn,
                 med,
-                external,
+                (external, metric),
                 id,
                 clusters,
             )| Candidate {
@@ -223,6 +231,7 @@ mod tests {
                 neighbour: Some(Asn(asn)),
                 med,
                 external,
+                metric,
                 router_id: RouterId(Ipv4Addr::new(10, 0, 0, id)),
                 clusters,
                 address: None,

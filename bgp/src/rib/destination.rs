@@ -74,7 +74,7 @@ impl Paths {
         decision::decide(&candidates).into_iter().map(|(i, _)| usable[i]).collect()
     }
 
-    /// Next hops of the best and its equals, sorted; none where the prefix is originated here.
+    /// Next hops of the best and its equals as they were learned, sorted; none where the prefix is originated here.
     pub(super) fn next_hops(&self) -> SmallVec<[IpAddr; 1]> {
         let equal = match self {
             Self::Many(ranked) => &ranked.paths[..ranked.equal],
@@ -92,6 +92,14 @@ impl Paths {
     /// Whether more than one is held.
     pub(super) fn are_many(&self) -> bool {
         matches!(self, Self::Many(_))
+    }
+
+    /// Ranks them again: what the decision asks is answered otherwise.
+    pub(super) fn rank(&mut self, peers: &Peers) {
+        *self = match std::mem::take(self) {
+            Self::Many(ranked) => Ranked::of(ranked.paths, peers),
+            few => few,
+        };
     }
 
     /// Puts `path` in the place of the last one of its key.

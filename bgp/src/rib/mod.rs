@@ -4,7 +4,7 @@
 //!
 //! | tell | take |
 //! |---|---|
-//! | [`Rib::set_networks`], [`Rib::set_cluster_id`], [`Rib::peer_up`], [`Rib::peer_down`], [`Rib::peer_stale`], [`Rib::freshen`], [`Rib::live_long`], [`Rib::refreshes`], [`Rib::sweep`], [`Rib::set_policy`], [`Rib::set_drain`], [`Rib::update`], [`Rib::refresh`] | [`Rib::take_changes`] for watchers, [`Rib::take_run`] for each peer |
+//! | [`Rib::set_networks`], [`Rib::set_cluster_id`], [`Rib::set_underlay`], [`Rib::peer_up`], [`Rib::peer_down`], [`Rib::peer_stale`], [`Rib::freshen`], [`Rib::live_long`], [`Rib::refreshes`], [`Rib::sweep`], [`Rib::set_policy`], [`Rib::set_drain`], [`Rib::update`], [`Rib::refresh`] | [`Rib::take_changes`] for watchers, [`Rib::take_run`] for each peer |
 //!
 //! Telling never produces output; taking coalesces everything told since. [`Rib::snapshot`],
 //! [`Rib::destinations`], [`Rib::received`], [`Rib::advertised`] and [`Rib::counts`] look without taking. Both takings are to be done again and
@@ -31,6 +31,7 @@ mod destinations;
 mod group;
 mod martian;
 mod net;
+mod next_hops;
 mod noted;
 mod numbers;
 mod originate;
@@ -39,15 +40,16 @@ mod peers;
 mod policy;
 mod table;
 mod told;
+mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use adj_in::Judge;
 pub use adj_out::Run;
 use bytes::BytesMut;
-use group::{Marks, Said};
+use group::Marks;
 use net::{Net, Net4, Net6};
 pub use path::PeerId;
 use path::{Generation, Interner, Path, PathKey, Received, Standing};
@@ -55,7 +57,7 @@ use peers::Peers;
 pub use policy::Policy;
 use table::Table;
 
-use crate::api::{Destination, Network, NextHopMode, PathCount, PathInfo, RouteChange};
+use crate::api::{Network, NextHopMode, PathCount, Reach, RouteChange};
 use crate::types::{Asn, Family, Prefix, RouterId};
 use crate::wire::frame::MAX_EXTENDED;
 use crate::wire::{
@@ -129,6 +131,14 @@ pub enum Leaving {
     Withdrawn,
 }
 
+impl PeerFacts {
+    /// Those its routes are likely to have: its own address, and what its import policy sets.
+    fn names_next_hops(&self) -> impl Iterator<Item = IpAddr> {
+        let set = self.import.iter().flat_map(Policy::next_hops);
+        std::iter::once(self.address).chain(set)
+    }
+}
+
 /// Prefixes of one peer, both families together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -171,6 +181,9 @@ pub enum NetworkError {
     Repeated(Prefix),
 }
 
+/// How often what follows from a next hop may change others before they are looked at another time.
+const ROUNDS: usize = 8;
+
 /// The tables of both families.
 #[derive(Debug)]
 pub struct Rib {
@@ -179,6 +192,8 @@ pub struct Rib {
     networks: BTreeMap<Prefix, Vec<Community>>,
     tables: Tables,
     interner: Interner,
+    /// Next hops have begun to be looked at, or are no more: something else may be true of every one.
+    looks_anew: bool,
 }
 
 #[derive(Debug)]
@@ -191,10 +206,11 @@ impl Rib {
     /// An empty one, for the speaker of this AS and identifier.
     pub fn new(asn: Asn, router_id: RouterId) -> Self {
         Self {
-            peers: Peers { asn, router_id, cluster_id: router_id, facts: BTreeMap::new() },
+            peers: Peers::new(asn, router_id),
             networks: BTreeMap::new(),
             tables: Tables { ipv4: Table::new(), ipv6: Table::new() },
             interner: Interner::default(),
+            looks_anew: false,
         }
     }
 
@@ -210,6 +226,47 @@ impl Rib {
             self.tables.ipv4.refresh(*peer, Marks::Unmarked);
             self.tables.ipv6.refresh(*peer, Marks::Unmarked);
         }
+    }
+
+    /// How the machine reaches next hops; none: whatever a peer names is taken for a neighbour. Applies to all
+    /// that was said.
+    pub fn set_underlay(&mut self, ways: Option<&[Reach]>) {
+        let told = self.peers.next_hops.are_told();
+        if self.peers.next_hops.set_ways(ways) && told != ways.is_some() {
+            self.looks_anew = true;
+            for next_hop in self.next_hops() {
+                self.peers.next_hops.track(next_hop);
+            }
+        }
+    }
+
+    /// Those in use, and those that will be.
+    fn next_hops(&self) -> BTreeSet<IpAddr> {
+        let peers = self.peers.facts.values().flat_map(PeerFacts::names_next_hops);
+        self.interner.next_hops().chain(peers).collect()
+    }
+
+    /// Finds out what is true of next hops, and what follows from it, as long as something does.
+    fn settle(&mut self) {
+        let Self { peers, tables: Tables { ipv4, ipv6 }, interner, .. } = self;
+        for _ in 0..ROUNDS {
+            if !(ipv4.take_moved() | ipv6.take_moved() | peers.next_hops.is_doubtful()) {
+                return;
+            }
+            let mut changed = peers.next_hops.resolve(|prefix, next_hop| {
+                let found = Net::new(prefix).map(|key| ipv4.way_to(next_hop, key));
+                found.or_else(|| Net::new(prefix).map(|key| ipv6.way_to(next_hop, key))).unwrap_or_default()
+            });
+            if std::mem::take(&mut self.looks_anew) {
+                changed = interner.next_hops().collect();
+            }
+            if !changed.is_empty() {
+                ipv4.reach_anew(&changed, peers, interner);
+                ipv6.reach_anew(&changed, peers, interner);
+            }
+        }
+        // Routes that turn each other on and off: they are left as they are until something else changes.
+        let _ = (ipv4.take_moved(), ipv6.take_moved());
     }
 
     /// Originates exactly `networks`.
@@ -270,6 +327,7 @@ impl Rib {
         if !spoken.contains(&Family::Ipv6) {
             ipv6.peer_down(peer, peers);
         }
+        facts.names_next_hops().for_each(|next_hop| peers.next_hops.track(next_hop));
         peers.facts.insert(peer, facts.clone());
         for family in spoken {
             match family {
@@ -355,6 +413,8 @@ impl Rib {
         let Some(facts) = self.peers.facts.get_mut(&peer) else { return };
         let other_import = std::mem::replace(&mut facts.import, import) != facts.import;
         let other_export = std::mem::replace(&mut facts.export, export) != facts.export;
+        let named: Vec<_> = facts.names_next_hops().collect();
+        named.into_iter().for_each(|next_hop| self.peers.next_hops.track(next_hop));
         if other_import {
             self.judge_again(peer);
         }
@@ -413,6 +473,7 @@ impl Rib {
 
     fn learn(&mut self, peer: PeerId, attributes: &Arc<Attributes>, announcement: Announcement) {
         let Announcement { next_hop, prefixes } = announcement;
+        self.peers.next_hops.track(next_hop.addr());
         let Some(mut judge) = Judge::new(peer, &self.peers, &mut self.interner) else { return };
         let received = Received { attributes: attributes.clone(), next_hop };
         let families = judge.families();
@@ -437,14 +498,16 @@ impl Rib {
     /// came and went in between may be told as gone.
     #[must_use]
     pub fn take_changes(&mut self) -> Vec<RouteChange> {
+        self.settle();
         let mut changes = Vec::new();
-        self.tables.ipv4.take_changes(&mut changes);
-        self.tables.ipv6.take_changes(&mut changes);
+        self.tables.ipv4.take_changes(&mut changes, &self.peers);
+        self.tables.ipv6.take_changes(&mut changes, &self.peers);
         changes
     }
 
     /// Takes changes nobody wants to hear of.
     pub fn drop_changes(&mut self) {
+        self.settle();
         self.tables.ipv4.drop_changes();
         self.tables.ipv6.drop_changes();
     }
@@ -456,14 +519,16 @@ impl Rib {
         if self.tables.ipv4.is_vacant() && self.tables.ipv6.is_vacant() {
             self.interner.clear();
         }
+        let used = self.peers.facts.values().flat_map(PeerFacts::names_next_hops);
+        self.peers.next_hops.sweep(|| used.chain(self.interner.next_hops()).collect());
     }
 
     /// All learned best paths as they are now, in order of prefix; takes nothing.
     #[must_use]
     pub fn snapshot(&self) -> Vec<RouteChange> {
         let mut routes = Vec::new();
-        self.tables.ipv4.snapshot(&mut routes);
-        self.tables.ipv6.snapshot(&mut routes);
+        self.tables.ipv4.snapshot(&mut routes, &self.peers);
+        self.tables.ipv6.snapshot(&mut routes, &self.peers);
         routes
     }
 
@@ -471,13 +536,16 @@ impl Rib {
     /// comes out as the peer knows it; then nothing is pending any more.
     #[must_use]
     pub fn has_pending(&self, peer: PeerId) -> bool {
-        self.tables.ipv4.has_pending(peer) || self.tables.ipv6.has_pending(peer)
+        let unsettled =
+            self.tables.ipv4.moved() || self.tables.ipv6.moved() || self.peers.next_hops.is_doubtful();
+        unsettled || self.tables.ipv4.has_pending(peer) || self.tables.ipv6.has_pending(peer)
     }
 
     /// The next messages for a peer, ready to be sent; each fits the session. Of each family withdrawals
     /// come first, and the End-of-RIB follows the initial announcements. What is taken counts as told.
     #[must_use]
     pub fn take_run(&mut self, peer: PeerId) -> Option<Run> {
+        self.settle();
         let Self { peers, tables: Tables { ipv4, ipv6 }, interner, .. } = self;
         loop {
             if let Some(run) = ipv4.take_run(peer).or_else(|| ipv6.take_run(peer)) {
@@ -505,70 +573,6 @@ impl Rib {
             }
         }
         updates
-    }
-
-    /// Candidates and verdicts of one destination, or of all in order of prefix.
-    #[must_use]
-    pub fn destinations(&self, prefix: Option<Prefix>) -> Vec<Destination> {
-        self.candidates(prefix, |_| true)
-    }
-
-    /// Prefixes of one family held from a peer, whatever became of them.
-    #[must_use]
-    pub fn held(&self, peer: PeerId, family: Family) -> usize {
-        match family {
-            Family::Ipv4 => self.tables.ipv4.held(peer),
-            Family::Ipv6 => self.tables.ipv6.held(peer),
-        }
-    }
-
-    /// The Adj-RIB-In: what a peer said, refused or not, each with what became of it; in order of prefix.
-    #[must_use]
-    pub fn received(&self, peer: PeerId, prefix: Option<Prefix>) -> Vec<Destination> {
-        self.candidates(prefix, |path| path.source == Some(peer))
-    }
-
-    /// The Adj-RIB-Out: what a peer was told, as it was told; in order of prefix. What it is being told again
-    /// is not in it.
-    #[must_use]
-    pub fn advertised(&self, peer: PeerId, prefix: Option<Prefix>) -> Vec<Destination> {
-        let Some(facts) = self.peers.facts.get(&peer) else { return Vec::new() };
-        let ipv4 = self.tables.ipv4.told(peer, prefix, &self.peers, &self.interner);
-        let ipv6 = self.tables.ipv6.told(peer, prefix, &self.peers, &self.interner);
-        let mut destinations: Vec<Destination> = Vec::new();
-        for (prefix, Said { attributes, next_hop, path_id }) in ipv4.into_iter().chain(ipv6) {
-            let told = describe(&attributes, next_hop, Some(facts), "advertised".to_owned(), None);
-            let path = PathInfo { path_id, ..told };
-            match destinations.last_mut().filter(|last| last.prefix == prefix) {
-                Some(last) => last.paths.push(path),
-                None => destinations.push(Destination { prefix, paths: vec![path] }),
-            }
-        }
-        destinations
-    }
-
-    /// Destinations with the paths that are asked for, where there is one; ranked among all.
-    fn candidates(&self, prefix: Option<Prefix>, wanted: impl Fn(&Path) -> bool) -> Vec<Destination> {
-        let found =
-            self.tables.ipv4.destinations(prefix).into_iter().chain(self.tables.ipv6.destinations(prefix));
-        found
-            .filter(|(_, paths)| paths.all().iter().any(|path| wanted(path)))
-            .map(|(prefix, paths)| {
-                let verdicts = paths.verdicts(&self.peers).into_iter();
-                let paths = verdicts
-                    .filter(|(path, ..)| wanted(path))
-                    .map(|(path, verdict, step)| {
-                        let source = self.peers.source(path);
-                        let told = describe(&path.attributes, path.next_hop, source, verdict, step);
-                        let family = prefix.family();
-                        let numbered = source.is_some_and(|source| source.session.receives_path_ids(family));
-                        let path_id = numbered.then_some(path.path_id);
-                        PathInfo { stale: self.tables.is_stale(path, family), path_id, ..told }
-                    })
-                    .collect();
-                Destination { prefix, paths }
-            })
-            .collect()
     }
 
     /// Destinations with at least one usable path.
@@ -605,37 +609,6 @@ impl Rib {
             advertised: ipv4.advertised + ipv6.advertised,
         }
     }
-}
-
-fn describe(
-    attributes: &Attributes,
-    next_hop: NextHop,
-    source: Option<&PeerFacts>,
-    verdict: String,
-    step: Option<u8>,
-) -> PathInfo {
-    PathInfo {
-        peer: source.map(|facts| facts.address),
-        peer_name: source.map(|facts| facts.name.clone()).unwrap_or_default(),
-        next_hop: source.map(|_| next_hop.addr()),
-        as_path: attributes.as_path.to_string(),
-        local_pref: attributes.local_pref.unwrap_or(decision::DEFAULT_LOCAL_PREF),
-        origin: attributes.origin.to_string(),
-        med: attributes.med,
-        communities: communities(attributes),
-        path_id: None,
-        stale: false,
-        verdict,
-        step,
-    }
-}
-
-/// Of all kinds, as people write them.
-fn communities(attributes: &Attributes) -> Vec<String> {
-    let standard = attributes.communities.iter().map(ToString::to_string);
-    let extended = attributes.ext_communities.iter().map(ToString::to_string);
-    let large = attributes.large_communities.iter().map(ToString::to_string);
-    standard.chain(extended).chain(large).collect()
 }
 
 impl Tables {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ impl fmt::Display for PeerId {
 
 /// One way to the destinations of an announcement. Interned: equal ones are one, and a table of a million
 /// destinations holds a pointer for each.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Path {
     pub(super) attributes: Arc<Attributes>,
     /// Unspecified where the path begins here: each neighbour is told an own address of ours.
@@ -99,6 +100,17 @@ impl Path {
         PathKey { source: self.source, path_id: self.path_id }
     }
 
+    /// As it is with a next hop that is reached now, or no more; none where that is no news, or the path is refused
+    /// for something else.
+    pub(super) fn with_next_hop(&self, is_reached: bool) -> Option<Self> {
+        let refusal = match (self.refusal, is_reached) {
+            (None, false) => Some(Refusal::Unreachable),
+            (Some(Refusal::Unreachable), true) => None,
+            _ => return None,
+        };
+        Some(Self { refusal, ..self.clone() })
+    }
+
     /// As it came.
     pub(super) fn received(&self) -> Received {
         self.received
@@ -119,6 +131,8 @@ pub(super) enum Refusal {
     ClusterLoop,
     /// RFC 4271, section 5.1.3.
     OwnNextHop,
+    /// RFC 4271, section 9.1.2.
+    Unreachable,
     /// It has no meaning beyond one link or one machine.
     Martian,
     /// It is a default route, which the peer may not give.
@@ -141,6 +155,7 @@ impl fmt::Display for Refusal {
             Self::OriginatorLoop => "refused: we are its originator",
             Self::ClusterLoop => "refused: it has been through our own cluster",
             Self::OwnNextHop => "refused: its next hop is our own address",
+            Self::Unreachable => "refused: next hop unreachable",
             Self::Martian => "refused: a martian, of no meaning beyond one link or one machine",
             Self::DefaultRoute => "refused: a default route, and acceptDefaultRoute is not set",
             Self::NoPolicy => "refused: an external peer without an import policy",
@@ -184,6 +199,12 @@ impl Interner {
         path
     }
 
+    /// Of the learned paths that somebody holds.
+    pub(super) fn next_hops(&self) -> impl Iterator<Item = IpAddr> {
+        let held = self.paths.iter().map(|(_, path)| path).filter(|path| Arc::strong_count(path) > 1);
+        held.filter(|path| path.source.is_some()).map(|path| path.next_hop.addr())
+    }
+
     /// What the path of this key, which somebody holds, is called where paths have identifiers.
     pub(super) fn number(&mut self, key: PathKey) -> u32 {
         let held = self.paths.iter().filter(|(_, path)| Arc::strong_count(path) > 1);
@@ -203,8 +224,6 @@ impl Interner {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
     use crate::rib::originate::attributes;
 

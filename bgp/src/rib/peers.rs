@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::PeerFacts;
 use super::decision::{Candidate, DEFAULT_LOCAL_PREF};
+use super::next_hops::NextHops;
 use super::path::{Path, PeerId};
 use crate::types::{Asn, RouterId};
 use crate::wire::Community;
@@ -15,9 +16,15 @@ pub(super) struct Peers {
     /// RFC 4456, section 7.
     pub(super) cluster_id: RouterId,
     pub(super) facts: BTreeMap<PeerId, PeerFacts>,
+    pub(super) next_hops: NextHops,
 }
 
 impl Peers {
+    pub(super) fn new(asn: Asn, router_id: RouterId) -> Self {
+        let (facts, next_hops) = Default::default();
+        Self { asn, router_id, cluster_id: router_id, facts, next_hops }
+    }
+
     /// Whom a path came from; none: originated here.
     pub(super) fn source(&self, path: &Path) -> Option<&PeerFacts> {
         self.facts.get(&path.source?)
@@ -35,6 +42,7 @@ impl Peers {
             origin: attributes.origin,
             neighbour: attributes.as_path.neighbour(),
             med: attributes.med.unwrap_or(0),
+            metric: source.map_or(0, |_| self.next_hops.metric(path.next_hop.addr())),
             external: source.is_some_and(|facts| facts.session.ebgp),
             router_id: attributes
                 .originator_id

@@ -1,9 +1,10 @@
 //! The tables of one family: the Adj-RIBs-In and the Loc-RIB in one, and the Adj-RIBs-Out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::adj_in::Judge;
@@ -48,6 +49,8 @@ struct Followers<K> {
     /// Peers that speak the family.
     peers: BTreeMap<PeerId, PeerTable>,
     groups: Vec<Group<K>>,
+    /// A route that next hops may hang on is another.
+    moved: bool,
 }
 
 /// Destinations that had no path at last; one may be here more than once.
@@ -95,6 +98,7 @@ impl<K: Net> Table<K> {
             usable: 0,
             peers: BTreeMap::new(),
             groups: Vec::new(),
+            moved: false,
         };
         Self { destinations: Destinations::new(), followers }
     }
@@ -193,7 +197,7 @@ impl<K: Net> Table<K> {
             let stale = |path: &Path| path.source == Some(peer) && path.generation != generation;
             let before = destination.paths.all().iter().filter(|path| stale(path));
             if self.followers.uncount(peer, before) {
-                self.followers.follow(slot, destination, |destination| {
+                self.followers.follow(slot, destination, peers, |destination| {
                     destination.paths.remove(stale, peers);
                 });
             }
@@ -216,7 +220,7 @@ impl<K: Net> Table<K> {
         }
         for (slot, destination) in self.destinations.iter_mut() {
             if destination.paths.from(peer).next().is_some() {
-                self.followers.follow(slot, destination, |destination| {
+                self.followers.follow(slot, destination, peers, |destination| {
                     destination.paths.remove(|path| path.source == Some(peer), peers);
                 });
             }
@@ -241,7 +245,7 @@ impl<K: Net> Table<K> {
             table.uncount(before);
             table.count(&path);
         }
-        self.followers.follow(slot, destination, |destination| destination.paths.set(path, peers));
+        self.followers.follow(slot, destination, peers, |destination| destination.paths.set(path, peers));
     }
 
     pub(super) fn withdraw(&mut self, key: K, path: PathKey, peers: &Peers) {
@@ -251,7 +255,7 @@ impl<K: Net> Table<K> {
         if let Some(table) = path.source.and_then(|source| self.followers.peers.get_mut(&source)) {
             table.uncount(Some(before));
         }
-        self.followers.follow(slot, destination, |destination| {
+        self.followers.follow(slot, destination, peers, |destination| {
             destination.paths.remove(|other| other.key() == path, peers);
         });
     }
@@ -290,11 +294,64 @@ impl<K: Net> Table<K> {
                 changed.push(path);
             }
             if !changed.is_empty() {
-                self.followers.follow(slot, destination, |destination| {
+                self.followers.follow(slot, destination, peers, |destination| {
                     changed.into_iter().for_each(|path| destination.paths.set(path, peers));
                 });
             }
         }
+    }
+
+    /// Something else is true of these next hops than before.
+    pub(super) fn reach_anew(&mut self, changed: &BTreeSet<IpAddr>, peers: &Peers, interner: &mut Interner) {
+        // With what they were, so that an address is not given to another meanwhile.
+        let mut known: FxHashMap<*const Path, (Arc<Path>, Option<Arc<Path>>)> = FxHashMap::default();
+        let has_changed = |path: &Path| path.source.is_some() && changed.contains(&path.next_hop.addr());
+        for (slot, destination) in self.destinations.iter_mut() {
+            if !destination.paths.all().iter().any(|path| has_changed(path)) {
+                continue;
+            }
+            let mut others: SmallVec<[Arc<Path>; 1]> = SmallVec::new();
+            for before in destination.paths.all().iter().filter(|path| has_changed(path)) {
+                let (_, path) = known.entry(Arc::as_ptr(before)).or_insert_with(|| {
+                    let is_reached = peers.next_hops.is_reached(before.next_hop.addr());
+                    let other = before.with_next_hop(is_reached).map(|path| interner.intern(path));
+                    (before.clone(), other)
+                });
+                let Some(path) = path else { continue };
+                if let Some(table) = path.source.and_then(|source| self.followers.peers.get_mut(&source)) {
+                    table.uncount(Some(before));
+                    table.count(path);
+                }
+                others.push(path.clone());
+            }
+            self.followers.follow(slot, destination, peers, |destination| {
+                others.into_iter().for_each(|path| destination.paths.set(path, peers));
+                destination.paths.rank(peers);
+            });
+            // The same next hops may be reached by other neighbours.
+            if destination.paths.next_hops().iter().any(|hop| changed.contains(hop)) {
+                self.followers.list(slot, &mut destination.listed);
+            }
+        }
+    }
+
+    /// Next hops of the learned route in use to a prefix that `next_hop` is in. None where a path to that prefix
+    /// has this very next hop: it would come and go with itself.
+    pub(super) fn way_to(&self, next_hop: IpAddr, key: K) -> SmallVec<[IpAddr; 1]> {
+        let paths = self.destinations.find(key).map(|slot| &self.destinations.get(slot).paths);
+        let circular = |paths: &&Paths| {
+            paths.all().iter().any(|path| path.source.is_some() && path.next_hop.addr() == next_hop)
+        };
+        paths.filter(|paths| !circular(paths)).map(Paths::next_hops).unwrap_or_default()
+    }
+
+    /// Whether a route that next hops may hang on is another.
+    pub(super) fn moved(&self) -> bool {
+        self.followers.moved
+    }
+
+    pub(super) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.followers.moved)
     }
 
     /// What a peer hears is to be worked out anew: what decides it is other than it was.
@@ -321,12 +378,12 @@ impl<K: Net> Table<K> {
         self.followers.alone(peer);
     }
 
-    pub(super) fn take_changes(&mut self, changes: &mut Vec<RouteChange>) {
+    pub(super) fn take_changes(&mut self, changes: &mut Vec<RouteChange>, peers: &Peers) {
         let start = changes.len();
         for slot in std::mem::take(&mut self.followers.listed) {
             let destination = self.destinations.get_mut(slot);
             destination.listed = false;
-            let next_hops = destination.paths.next_hops().into_vec();
+            let next_hops = peers.next_hops.neighbours(&destination.paths.next_hops());
             changes.push(RouteChange { prefix: destination.key.prefix(), next_hops });
         }
         changes[start..].sort_unstable_by_key(|change| change.prefix);
@@ -370,14 +427,17 @@ impl<K: Net> Table<K> {
         }
     }
 
-    pub(super) fn snapshot(&self, routes: &mut Vec<RouteChange>) {
+    pub(super) fn snapshot(&self, routes: &mut Vec<RouteChange>, peers: &Peers) {
         let start = routes.len();
         routes.extend(
             self.destinations
                 .iter()
                 .map(|(_, destination)| (destination.key, destination.paths.next_hops()))
                 .filter(|(_, hops)| !hops.is_empty())
-                .map(|(key, hops)| RouteChange { prefix: key.prefix(), next_hops: hops.into_vec() }),
+                .map(|(key, hops)| RouteChange {
+                    prefix: key.prefix(),
+                    next_hops: peers.next_hops.neighbours(&hops),
+                }),
         );
         routes[start..].sort_unstable_by_key(|route| route.prefix);
     }
@@ -465,6 +525,7 @@ impl<K: Net> Followers<K> {
         &mut self,
         slot: Slot,
         destination: &mut Destination<K>,
+        peers: &Peers,
         change: impl FnOnce(&mut Destination<K>),
     ) {
         let best = destination.paths.best().cloned();
@@ -478,10 +539,10 @@ impl<K: Net> Followers<K> {
             None => destination.paths.next_hops()[..] != *hop(best.as_ref()).as_slice(),
             Some(hops) => destination.paths.next_hops() != hops,
         };
-        if moved && !destination.listed {
-            destination.listed = true;
-            self.listed.push(slot);
+        if moved {
+            self.list(slot, &mut destination.listed);
         }
+        self.moved |= peers.next_hops.covers(destination.key.prefix());
         if destination.paths.all().is_empty() {
             self.emptied.push(slot);
         }
@@ -494,6 +555,13 @@ impl<K: Net> Followers<K> {
             if !same || group.hears_several() {
                 group.note(slot, now);
             }
+        }
+    }
+
+    /// Watchers are to be told.
+    fn list(&mut self, slot: Slot, listed: &mut bool) {
+        if !std::mem::replace(listed, true) {
+            self.listed.push(slot);
         }
     }
 

@@ -7,7 +7,7 @@ use super::sockopt;
 use crate::api::{Bfd, Config, GracefulRestart, MaxPrefixes, MaxPrefixesAction, PeerConfig};
 use crate::fsm::restart;
 use crate::rib::{NetworkError, Rib};
-use crate::types::{Asn, Family};
+use crate::types::{Asn, Family, Prefix};
 
 /// What is wrong with a [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +34,9 @@ pub enum ConfigError {
         "clusterId is 0.0.0.0: leave it out for our BGP Identifier, or give one the cluster's reflectors share"
     )]
     NoClusterId,
+    /// Nobody to hand packets to.
+    #[error("underlay: {0} is no gateway to {1}: give a neighbour's address, of the prefix's family or IPv6")]
+    Gateway(IpAddr, Prefix),
     /// The prefixes to originate.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -141,6 +144,11 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     }
     if config.cluster().0.is_unspecified() {
         return Err(ConfigError::NoClusterId);
+    }
+    if let Some(way) = config.underlay.iter().flatten().find(|way| !way.is_sound())
+        && let Some(gateway) = way.gateway
+    {
+        return Err(ConfigError::Gateway(gateway, way.prefix));
     }
     let mut listen = BTreeSet::new();
     if let Some(twice) = config.listen.iter().find(|address| !listen.insert(**address)) {
@@ -291,6 +299,12 @@ pub(super) fn describe(old: Option<&Config>, new: &Config) -> Vec<String> {
         && old.cluster_id != new.cluster_id
     {
         changes.push(format!("cluster id {}, was {}", new.cluster(), old.cluster()));
+    }
+    if old.and_then(|old| old.underlay.as_ref()) != new.underlay.as_ref() {
+        changes.push(match &new.underlay {
+            Some(ways) => format!("next hops are reached by {} ways", ways.len()),
+            None => "every next hop counts as reached".to_owned(),
+        });
     }
     let set = |config: &Config| config.listen.iter().copied().collect::<BTreeSet<_>>();
     differ(
@@ -446,6 +460,10 @@ mod tests {
         assert!(fault(&peer("localAsn = 65001")).contains("localAsn is 65001"));
         assert!(fault(&peer("routeReflectorClient = true")).contains("our own AS"));
         assert!(fault("clusterId = \"0.0.0.0\"").contains("clusterId"));
+        let way = |gateway| format!("[[underlay]]\nprefix = \"10.1.0.0/16\"\ngateway = \"{gateway}\"\n");
+        assert_eq!(check(&config(&way("10.0.0.1"))), Ok(()));
+        assert_eq!(check(&config(&way("fe80::1"))), Ok(()));
+        assert!(fault(&way("0.0.0.0")).contains("0.0.0.0 is no gateway to 10.1.0.0/16"));
         assert_eq!(check(&config(&peer("bfd = {}"))), Ok(()));
         assert!(fault(&peer("bfd = { minTxMs = 9 }")).ends_with("bfd.minTxMs is 9 ms; it is 10 to 60000"));
         assert!(fault(&peer("bfd = { minRxMs = 60001 }")).contains("bfd.minRxMs is 60001 ms"));

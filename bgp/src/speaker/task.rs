@@ -365,6 +365,7 @@ impl Speaker {
         let us = Us { asn: config.asn, router_id: config.router_id, start };
         let mut orders = self.identify(&config, now);
         orders.rib.set_cluster_id(config.cluster());
+        orders.rib.set_underlay(config.underlay.as_deref());
         // Cannot fail: the same was tried on an empty RIB by `check`.
         let networks = orders.rib.set_networks(&config.networks).map_err(ConfigError::from);
         self.remove_peers(&config, &mut orders.rib, now);

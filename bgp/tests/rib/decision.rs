@@ -18,6 +18,7 @@ fn base(n: u8) -> Candidate {
         neighbour: Some(Asn(65001)),
         med: 0,
         external: true,
+        metric: 0,
         router_id: RouterId(Ipv4Addr::new(10, 0, 0, n)),
         clusters: 0,
         address: Some(Ipv4Addr::new(10, 0, 0, n).into()),
@@ -46,6 +47,7 @@ fn each_step_decides_what_those_before_it_left_equal() {
         (Candidate { origin: Origin::Egp, ..base(9) }, Candidate { origin: Origin::Incomplete, ..base(1) }, Reason::Origin),
         (Candidate { med: 5, external: false, ..base(9) }, Candidate { med: 6, ..base(1) }, Reason::Med),
         (base(9), Candidate { external: false, ..base(1) }, Reason::External),
+        (base(9), Candidate { metric: 1, ..base(1) }, Reason::Metric),
         (base(1), base(2), Reason::RouterId),
         (same_id(9), Candidate { clusters: 1, ..same_id(1) }, Reason::ClusterList),
         (same_id(1), same_id(2), Reason::PeerAddress),
@@ -117,13 +119,15 @@ prop_compose! {
         neighbour in prop::option::of((65001..65003_u32).prop_map(Asn)),
         med in 0..3_u32,
         external: bool,
+        metric in 0..2_u32,
         router_id in 1..3_u8,
         clusters in 0..2_usize,
     ) -> Candidate {
         let router_id = RouterId(Ipv4Addr::new(10, 0, 0, router_id));
         let (address, path_id) = (None, 0);
         Candidate {
-            originated, last_resort, local_pref, path_length, origin, neighbour, med, external, router_id, clusters, address, path_id,
+            originated, last_resort, local_pref, path_length, origin, neighbour, med, external, metric, router_id,
+            clusters, address, path_id,
         }
     }
 }

@@ -8,6 +8,7 @@ mod decision;
 mod export;
 mod graceful;
 mod neighbours;
+mod next_hops;
 mod policy;
 mod properties;
 mod reflection;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use manx_bgp::api::{Network, PathCount, PathInfo};
+use manx_bgp::api::{Network, PathCount, PathInfo, Reach};
 use manx_bgp::rib::{Drain, Leaving, PeerFacts, PeerId, Policy, Rib};
 use manx_bgp::types::{Family, Prefix, RouterId};
 use manx_bgp::wire::{AddPath, Attributes, Community, Nlri, Origin, Session, Update};
@@ -60,6 +60,7 @@ enum Op {
     Policy(Option<Policy>, Option<Policy>),
     Refresh(Family),
     Networks(Vec<usize>, bool),
+    Underlay(Option<Vec<Reach>>),
 }
 
 /// What a session has of RFC 7911.
@@ -177,8 +178,10 @@ fn sides() -> impl Strategy<Value = Vec<Vec<Op>>> {
         })
     };
     let listener = prop_oneof![Just(Op::Refresh(Family::Ipv4)), Just(Op::Up(Speaker::Same))];
-    let networks =
-        (vec(0..POOL.len(), 0..4), any::<bool>()).prop_map(|(some, tagged)| Op::Networks(some, tagged));
+    let networks = prop_oneof![
+        (vec(0..POOL.len(), 0..4), any::<bool>()).prop_map(|(some, tagged)| Op::Networks(some, tagged)),
+        underlay().prop_map(Op::Underlay),
+    ];
     (
         side(PEERS[0]),
         side(PEERS[1]),
@@ -188,9 +191,30 @@ fn sides() -> impl Strategy<Value = Vec<Vec<Op>>> {
             ops.insert(0, Op::Up(Speaker::Same));
             ops
         }),
-        vec(networks, 0..3),
+        vec(networks, 0..5),
     )
         .prop_map(|(a, b, c, d, e, f)| vec![a, b, c, d, e, f])
+}
+
+/// Next hops are 10.0.0.n and fd00::n; some are on networks that only routes of the pool lead to.
+fn underlay() -> impl Strategy<Value = Option<Vec<Reach>>> {
+    let reach = |(prefix, gateway, metric): (&str, Option<&str>, u32)| {
+        let gateway = gateway.map(|gateway| gateway.parse().unwrap());
+        Reach { prefix: prefix.parse().unwrap(), gateway, metric }
+    };
+    let ways = prop::sample::subsequence(
+        vec![
+            ("10.0.0.0/24", None, 0),
+            ("10.0.0.1/32", Some("172.16.0.1"), 5),
+            ("10.0.0.2/32", None, 3),
+            ("10.0.0.0/8", Some("172.16.0.2"), 9),
+            ("fd00::/64", None, 0),
+            ("fd00::1/128", Some("fe80::9"), 7),
+            ("0.0.0.0/0", Some("172.16.0.3"), 1),
+        ],
+        0..5,
+    );
+    prop::option::of(ways.prop_map(move |ways| ways.into_iter().map(reach).collect()))
 }
 
 /// Half of the sessions have one path a destination.
@@ -306,6 +330,7 @@ impl World {
                 self.rib.set_policy(peer, import, export);
             }
             Op::Refresh(family) => self.rib.refresh(peer, family),
+            Op::Underlay(ways) => self.rib.set_underlay(ways.as_deref()),
             Op::Networks(prefixes, tagged) => {
                 let communities = if tagged { vec!["no-export".to_owned()] } else { Vec::new() };
                 let networks: Vec<_> = prefixes

@@ -27,6 +27,11 @@ impl Policy {
         self.0.0.rules.is_empty()
     }
 
+    /// All it may give to a route.
+    pub(super) fn next_hops(&self) -> impl Iterator<Item = IpAddr> {
+        self.0.0.rules.iter().filter_map(|rule| rule.then.next_hop)
+    }
+
     fn judge(&self, subject: &Subject<'_>) -> Judgement {
         self.0.1.judge(subject)
     }
