@@ -187,13 +187,15 @@ pub fn render_why(destination: &Destination) -> String {
             or_dash(path.as_path.clone()),
             or_dash(path.origin.clone()),
             or_dash(path.med.map(|med| med.to_string())),
+            list(&path.communities),
             match path.step {
                 Some(step) => format!("step {step}: {}", path.verdict),
                 None => path.verdict.clone(),
             },
         ]
     });
-    let rows = table(["FROM", "NEXT HOP", "LOCAL PREF", "AS PATH", "ORIGIN", "MED", "VERDICT"], rows);
+    let rows =
+        table(["FROM", "NEXT HOP", "LOCAL PREF", "AS PATH", "ORIGIN", "MED", "COMMUNITIES", "VERDICT"], rows);
     format!("{prefix}: {} paths, {} in use\n\n{rows}", destination.paths.len(), used.count())
 }
 
@@ -302,7 +304,7 @@ pub mod tests {
             path_id: (name == "tor1").then_some(7),
             stale: false,
             verdict: verdict.to_owned(),
-            step: verdict.starts_with("lost").then_some(3),
+            step: verdict.starts_with("lost").then_some(4),
         };
         let destinations = [
             Destination {
