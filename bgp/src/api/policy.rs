@@ -224,7 +224,11 @@ impl Policy {
 
     /// Everything but `prefixes` and what is in them; `name` is told of those.
     pub fn accept_except(name: &str, prefixes: impl IntoIterator<Item = Prefix>) -> Self {
-        let prefixes = prefixes.into_iter().map(PrefixRange::inside).collect();
+        let prefixes: Vec<_> = prefixes.into_iter().map(PrefixRange::inside).collect();
+        if prefixes.is_empty() {
+            // A rule about no prefixes would be about all.
+            return Self::accept();
+        }
         let rule = Rule {
             name: name.to_owned(),
             matches: Match { prefixes, ..Match::default() },

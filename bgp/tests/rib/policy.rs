@@ -228,3 +228,8 @@ fn routes_no_rule_changes_are_kept_once_and_changed_ones_too() {
     let told = heard(&mut rib, to);
     assert!(Arc::ptr_eq(&told.routes[&prefix(NET).into()].1, &told.routes[&prefix("192.0.3.0/24").into()].1));
 }
+
+#[test]
+fn all_but_nothing_is_everything() {
+    assert_eq!(api::Policy::accept_except("our own blocks", []), api::Policy::accept());
+}
