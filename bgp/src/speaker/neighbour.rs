@@ -21,7 +21,7 @@ use super::stats::Stats;
 use super::task::Io;
 use crate::api::{Direction, DrainPhase, Held, PeerConfig, SessionState};
 use crate::bfd::State;
-use crate::fsm::restart::{Due, Forwarding, Helper, MAX_LONG_LIVED, Offer, Start};
+use crate::fsm::restart::{Due, Forwarding, Helper, MAX_LONG_LIVED, Offer, Progress, Start};
 use crate::fsm::{Action, Cause, Event, Local, Negotiated, Peer, Role};
 use crate::iana::{MessageType, refresh as subtype};
 use crate::rib::{PeerFacts, PeerId, Rib};
@@ -63,8 +63,8 @@ pub(super) struct Neighbour {
     up: Option<Role>,
     /// What its BFD session is.
     pub bfd: Option<Way>,
-    /// Families whose End-of-RIB has not come; none before the first session.
-    awaited: Option<BTreeSet<Family>>,
+    /// How far it has told what it has.
+    progress: Progress,
     pace: Pace,
     /// What becomes of its routes while it restarts.
     helper: Helper,
@@ -130,7 +130,7 @@ impl Neighbour {
             call: None,
             up: None,
             bfd: None,
-            awaited: None,
+            progress: Progress::default(),
             pace: Pace::Keeping,
             helper,
             held: Vec::new(),
@@ -206,16 +206,9 @@ impl Neighbour {
         }
     }
 
-    /// Whether it has said all it had to say at the start.
-    pub fn is_synced(&self) -> bool {
-        self.awaited.as_ref().is_some_and(BTreeSet::is_empty)
-    }
-
-    /// Whether our table may count as complete without it: it has said all it had to say, or restarts itself
-    /// and may be waiting for us (RFC 4724, section 4.1).
-    pub fn is_not_waited_for(&self) -> bool {
-        let restart = self.fsm.established().and_then(|negotiated| negotiated.restart.as_ref());
-        self.is_synced() || restart.is_some_and(|restart| restart.restarting)
+    /// How far it has told what it has.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// The start of the speaker is history.
@@ -484,7 +477,7 @@ impl Neighbour {
         self.up = Some(role);
         self.pace = Pace::Keeping;
         self.stats.up();
-        self.awaited = Some(negotiated.session.families.iter().copied().collect());
+        self.progress.up(negotiated);
         let mut next_hops = self.config.next_hops.clone();
         next_hops.push(link.local);
         self.log_up(negotiated, &next_hops);
@@ -519,6 +512,7 @@ impl Neighbour {
         self.up = None;
         self.pace = Pace::Keeping;
         self.held.clear();
+        self.progress.down();
         self.watermarks = Watermarks::default();
         self.asked.clear();
         self.stats.flaps += 1;
@@ -539,9 +533,7 @@ impl Neighbour {
         let end = update.end_of_rib;
         rib.update(self.id, update);
         if let Some(family) = end {
-            if let Some(awaited) = &mut self.awaited {
-                awaited.remove(&family);
-            }
+            self.progress.end_of_rib(family);
             if self.helper.end_of_rib(family) {
                 rib.sweep(self.id, family);
             }

@@ -20,7 +20,7 @@ use super::neighbour::{self, Neighbour, Table, Us};
 use super::watch::{Watch, Watcher};
 use super::{ApplyError, Command, ConfigError, NAME, NoPeer, Options, config};
 use crate::api::{Config, Destination, PeerConfig, Session, Status};
-use crate::fsm::restart::Start;
+use crate::fsm::restart::{Progress, Start};
 use crate::fsm::{Event, Role};
 use crate::rib::{PeerId, Rib};
 use crate::types::Prefix;
@@ -213,12 +213,12 @@ impl Speaker {
                 neighbour.tick(&mut self.io, &mut orders.rib, now);
             }
         }
-        let waits = !self.neighbours.values().all(Neighbour::is_not_waited_for);
-        if orders.table == Table::Restarting && (now >= orders.complete_by || !waits) {
+        let all = |done: fn(&Progress) -> bool| self.neighbours.values().all(|n| done(n.progress()));
+        let late = now >= orders.complete_by;
+        if orders.table == Table::Restarting && (late || all(Progress::is_not_waited_for)) {
             orders.table = Table::Complete;
         }
-        if !orders.synced && (now >= orders.complete_by || self.neighbours.values().all(Neighbour::is_synced))
-        {
+        if !orders.synced && (late || all(Progress::is_synced)) {
             orders.synced = true;
             self.neighbours.values_mut().for_each(Neighbour::started);
             tracing::info!(destinations = orders.rib.len(), "the table is complete");

@@ -1,8 +1,9 @@
 //! Speakers' pure cores on a virtual network and a virtual clock: state machines, wire and RIB, without a socket.
 //!
-//! Every run draws a topology of external peers and then, at random: delays, lost connections, silence until the hold
-//! timer runs out, duplicate calls, garbage, crashes, peers removed and put back, prefixes that come and go. When the
-//! network is left alone, all must be as a computation from scratch says.
+//! Every run draws a topology (ASes of one speaker or of several, which are meshed or have reflectors; prefixes refused and
+//! AS paths prepended here and there) and then, at random: delays, lost connections, silence until the hold timer runs out,
+//! duplicate calls, garbage, crashes, graceful restarts of one or two, routes kept as the last resort, refreshes, drains, peers
+//! removed and put back, prefixes that come and go. When the network is left alone, all must be as a computation from scratch says.
 //!
 //! `MANX_SIMULATION_EVENTS` is how many events are simulated in all, 150,000 unless set; a million is
 //! `MANX_SIMULATION_EVENTS=1000000 cargo test --release -p manx-bgp --test simulation`. A run that fails prints its
@@ -12,11 +13,13 @@
 
 mod expected;
 mod node;
+mod topology;
 mod world;
 
 use std::time::Duration;
 
-use world::World;
+use node::DEFERRAL;
+use world::{Seen, World};
 
 /// xorshift64*: small, and the same everywhere.
 pub struct Random(u64);
@@ -50,8 +53,8 @@ impl Random {
     }
 }
 
-/// Three times unrest and rest; at last all stop. Returns the events it took.
-fn run(seed: u64) -> u64 {
+/// Three times unrest and rest; at last all stop. Returns the events it took, and what was seen.
+fn run(seed: u64) -> (u64, Seen) {
     let mut world = World::new(seed);
     world.start();
     for _ in 0..3 {
@@ -60,21 +63,24 @@ fn run(seed: u64) -> u64 {
         world.check();
     }
     world.stop();
-    world.events
+    (world.events, world.seen)
 }
 
 #[test]
 fn whatever_happens_all_tables_end_as_the_topology_says() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     if let Some(seed) = number("MANX_SIMULATION_SEED") {
-        println!("{} events", run(seed));
+        println!("{:?}", run(seed));
         return;
     }
     let wanted = number("MANX_SIMULATION_EVENTS").unwrap_or(150_000);
-    let (mut events, mut seed) = (0, 0);
+    let (mut events, mut seed, mut seen) = (0, 0, Seen::default());
     while events < wanted {
         match std::panic::catch_unwind(|| run(seed)) {
-            Ok(more) => events += more,
+            Ok((more, what)) => {
+                events += more;
+                seen.add(what);
+            }
             Err(panic) => {
                 eprintln!("MANX_SIMULATION_SEED={seed} repeats it");
                 std::panic::resume_unwind(panic);
@@ -82,10 +88,30 @@ fn whatever_happens_all_tables_end_as_the_topology_says() {
         }
         seed += 1;
     }
-    println!("{events} events in {seed} runs");
+    println!("{events} events in {seed} runs: {seen:?}");
+    let Seen { stale, long_lived, swept, refreshes, deferred, in_time, reflected } = seen;
+    for (what, times) in [
+        ("routes kept over a lost session", stale),
+        ("routes as the last resort", long_lived),
+        ("stale routes that went unsaid", swept),
+        ("refreshes between marks", refreshes),
+        ("End-of-RIBs kept back", deferred),
+        ("restarts that did not wait their time out", in_time),
+        ("reflected routes", reflected),
+    ] {
+        assert!(times > 0, "the runs have not come to: {what}");
+    }
 }
 
 #[test]
 fn a_seed_repeats_its_run() {
     assert_eq!(run(7), run(7));
+}
+
+#[test]
+fn two_that_restart_together_do_not_wait_for_each_other() {
+    for seed in 0..20 {
+        let took = World::two_restart(seed);
+        assert!(took < DEFERRAL / 2, "{took:?} with seed {seed}");
+    }
 }

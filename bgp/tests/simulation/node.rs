@@ -4,12 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use manx_bgp::api::{self, Network, NextHopMode, PathCount};
-use manx_bgp::fsm::restart::{Forwarding, Offer, Start};
+use manx_bgp::fsm::restart::{Forwarding, Helper, Offer, Progress, Start};
 use manx_bgp::fsm::{Local, Negotiated, Peer, Role};
 use manx_bgp::rib::{Drain, PeerFacts, PeerId, Policy, Rib};
-use manx_bgp::types::{Asn, Family, Prefix, RouterId};
+use manx_bgp::types::{Family, Prefix, RouterId};
 use manx_bgp::wire::{SendReceive, Session};
+
+use crate::topology::Topology;
+
+/// How long one that has restarted waits for the others at most, as in the speaker.
+pub const DEFERRAL: Duration = Duration::from_secs(30);
 
 /// A TCP connection, by the order of the calls.
 pub type Conn = usize;
@@ -30,6 +36,18 @@ pub struct Neighbour {
     /// By [`Role`].
     pub links: [Option<Link>; 2],
     pub up: Option<Role>,
+    pub helper: Helper,
+    pub progress: Progress,
+    /// End-of-RIBs kept back after a restart.
+    pub held: Vec<Bytes>,
+    /// Families it is to hear all of again.
+    pub asked: BTreeSet<Family>,
+}
+
+impl Neighbour {
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.fsm.next_timeout().into_iter().chain(self.helper.next_timeout()).min()
+    }
 }
 
 /// A speaker.
@@ -38,11 +56,11 @@ pub struct Node {
     pub neighbours: BTreeMap<usize, Neighbour>,
     /// What a watcher holds who is told every change.
     pub watched: BTreeMap<Prefix, Vec<IpAddr>>,
+    /// After a restart: until when it keeps its End-of-RIBs back at the latest.
+    pub deferred: Option<Instant>,
+    /// What came before its first sessions.
+    start: Start,
     next: u32,
-}
-
-pub fn asn(node: usize) -> Asn {
-    Asn(65001 + node as u32)
 }
 
 pub fn address(node: usize, family: Family) -> IpAddr {
@@ -58,9 +76,21 @@ fn router_id(node: usize) -> RouterId {
 
 impl Node {
     /// A fresh process without neighbours.
-    pub fn new(node: usize, networks: &BTreeSet<Prefix>) -> Self {
-        let rib = Rib::new(asn(node), router_id(node));
-        let mut node = Self { rib, neighbours: BTreeMap::new(), watched: BTreeMap::new(), next: 0 };
+    pub fn new(
+        topology: &Topology,
+        node: usize,
+        networks: &BTreeSet<Prefix>,
+        start: Start,
+        now: Instant,
+    ) -> Self {
+        let mut node = Self {
+            rib: Rib::new(topology.asn(node), router_id(node)),
+            neighbours: BTreeMap::new(),
+            watched: BTreeMap::new(),
+            deferred: (start == Start::Restarted).then_some(now + DEFERRAL),
+            start,
+            next: 0,
+        };
         node.originate(networks);
         node
     }
@@ -71,29 +101,46 @@ impl Node {
     }
 
     /// Adds a neighbour that has not been started.
-    pub fn add(&mut self, node: usize, other: usize, seed: u64, now: Instant) {
+    pub fn add(&mut self, topology: &Topology, node: usize, other: usize, seed: u64, now: Instant) {
+        let external = topology.is_external(node, other);
+        let over = self.start == Start::Restarted && self.deferred.is_none();
         let local = Local {
-            asn: asn(node),
+            asn: topology.asn(node),
             router_id: router_id(node),
-            peer_asn: asn(other),
+            peer_asn: topology.asn(other),
             families: Family::ALL.to_vec(),
             hold_time: 9,
             keepalive: None,
             send_hold_time: None,
             connect_retry: Duration::from_secs(5),
-            // A lost session is forgotten at once here: what is kept beyond it is the speaker's own work.
             authenticated: false,
-            restart: Offer { time: 0, long_lived: 0, forwarding: Forwarding::Lost, start: Start::Over },
-            // One of the pair always calls.
+            // Some promise less than others.
+            restart: Offer {
+                time: if other.is_multiple_of(3) { 0 } else { 6 },
+                long_lived: if node.is_multiple_of(2) { 20 } else { 0 },
+                forwarding: if node % 5 == 4 { Forwarding::Lost } else { Forwarding::Preserved },
+                start: if over { Start::Over } else { self.start },
+            },
             extended_next_hop: false,
-            // Some sessions have path identifiers; who is told one path is told the same by them.
-            add_path: (node + other).is_multiple_of(2).then_some(SendReceive::Both),
+            // Some sessions have path identifiers; who is told one path is told the same by them, where all of
+            // them may go out.
+            add_path: (external && (node + other).is_multiple_of(2)).then_some(SendReceive::Both),
+            // One of the pair always calls.
             passive: node > other && (node + other).is_multiple_of(3),
         };
         let id = PeerId::new(self.next);
         self.next += 1;
-        let fsm = Peer::new(local, seed, now);
-        let neighbour = Neighbour { fsm, id, calling: None, links: [None, None], up: None };
+        let neighbour = Neighbour {
+            fsm: Peer::new(local, seed, now),
+            id,
+            calling: None,
+            links: [None, None],
+            up: None,
+            helper: Helper::default(),
+            progress: Progress::default(),
+            held: Vec::new(),
+            asked: BTreeSet::new(),
+        };
         self.neighbours.insert(other, neighbour);
     }
 
@@ -106,29 +153,51 @@ impl Node {
             }
         }
     }
+
+    /// Whether it still keeps its End-of-RIBs back (RFC 4724, section 4.1).
+    pub fn defers(&mut self, now: Instant) -> bool {
+        let waits = !self.neighbours.values().all(|neighbour| neighbour.progress.is_not_waited_for());
+        let before = self.deferred.is_some();
+        self.deferred = self.deferred.filter(|until| waits && now < *until);
+        if before && self.deferred.is_none() {
+            self.neighbours.values_mut().for_each(|neighbour| neighbour.fsm.started());
+        }
+        self.deferred.is_some()
+    }
 }
 
-/// What the RIB is told of an established neighbour.
-pub fn facts(node: usize, other: usize, negotiated: &Negotiated) -> PeerFacts {
+/// What the RIB is told of an established neighbour. `refused` are the prefixes of the pool it refuses.
+pub fn facts(
+    topology: &Topology,
+    node: usize,
+    other: usize,
+    negotiated: &Negotiated,
+    refused: &[Prefix],
+) -> PeerFacts {
+    let prepend = api::Rule {
+        then: api::Then { prepend: topology.prepends(node, other), ..api::Then::default() },
+        ..api::Rule::default()
+    };
+    let export = api::Policy { rules: vec![prepend], default: api::Verdict::Accept };
     PeerFacts {
         address: address(other, Family::Ipv4),
         name: format!("node{other}"),
-        asn: asn(other),
+        asn: topology.asn(other),
         router_id: negotiated.router_id,
         session: negotiated.session.clone(),
         next_hops: Family::ALL.map(|family| address(node, family)).to_vec(),
         extended_next_hop: negotiated.extended_next_hop,
         add_paths: Some(PathCount::Best(1)),
-        enhanced_refresh: false,
-        long_lived: false,
+        enhanced_refresh: negotiated.enhanced_refresh,
+        long_lived: negotiated.restart.as_ref().is_some_and(|restart| restart.long_lived.is_some()),
         graceful_shutdown: true,
         drain: Drain::default(),
-        client: false,
+        client: topology.is_client(node, other),
         next_hop: NextHopMode::Auto,
-        local_asn: asn(node),
+        local_asn: topology.asn(node),
         allow_own_as: 0,
         default_route: true,
-        import: Some(Policy::from(&api::Policy::accept())),
-        export: Some(Policy::from(&api::Policy::accept())),
+        import: Some(Policy::from(&api::Policy::accept_except("", refused.iter().copied()))),
+        export: Some(Policy::from(&export)),
     }
 }

@@ -1,15 +1,21 @@
 //! The network between the nodes, and the clock that jumps.
 
+mod check;
+mod unrest;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use manx_bgp::fsm::restart::{Due, Start};
 use manx_bgp::fsm::{Action, Event, Role};
-use manx_bgp::types::{Family, Prefix};
-use manx_bgp::wire::{self, Message, Notification};
+use manx_bgp::iana::refresh;
+use manx_bgp::types::Prefix;
+use manx_bgp::wire::{self, Message, RouteRefresh, Update};
 
-use crate::node::{Conn, Link, Node, address, facts};
-use crate::{Random, expected};
+use crate::Random;
+use crate::node::{Conn, Link, Neighbour, Node, facts};
+use crate::topology::{Topology, edge};
 
 /// Runs of updates on their way to a neighbour before it has read one.
 const WINDOW: usize = 2;
@@ -31,11 +37,43 @@ enum Kind {
     Updates,
 }
 
+/// How often what the runs are about has come to pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Routes kept over a lost session.
+    pub stale: u64,
+    /// Of those, the last resort.
+    pub long_lived: u64,
+    /// Stale routes that went unsaid.
+    pub swept: u64,
+    /// Refreshes between marks.
+    pub refreshes: u64,
+    /// End-of-RIBs kept back after a restart.
+    pub deferred: u64,
+    /// Restarts that were over without having waited their time out.
+    pub in_time: u64,
+    /// Routes that were reflected.
+    pub reflected: u64,
+}
+
+impl Seen {
+    pub fn add(&mut self, other: Self) {
+        self.stale += other.stale;
+        self.long_lived += other.long_lived;
+        self.swept += other.swept;
+        self.refreshes += other.refreshes;
+        self.deferred += other.deferred;
+        self.in_time += other.in_time;
+        self.reflected += other.reflected;
+    }
+}
+
 pub struct World {
     pub events: u64,
+    pub seen: Seen,
     now: Instant,
     nodes: Vec<Node>,
-    edges: BTreeSet<(usize, usize)>,
+    topology: Topology,
     /// Edges over which nothing arrives.
     cut: BTreeSet<(usize, usize)>,
     networks: Vec<BTreeSet<Prefix>>,
@@ -52,21 +90,29 @@ pub struct World {
     dead: BTreeSet<Conn>,
 }
 
-fn edge(a: usize, b: usize) -> (usize, usize) {
-    (a.min(b), a.max(b))
-}
-
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let count = 2 + random.below(6);
-        let mut edges: BTreeSet<_> = (1..count).map(|node| edge(node, random.below(node))).collect();
-        for _ in 0..random.below(2 * count) {
-            let (a, b) = (random.below(count), random.below(count));
-            if a != b {
-                edges.insert(edge(a, b));
-            }
+        let topology = Topology::random(&mut random);
+        Self::of(topology, random)
+    }
+
+    /// Two speakers whose forwarding stays restart at one time. How long until each has heard all of the other.
+    pub fn two_restart(seed: u64) -> Duration {
+        let mut world = Self::of(Topology::two(), Random::new(seed));
+        world.start();
+        world.rest();
+        for node in 0..2 {
+            world.crash(node, Start::Restarted);
         }
+        let before = world.now;
+        world.rest();
+        world.check();
+        world.now - before
+    }
+
+    fn of(topology: Topology, random: Random) -> Self {
+        let (count, now) = (topology.nodes(), Instant::now());
         let pool = |node: usize| {
             let of = |n: usize| [format!("10.{}.{n}.0/24", node + 1), format!("fd00:{}:{n}::/64", node + 1)];
             (0..6).flat_map(of).map(|text| text.parse().unwrap()).collect::<Vec<Prefix>>()
@@ -76,9 +122,12 @@ impl World {
             (0..count).map(|node| pools[node].iter().copied().take(4).collect()).collect();
         Self {
             events: 0,
-            now: Instant::now(),
-            nodes: networks.iter().enumerate().map(|(node, own)| Node::new(node, own)).collect(),
-            edges,
+            seen: Seen::default(),
+            now,
+            nodes: (networks.iter().enumerate())
+                .map(|(node, own)| Node::new(&topology, node, own, Start::Cold, now))
+                .collect(),
+            topology,
             cut: BTreeSet::new(),
             networks,
             pools,
@@ -92,9 +141,8 @@ impl World {
     }
 
     pub fn start(&mut self) {
-        for (a, b) in self.edges.clone() {
+        for (a, b) in self.topology.pairs() {
             self.configure(a, b);
-            self.configure(b, a);
         }
     }
 
@@ -109,194 +157,14 @@ impl World {
         }
     }
 
-    /// All is put back as wanted; then time passes until nothing is left to do.
-    pub fn rest(&mut self) {
-        self.cut.clear();
-        for (a, b) in self.edges.clone() {
-            self.configure(a, b);
-            self.configure(b, a);
-        }
-        let end = self.now + SETTLED;
-        while !self.is_settled() {
-            assert!(self.step(end), "not settled in {SETTLED:?}: {}", self.describe());
-        }
-    }
-
-    fn is_settled(&self) -> bool {
-        let updates = |(_, _, delivery): &(usize, usize, Delivery)| {
-            matches!(delivery, Delivery::Octets(_, _, Kind::Updates))
-        };
-        let both = |(a, b): &(usize, usize)| [(*a, *b), (*b, *a)];
-        self.edges.iter().flat_map(both).all(|(node, other)| {
-            let neighbour = &self.nodes[node].neighbours[&other];
-            let established = neighbour.fsm.established().is_some();
-            established && neighbour.up.is_some() && !self.nodes[node].rib.has_pending(neighbour.id)
-        }) && self.edges.iter().all(|(a, b)| self.is_one(*a, *b))
-            && !self.queue.values().any(updates)
-    }
-
-    /// Whether both ends have one living connection, and the same.
-    fn is_one(&self, a: usize, b: usize) -> bool {
-        let conns = self.conns_of(a, b);
-        conns.len() == 1 && conns == self.conns_of(b, a) && !self.dead.contains(&conns[0])
-    }
-
-    fn conns_of(&self, node: usize, other: usize) -> Vec<Conn> {
-        self.nodes[node].neighbours[&other].links.iter().flatten().map(|link| link.conn).collect()
-    }
-
-    fn describe(&self) -> String {
-        let of = |(a, b): &(usize, usize)| {
-            let one = |node: usize, other: usize| {
-                let neighbour = &self.nodes[node].neighbours[&other];
-                let reason = neighbour.fsm.reason().map(ToString::to_string).unwrap_or_default();
-                format!(
-                    "{node}->{other} {} {:?} ({reason})",
-                    neighbour.fsm.state(),
-                    self.conns_of(node, other)
-                )
-            };
-            [one(*a, *b), one(*b, *a)]
-        };
-        self.edges.iter().flat_map(of).collect::<Vec<_>>().join(", ")
-    }
-
-    /// Every table is what the topology says; every Adj-RIB-Out what its neighbour holds.
-    pub fn check(&mut self) {
-        let tables = expected::tables(&self.edges, &self.networks);
-        for (number, expected) in tables.iter().enumerate() {
-            let node = &self.nodes[number];
-            let mut held = expected::Table::new();
-            for route in node.rib.snapshot() {
-                let best = &node.rib.destinations(Some(route.prefix))[0].paths[0];
-                held.insert(route.prefix, (best.as_path.clone(), route.next_hops));
-            }
-            assert_eq!(held, *expected, "left: the table of node {number}; right: from scratch");
-            let watched: BTreeMap<_, _> =
-                expected.iter().map(|(prefix, (_, hops))| (*prefix, hops.clone())).collect();
-            assert_eq!(node.watched, watched, "left: what a watcher of node {number} holds");
-        }
-        for (a, b) in self.edges.iter().flat_map(|(a, b)| [(*a, *b), (*b, *a)]) {
-            let paths = |destinations: Vec<manx_bgp::api::Destination>| -> Vec<_> {
-                let one = |shown: manx_bgp::api::Destination| {
-                    let path = &shown.paths[0];
-                    (shown.prefix, path.next_hop, path.as_path.clone())
-                };
-                destinations.into_iter().map(one).collect()
-            };
-            let (teller, hearer) = (&self.nodes[a], &self.nodes[b]);
-            let told = paths(teller.rib.advertised(teller.neighbours[&b].id, None));
-            let heard = paths(hearer.rib.received(hearer.neighbours[&a].id, None));
-            assert_eq!(told, heard, "left: what node {a} told {b}; right: what that holds of it");
-        }
-    }
-
-    /// Everything is stopped: no timer, no connection and no learned route may be left.
-    pub fn stop(&mut self) {
-        for (a, b) in self.edges.clone() {
-            for (node, other) in [(a, b), (b, a)] {
-                let stop = Event::Stop(Notification::administrative_shutdown(""));
-                self.event(node, other, stop, None);
-            }
-        }
-        let end = self.now + Duration::from_secs(60);
-        while self.step(end) {}
-        for node in &mut self.nodes {
-            for neighbour in node.neighbours.values() {
-                assert_eq!(neighbour.fsm.next_timeout(), None, "a timer is left");
-                assert!(neighbour.links.iter().all(Option::is_none) && neighbour.calling.is_none());
-            }
-            assert_eq!(node.rib.snapshot(), []);
-            assert_eq!(node.watched, BTreeMap::new());
-        }
-    }
-
-    /// One thing that happens in networks.
-    fn disturb(&mut self) {
-        self.events += 1;
-        let edges: Vec<_> = self.edges.iter().copied().collect();
-        let (a, b) = edges[self.random.below(edges.len())];
-        let (a, b) = if self.random.one_in(2) { (a, b) } else { (b, a) };
-        match self.random.below(12) {
-            // A connection is reset: both ends hear of it.
-            0 => self.reset(a, b),
-            // Nothing arrives any more, on what there is or on what is tried, until it heals.
-            1 => {
-                let conns = [self.all_conns(a, b), self.all_conns(b, a)].concat();
-                self.dead.extend(conns);
-                self.cut.insert(edge(a, b));
-            }
-            2 | 3 => drop(self.cut.pop_first()),
-            // A crash: the others learn of it when they next say something.
-            4 => {
-                let others: Vec<_> = self.nodes[a].neighbours.keys().copied().collect();
-                self.nodes[a] = Node::new(a, &self.networks[a]);
-                others.into_iter().for_each(|other| self.configure(a, other));
-            }
-            5 => {
-                let stop = Event::Stop(Notification::peer_deconfigured());
-                self.event(a, b, stop, None);
-                self.nodes[a].neighbours.remove(&b);
-            }
-            6 => self.configure(a, b),
-            7 => {
-                if let Some(link) = self.link(a, b) {
-                    let garbage = Bytes::from_static(b"\xff\xff\xff\xffGET / HTTP/1.1\r\n\r\n");
-                    self.send(b, a, Delivery::Octets(link, garbage, Kind::Control));
-                }
-            }
-            // A call that is nobody's: the neighbour called twice.
-            8 => {
-                self.conns += 1;
-                self.send(b, a, Delivery::Call(self.conns));
-            }
-            _ => self.renumber(a),
-        }
-    }
-
-    /// Prefixes come and go; some are originated by several.
-    fn renumber(&mut self, node: usize) {
-        for _ in 0..1 + self.random.below(4) {
-            let pool = if self.random.one_in(3) { self.pools.len() - 1 } else { node };
-            let prefix = self.pools[pool][self.random.below(self.pools[pool].len())];
-            if !self.networks[node].remove(&prefix) {
-                self.networks[node].insert(prefix);
-            }
-        }
-        self.nodes[node].originate(&self.networks[node]);
-        self.pump(node);
-    }
-
-    fn configure(&mut self, node: usize, other: usize) {
-        if !self.nodes[node].neighbours.contains_key(&other) {
-            let seed = self.random.below(usize::MAX >> 11) as u64;
-            self.nodes[node].add(node, other, seed, self.now);
-            self.event(node, other, Event::Start, None);
-        }
-    }
-
-    fn link(&self, node: usize, other: usize) -> Option<Conn> {
-        let neighbour = self.nodes[node].neighbours.get(&other)?;
-        Some(neighbour.links.iter().flatten().next()?.conn)
-    }
-
-    fn all_conns(&self, node: usize, other: usize) -> Vec<Conn> {
-        let neighbour = self.nodes[node].neighbours.get(&other);
-        let links = neighbour.into_iter().flat_map(|n| n.links.iter().flatten().map(|link| link.conn));
-        links.chain(neighbour.and_then(|n| n.calling)).collect()
-    }
-
-    fn reset(&mut self, a: usize, b: usize) {
-        let Some(conn) = self.link(a, b) else { return };
-        self.send(a, b, Delivery::End(conn));
-        self.send(b, a, Delivery::End(conn));
-    }
-
     /// The next thing that is due before `end`.
     fn step(&mut self, end: Instant) -> bool {
         let arrival = self.queue.keys().next().map(|(at, _)| *at);
         let timeouts = self.nodes.iter().enumerate().flat_map(|(node, state)| {
-            state.neighbours.iter().filter_map(move |(other, n)| Some((n.fsm.next_timeout()?, node, *other)))
+            let each = state.neighbours.iter();
+            let each = each.filter_map(move |(other, n)| Some((n.next_timeout()?, node, *other)));
+            let deferred = state.deferred.zip(state.neighbours.keys().next());
+            each.chain(deferred.map(|(until, other)| (until, node, *other)))
         });
         let timeout = timeouts.min();
         let due = timeout.map(|(at, ..)| at).into_iter().chain(arrival).min().filter(|at| *at <= end);
@@ -308,7 +176,8 @@ impl World {
         match timeout {
             Some((due, node, other)) if arrival.is_none_or(|arrival| due < arrival) => {
                 self.event(node, other, Event::Tick, None);
-                let next = self.nodes[node].neighbours[&other].fsm.next_timeout();
+                self.expire(node, other);
+                let next = self.nodes[node].neighbours[&other].next_timeout();
                 assert!(next.is_none_or(|next| next > self.now), "a tick leaves nothing due");
             }
             _ => {
@@ -318,6 +187,25 @@ impl World {
             }
         }
         true
+    }
+
+    /// What is stale has been waited for long enough.
+    fn expire(&mut self, node: usize, other: usize) {
+        let Node { rib, neighbours, .. } = &mut self.nodes[node];
+        let neighbour = neighbours.get_mut(&other).unwrap();
+        for due in neighbour.helper.expired(self.now) {
+            match due {
+                Due::Gone(family) => {
+                    self.seen.swept += rib.counts(neighbour.id).stale as u64;
+                    rib.sweep(neighbour.id, family);
+                }
+                Due::LongLived(family) => {
+                    rib.live_long(neighbour.id, family);
+                    self.seen.long_lived += rib.counts(neighbour.id).long_lived as u64;
+                }
+            }
+        }
+        self.pump(node);
     }
 
     fn deliver(&mut self, to: usize, from: usize, delivery: Delivery) {
@@ -461,28 +349,77 @@ impl World {
             }
             Action::Up(role) => {
                 assert_eq!(neighbour.up.replace(role), None, "up once");
-                let facts = facts(node, other, neighbour.fsm.established().expect("it is up"));
-                rib.peer_up(neighbour.id, facts);
+                let negotiated = neighbour.fsm.established().expect("it is up").clone();
+                let refused = self.topology.refuses(node, other);
+                let refused = refused.map(|pool| self.pools[pool].as_slice()).unwrap_or_default();
+                neighbour.progress.up(&negotiated);
+                for family in neighbour.helper.up(&negotiated, self.now) {
+                    rib.sweep(neighbour.id, family);
+                }
+                rib.peer_up(neighbour.id, facts(&self.topology, node, other, &negotiated, refused));
             }
-            Action::Down(_) => {
+            Action::Down(cause) => {
                 assert!(neighbour.up.take().is_some(), "down once");
-                rib.peer_down(neighbour.id);
-            }
-            Action::Update(update) => {
-                assert_eq!(update.faults, [], "nobody says what RFC 7606 has to forgive");
-                rib.update(neighbour.id, update);
-            }
-            Action::Refresh(refresh) => {
-                for family in Family::ALL.into_iter().filter(|family| refresh.family() == Some(*family)) {
-                    rib.refresh(neighbour.id, family);
+                neighbour.held.clear();
+                neighbour.asked.clear();
+                neighbour.progress.down();
+                let kept = neighbour.helper.down(&cause, self.now);
+                if kept.is_empty() {
+                    rib.peer_down(neighbour.id);
+                } else {
+                    let stay = kept.iter().filter(|kept| kept.stale);
+                    stay.for_each(|kept| rib.freshen(neighbour.id, kept.family));
+                    let families: Vec<_> = kept.iter().map(|kept| kept.family).collect();
+                    rib.peer_stale(neighbour.id, &families);
+                    self.seen.stale += rib.counts(neighbour.id).stale as u64;
                 }
             }
+            Action::Update(update) => self.update(node, other, update),
+            Action::Refresh(refresh) => self.refresh(node, other, refresh),
+        }
+    }
+
+    fn update(&mut self, node: usize, other: usize, update: Update) {
+        assert_eq!(update.faults, [], "nobody says what RFC 7606 has to forgive");
+        let Node { rib, neighbours, .. } = &mut self.nodes[node];
+        let neighbour = neighbours.get_mut(&other).unwrap();
+        let end = update.end_of_rib;
+        let reflected = update.attributes.as_ref().is_some_and(|all| !all.cluster_list.is_empty());
+        self.seen.reflected += u64::from(reflected);
+        rib.update(neighbour.id, update);
+        let Some(family) = end else { return };
+        neighbour.progress.end_of_rib(family);
+        if neighbour.helper.end_of_rib(family) {
+            rib.sweep(neighbour.id, family);
+        }
+    }
+
+    /// Nobody says a mark out of place.
+    fn refresh(&mut self, node: usize, other: usize, refresh: RouteRefresh) {
+        let Node { rib, neighbours, .. } = &mut self.nodes[node];
+        let Neighbour { helper, id, asked, .. } = neighbours.get_mut(&other).unwrap();
+        let family = refresh.family().expect("one we speak");
+        match refresh.subtype {
+            refresh::REQUEST => drop(asked.insert(family)),
+            refresh::BORR => {
+                assert!(helper.refresh_begins(family, self.now), "before the End-of-RIB");
+                rib.refreshes(*id, family);
+            }
+            refresh::EORR => {
+                assert!(helper.refresh_ends(family), "without a BoRR");
+                rib.sweep(*id, family);
+                self.seen.refreshes += 1;
+            }
+            other => panic!("subtype {other}"),
         }
     }
 
     /// Tells what there is to tell, as far as the neighbours keep up.
     fn pump(&mut self, node: usize) {
         self.nodes[node].watch();
+        let deferred = self.nodes[node].deferred;
+        let defers = self.nodes[node].defers(self.now);
+        self.seen.in_time += u64::from(!defers && deferred.is_some_and(|until| self.now < until));
         let others: Vec<_> = self.nodes[node].neighbours.keys().copied().collect();
         for other in others {
             loop {
@@ -494,10 +431,23 @@ impl World {
                 if link.in_flight == WINDOW {
                     break;
                 }
-                let Some(run) = rib.take_run(neighbour.id) else { break };
+                if !defers && neighbour.held.is_empty() {
+                    let asked = std::mem::take(&mut neighbour.asked);
+                    asked.into_iter().for_each(|family| rib.refresh(neighbour.id, family));
+                }
+                let octets = match rib.take_run(neighbour.id) {
+                    Some(run) if defers && run.end_of_rib.is_some() => {
+                        self.seen.deferred += 1;
+                        neighbour.held.push(run.octets);
+                        continue;
+                    }
+                    Some(run) => run.octets,
+                    None if defers || neighbour.held.is_empty() => break,
+                    None => neighbour.held.remove(0),
+                };
                 link.in_flight += 1;
                 let conn = link.conn;
-                self.send(other, node, Delivery::Octets(conn, run.octets.clone(), Kind::Updates));
+                self.send(other, node, Delivery::Octets(conn, octets, Kind::Updates));
             }
         }
         if self.random.one_in(64) {
@@ -510,24 +460,4 @@ fn written(message: &Message) -> Bytes {
     let mut octets = Vec::new();
     wire::write(message, None, &mut octets).unwrap();
     octets.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_computation_from_scratch_knows_a_line_and_a_square() {
-        let own = |node: usize| -> BTreeSet<Prefix> {
-            if node == 0 { [("10.1.0.0/24").parse().unwrap()].into() } else { BTreeSet::new() }
-        };
-        let line = expected::tables(&[(0, 1), (1, 2)].into(), &[own(0), own(1), own(2)]);
-        let prefix = "10.1.0.0/24".parse().unwrap();
-        assert!(line[0].is_empty());
-        assert_eq!(line[2][&prefix], ("65002 65001".to_owned(), vec![address(1, Family::Ipv4)]));
-        let square = [(0, 1), (0, 2), (1, 3), (2, 3)].into();
-        let square = expected::tables(&square, &[own(0), own(1), own(2), own(3)]);
-        let hops = vec![address(1, Family::Ipv4), address(2, Family::Ipv4)];
-        assert_eq!(square[3][&prefix], ("65002 65001".to_owned(), hops));
-    }
 }

@@ -2,10 +2,12 @@
 //! [`helper`] what becomes of a neighbour's routes while it restarts.
 
 pub mod helper;
+mod progress;
 
 use std::time::Duration;
 
 pub use helper::{Due, Helper};
+pub use progress::Progress;
 
 use crate::types::Family;
 use crate::wire::{Capability, LongLived};
