@@ -394,7 +394,6 @@ impl World {
         }
     }
 
-    /// Nobody says a mark out of place.
     fn refresh(&mut self, node: usize, other: usize, refresh: RouteRefresh) {
         let Node { rib, neighbours, .. } = &mut self.nodes[node];
         let Neighbour { helper, id, asked, .. } = neighbours.get_mut(&other).unwrap();
@@ -402,13 +401,15 @@ impl World {
         match refresh.subtype {
             refresh::REQUEST => drop(asked.insert(family)),
             refresh::BORR => {
-                assert!(helper.refresh_begins(family, self.now), "before the End-of-RIB");
-                rib.refreshes(*id, family);
+                if helper.refresh_begins(family, self.now) {
+                    rib.refreshes(*id, family);
+                }
             }
             refresh::EORR => {
-                assert!(helper.refresh_ends(family), "without a BoRR");
-                rib.sweep(*id, family);
-                self.seen.refreshes += 1;
+                if helper.refresh_ends(family) {
+                    rib.sweep(*id, family);
+                    self.seen.refreshes += 1;
+                }
             }
             other => panic!("subtype {other}"),
         }

@@ -22,6 +22,9 @@ use crate::types::Family;
 /// bound on the amount of time a Receiving Speaker retains its stale routes"; RFC 7313, section 4, likewise).
 const REFRESH: Duration = Duration::from_secs(360);
 
+/// How often a refresh may begin: what goes with its end is looked for in the whole table.
+const PACE: Duration = Duration::from_secs(1);
+
 /// A neighbour's routes over its restarts.
 #[derive(Clone, Debug)]
 pub struct Helper {
@@ -31,6 +34,8 @@ pub struct Helper {
     session: Option<Agreed>,
     /// Families whose End-of-RIB has come in this session.
     heard: BTreeSet<Family>,
+    /// When the last refresh of a family began.
+    refreshed: BTreeMap<Family, Instant>,
     /// Families whose routes are stale; the others are fresh, or there are none.
     stale: BTreeMap<Family, Stale>,
 }
@@ -118,6 +123,7 @@ impl Default for Helper {
             limit: Duration::from_secs(MAX_LONG_LIVED.into()),
             session: None,
             heard: BTreeSet::new(),
+            refreshed: BTreeMap::new(),
             stale: BTreeMap::new(),
         }
     }
@@ -207,11 +213,16 @@ impl Helper {
     }
 
     /// The neighbour begins to say everything of a family again (BoRR); whether what it has said is stale now. It
-    /// is not to do so before its End-of-RIB, where it offers graceful restart (RFC 7313, section 4).
+    /// is not to do so before its End-of-RIB, where it offers graceful restart (RFC 7313, section 4). One that
+    /// begins anew before the EoRR, or a moment after it began the last time, is not followed: it costs us much
+    /// and withdraws what it must all the same.
     #[must_use]
     pub fn refresh_begins(&mut self, family: Family, now: Instant) -> bool {
-        let begins = self.session.is_none() || self.heard.contains(&family);
+        let goes_on = self.refreshed.get(&family).is_some_and(|began| now < *began + PACE);
+        let allowed = self.session.is_none() || self.heard.contains(&family);
+        let begins = allowed && !goes_on && !self.stale.contains_key(&family);
         if begins {
+            self.refreshed.insert(family, now);
             self.stale.insert(family, Stale::Refreshing { until: now + REFRESH });
         }
         begins

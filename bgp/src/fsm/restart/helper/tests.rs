@@ -208,11 +208,24 @@ fn a_refresh_begins_after_the_end_of_rib_and_its_wait_is_bounded() {
     assert!(helper.refresh_begins(Family::Ipv4, now));
     assert!(!helper.end_of_rib(Family::Ipv4), "an End-of-RIB is no EoRR");
     assert!(helper.refresh_ends(Family::Ipv4) && !helper.refresh_ends(Family::Ipv4));
+    let now = now + PACE;
     assert!(helper.refresh_begins(Family::Ipv4, now));
     assert_eq!(helper.expired(now + REFRESH), [Due::Gone(Family::Ipv4)]);
     // One that does not offer graceful restart may have no End-of-RIB.
     let _ = helper.up(&with(vec![]), now);
     assert!(helper.refresh_begins(Family::Ipv6, now));
+}
+
+#[test]
+fn a_refresh_that_begins_again_and_again_costs_us_one_a_second() {
+    let (mut helper, now) = (Helper::default(), Instant::now());
+    let _ = helper.up(&with(vec![]), now);
+    assert!(helper.refresh_begins(Family::Ipv4, now));
+    assert!(!helper.refresh_begins(Family::Ipv4, now + 10 * PACE), "before its end");
+    assert!(helper.refresh_begins(Family::Ipv6, now), "each family for itself");
+    assert!(helper.refresh_ends(Family::Ipv4));
+    assert!(helper.refresh_begins(Family::Ipv4, now + 10 * PACE) && helper.refresh_ends(Family::Ipv4));
+    assert!(!helper.refresh_begins(Family::Ipv4, now + 10 * PACE) && !helper.refresh_ends(Family::Ipv4));
 }
 
 #[test]
