@@ -65,7 +65,7 @@ fn a_pod_is_attached_reaches_its_node_in_both_families_and_is_detached() {
             assert_eq!(neighbours.matches("PERMANENT").count(), 2, "{neighbours}");
         }
 
-        for netns in [pod.path.as_path(), pod.path.as_path(), Path::new("")] {
+        for netns in [pod.path.as_path(), pod.path.as_path(), Path::new("/run/netns/gone"), Path::new("")] {
             plugin("DEL", netns, &socket).succeeds();
             assert!(!host_links().contains("manx"));
         }
@@ -156,6 +156,45 @@ fn without_its_agent_an_add_is_to_be_tried_again_and_a_del_leaves_a_note() {
         assert!(log.starts_with("manx: DEL of eth0 of c1: the agent is not running"), "{log}");
         assert!(!host_links().contains("manx"));
         assert_eq!(released::read(&socket).unwrap(), [key()]);
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn pods_that_start_and_end_at_the_same_time_do_not_disturb_each_other() {
+    const PODS: usize = 8;
+    on_a_node(|| {
+        let run_dir = tempfile::tempdir().unwrap();
+        let socket = run_dir.path().join("agent.sock");
+        let agent = Agent::start(Manner::Serves, &socket, &[]);
+        let pods: Vec<_> =
+            (0..PODS).map(|i| (format!("c{i}"), format!("10.244.1.{i}"), Pod::new())).collect();
+        let start = |command: &'static str| {
+            let spawn = |(container, ip, pod): &(String, String, Pod)| {
+                // Keys of no concern to a plugin, as containerd leaves one in.
+                let more = json!({
+                    "runtimeConfig": {"ips": [ip]}, "capabilities": {"ips": true}, "x-of-somebody": [1],
+                });
+                let plugin =
+                    Plugin { command, container, netns: &pod.path, socket: &socket, version: "1.1.0", more };
+                let mut child = plugin.spawn();
+                plugin.configure(&mut child);
+                child
+            };
+            let children: Vec<_> = pods.iter().map(spawn).collect();
+            for child in children {
+                let output = child.wait_with_output().unwrap();
+                assert!(output.status.success(), "{output:?}");
+            }
+        };
+        start("ADD");
+        assert_eq!(host_links().matches(": manx").count(), PODS);
+        for (_, ip, pod) in &pods {
+            assert!(pod.run("ip", &["-o", "address", "show", "dev", "eth0"]).contains(ip));
+            run("ping", &["-c1", "-W2", ip]);
+        }
+        start("DEL");
+        assert_eq!((host_links().matches(": manx").count(), agent.held().len()), (0, 0));
     });
 }
 

@@ -1,5 +1,7 @@
-//! containerd's CRI plugin, as a kubelet drives it.
+//! containerd's CRI plugin, as a kubelet drives it: the distribution's, or another whose programs lie in the folder
+//! `MANX_CONTAINERD`.
 
+use std::env;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -13,6 +15,8 @@ use serde_json::json;
 use super::cri::{Cri, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata};
 use super::machine::{Machine, PATIENCE};
 use super::{assert_nothing_left, assert_of_the_pools, far, image, up};
+
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What it is told besides its own defaults. No kubelet's pause image is at hand, and neither rights nor modules that
 /// AppArmor and the OOM score want.
@@ -47,11 +51,17 @@ impl<'a> Node<'a> {
         image::write(&run.join("image.tar"));
         // containerd 1 has this plugin bring up every sandbox's lo, besides the network's own.
         lab.run("node1", &["cp", "/usr/lib/cni/loopback", "/opt/cni/bin/"]).await.unwrap();
-        let machine = Machine::boot(lab, "node1", &["containerd", "--config", "/run/containerd.toml"]).await;
+        let path =
+            env::var("MANX_CONTAINERD").map_or_else(|_| PATH.to_owned(), |other| format!("{other}:{PATH}"));
+        let path = format!("PATH={path}");
+        let containerd = ["env", &path, "containerd", "--config", "/run/containerd.toml"];
+        let machine = Machine::boot(lab, "node1", &containerd).await;
         let cri = Cri::connect(&run.join("containerd/containerd.sock"), PATIENCE).await;
         let cri = cri.unwrap_or_else(|late| panic!("{late}\n{}", machine.log()));
         let socket = "/run/containerd/containerd.sock";
-        machine.run(&["ctr", "-a", socket, "-n", "k8s.io", "images", "import", "/run/image.tar"]).await;
+        machine
+            .run(&["env", &path, "ctr", "-a", socket, "-n", "k8s.io", "images", "import", "/run/image.tar"])
+            .await;
         Self { lab, machine, cri }
     }
 
@@ -148,4 +158,27 @@ async fn pods_of_containerd_end_with_the_agent_away_and_start_when_it_is_back() 
     node.cri.stop_pod_sandbox(&sandbox).await.unwrap();
     node.cri.remove_pod_sandbox(&sandbox).await.unwrap();
     assert_nothing_left(&lab).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: make test"]
+async fn the_network_is_as_ready_as_the_agent_says_where_containerd_asks_it() {
+    let lab = up("containerd-status").await;
+    let node = Node::boot(&lab).await;
+    eventually(PATIENCE, || node.network_ready()).await.unwrap();
+    lab.kill("node1", "manx-felix", Signal::SIGKILL).unwrap();
+    if node.cri.version().await.unwrap().starts_with("1.") {
+        // It does not know STATUS: a configuration is all it looks for.
+        node.network_ready().await.unwrap();
+        return;
+    }
+    let away = || async {
+        match node.network_ready().await {
+            Err(why) if why.contains("the agent is not running") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    eventually(PATIENCE, away).await.unwrap();
+    lab.start_daemon("node1", "manx-felix").await.unwrap();
+    eventually(PATIENCE, || node.network_ready()).await.unwrap();
 }

@@ -52,6 +52,12 @@ struct Id {
 struct Empty {}
 
 #[derive(Clone, PartialEq, Message)]
+struct VersionResponse {
+    #[prost(string, tag = "3")]
+    runtime_version: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct StatusResponse {
     #[prost(message, optional, tag = "1")]
     status: Option<RuntimeStatus>,
@@ -177,6 +183,11 @@ impl Cri {
 
     async fn call<A: Message + Default>(&self, verb: &str, message: &impl Message) -> Result<A, CallError> {
         self.0.call(&format!("runtime.v1.RuntimeService/{verb}"), message).await
+    }
+
+    /// The runtime's version.
+    pub async fn version(&self) -> Result<String, CallError> {
+        Ok(self.call::<VersionResponse>("Version", &Empty {}).await?.runtime_version)
     }
 
     /// What the runtime says of itself.
