@@ -162,6 +162,13 @@ pub enum Request {
         /// [`VERSION`].
         version: u32,
     },
+    /// Why a packet passes or not. Answered by [`Reply::Explained`].
+    Explain {
+        /// [`VERSION`].
+        version: u32,
+        /// See `manx_felix::graph::policy::Question`.
+        question: serde_json::Value,
+    },
 }
 
 impl Request {
@@ -173,7 +180,8 @@ impl Request {
             | Self::Check { version, .. }
             | Self::Gc { version, .. }
             | Self::NodeReady { version }
-            | Self::Status { version } => Some(*version),
+            | Self::Status { version }
+            | Self::Explain { version, .. } => Some(*version),
             Self::Ready { .. } | Self::Failed { .. } => None,
         }
     }
@@ -202,6 +210,11 @@ pub enum Reply {
     Status {
         /// See `manx_felix::status::NodeReport`.
         report: serde_json::Value,
+    },
+    /// Why a packet passes or not.
+    Explained {
+        /// See `manx_felix::graph::policy::Explanation`; one a pair of addresses.
+        explanations: serde_json::Value,
     },
     /// Nothing was done, or all that was done was undone.
     Error {

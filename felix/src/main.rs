@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use manx_felix::acl::driver::Driver;
 use manx_felix::agent::Agent;
 use manx_felix::alone::alone;
 use manx_felix::config::Config;
@@ -61,9 +62,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
     let plugin_seconds = metrics.plugin_seconds.clone();
     let dataplane = Dataplane::start()?;
+    let acl = Driver::start().context("cannot start the packet filter")?;
     let speaker = Speaker::start(&config.speaker_socket);
     let state_dir = config.state_dir();
-    let (agent, pulse) = Agent::new(&config, client.clone(), dataplane, speaker, metrics.clone())
+    let (agent, pulse) = Agent::new(&config, client.clone(), (dataplane, acl), speaker, metrics.clone())
         .with_context(|| format!("state directory {}", state_dir.display()))?;
     let watches = watch::start(&client, &config.node_name);
     let (commands, received) = mpsc::channel(COMMANDS);

@@ -4,7 +4,7 @@
 pub mod labels;
 pub mod policy;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -60,6 +60,8 @@ pub struct Node {
     pub ipv6: Option<Ipv6Addr>,
     /// What its condition [`IP_ADDRESSES_EXHAUSTED`] says, if it is there.
     pub exhausted: Option<bool>,
+    /// All of them, internal and external.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// Condition of a Node whose pods cannot have addresses, for the scheduler's operators: it taints nothing by itself.
@@ -75,13 +77,17 @@ impl Node {
     }
 }
 
-/// A pod of this node.
+/// A pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     /// Tells it from an earlier pod of its name.
     pub uid: String,
     /// Which addresses its annotations ask for.
     pub wishes: Result<Wishes, Bad>,
+    /// Whether it is on this node.
+    pub here: bool,
+    /// What policies look at; none where it has ended, or has the network of its node.
+    pub policed: Option<policy::Pod>,
 }
 
 /// A namespace.
@@ -91,6 +97,8 @@ pub struct Namespace {
     pub labels: BTreeMap<String, String>,
     /// Which addresses its annotations ask for, for its pods.
     pub wishes: Result<Wishes, Bad>,
+    /// What policies look at.
+    pub policed: policy::Namespace,
 }
 
 /// Ranges that are kept back.

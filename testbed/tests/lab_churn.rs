@@ -23,14 +23,14 @@ const CYCLES: usize = 500;
 const AT_ONCE: usize = 16;
 
 /// Defines `attach` and `detach`, which call the plugin in a node as a runtime does, for a pod in the network namespace
-/// and of the container id `$1`. Who holds an address makes a folder of its name: one that is there already has two pods.
+/// and of the container id `$1`. They are no pods of Kubernetes: for one of those an ADD waits until the API shows it. Who holds an address makes a folder of its name: one that is there already has two pods.
 const PLUGIN: &str = r#"
 set -u
 dir=/run/churn
 mkdir -p $dir/held
 plugin() {
     CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=/run/netns/$2 CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin \
-        CNI_ARGS="IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=$2" \
+        CNI_ARGS="IgnoreUnknown=1" \
         /opt/cni/bin/manx <$dir/conf >$dir/$2.out
 }
 addresses() { tr ',' '\n' <$dir/$1.out | sed -n 's/.*"address":"\([^/]*\).*/\1/p'; }

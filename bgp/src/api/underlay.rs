@@ -28,6 +28,7 @@ impl Reach {
     }
 
     /// Whether its gateway can be one.
+    #[cfg_attr(not(feature = "speaker"), expect(dead_code, reason = "asked by the speaker alone"))]
     pub(crate) fn is_sound(&self) -> bool {
         self.gateway.is_none_or(|gateway| {
             let known = !gateway.is_unspecified() && !gateway.is_multicast();

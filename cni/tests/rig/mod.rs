@@ -257,7 +257,9 @@ impl Agent {
             }
             Request::NodeReady { .. } if self.manner == Manner::Exhausted => error(50, "pool exhausted"),
             Request::NodeReady { .. } => Reply::NodeReady,
-            Request::Failed { .. } | Request::Status { .. } => panic!("not a question of the plugin's"),
+            Request::Failed { .. } | Request::Status { .. } | Request::Explain { .. } => {
+                panic!("not a question of the plugin's")
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! What becomes of a packet, by the rules of [`super::ruleset`]: for people who ask why, for connections that are to
 //! end when a policy changes, and for tests.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,43 @@ pub enum Reason {
     Itself,
     /// Its source is not an address of the pod that sends it.
     Spoofed,
+}
+
+/// As a person would say it: `NetworkPolicy shop/web, spec.ingress[1]`.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule { policy, index, name } => {
+                write!(f, "{policy}, spec.{}[{index}]", policy.direction)?;
+                name.as_ref().map_or(Ok(()), |name| write!(f, " \"{name}\""))
+            }
+            Self::Isolated { policies } => {
+                f.write_str("no rule matches of what isolates it: ")?;
+                for (index, policy) in policies.iter().enumerate() {
+                    let comma = if index > 0 { ", " } else { "" };
+                    write!(f, "{comma}{policy}")?;
+                }
+                Ok(())
+            }
+            Self::Unknown => f.write_str("what the cluster says of the pod is not known yet"),
+            Self::Default => f.write_str("no policy says anything"),
+            Self::OwnNode => f.write_str("it comes from the pod's own node"),
+            Self::Itself => f.write_str("it goes from the pod to itself"),
+            Self::Spoofed => f.write_str("its source is not an address of the pod"),
+        }
+    }
+}
+
+/// `10.244.1.5 → 10.244.2.7 TCP 80`.
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} → {} ", self.source, self.destination)?;
+        match self.transport {
+            Transport::Port(protocol, port) => write!(f, "{protocol} {port}"),
+            Transport::Other(1 | 58) => f.write_str("ICMP"),
+            Transport::Other(number) => write!(f, "IP protocol {number}"),
+        }
+    }
 }
 
 /// Who knows what sets hold.

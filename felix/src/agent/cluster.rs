@@ -2,7 +2,8 @@
 //!
 //! An object that turns bad keeps what it last said well in force, and is answered with a condition. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use manx_bgp::types::Prefix;
 use manx_ipam::claim::Taken;
@@ -10,7 +11,10 @@ use manx_ipam::crd::IPPool;
 use manx_ipam::pool::check_overlaps;
 use manx_ipam::{BlockCidr, Cidr, Pool};
 
+use crate::graph::policy::{NodeAddresses, PolicyInput};
 use crate::graph::{Input, Selector};
+use crate::model::labels::Interner;
+use crate::model::policy::{Policy, PolicyName};
 use crate::model::{Bad, BgpConfig, Block, Namespace, Node, Object, Peer, Pod, Request, Reservation};
 use crate::watch::convert::DEFAULT_CONFIGURATION;
 use crate::watch::{Change, Kind, Update};
@@ -29,8 +33,13 @@ pub struct Cluster {
     pub nodes: BTreeMap<String, Node>,
     /// By name.
     pub namespaces: BTreeMap<String, Namespace>,
-    /// Pods of this node, by `namespace/name`.
+    /// Pods of this node, by `namespace/name`; of others the graph has what is needed.
     pub pods: BTreeMap<String, Pod>,
+    /// All that policies may mean, of any node.
+    policed: HashSet<Arc<str>>,
+    /// As they are.
+    pub policies: BTreeMap<PolicyName, Object<Arc<Policy>>>,
+    interner: Interner,
     /// As they are.
     pub pools: BTreeMap<String, Object<IPPool>>,
     /// What each pool means, or why it cannot be used.
@@ -66,6 +75,8 @@ struct GoodPool {
 pub enum Told {
     /// Something for the graph.
     Input(Input),
+    /// Something for the graph of policies.
+    Policy(PolicyInput),
     /// The pools this node may use may be others.
     Pools,
     /// This node's own Node is another.
@@ -93,14 +104,11 @@ impl Cluster {
         let mut told = Vec::new();
         match update {
             Update::Node(change) => self.nodes(change, &mut told),
-            Update::Pod(change) => {
-                let changes = self.changes(Kind::Pod, change, |cluster| cluster.pods.keys(), &mut told);
-                keep(&mut self.pods, changes);
-            }
-            Update::Namespace(change) => {
-                let changes =
-                    self.changes(Kind::Namespace, change, |cluster| cluster.namespaces.keys(), &mut told);
-                keep(&mut self.namespaces, changes);
+            Update::Pod(change) => self.pods(change, &mut told),
+            Update::Namespace(change) => self.namespaces(change, &mut told),
+            Update::NetworkPolicy(change) => self.policies(Kind::NetworkPolicy, change, &mut told),
+            Update::ClusterNetworkPolicy(change) => {
+                self.policies(Kind::ClusterNetworkPolicy, change, &mut told)
             }
             Update::Reservation(change) => self.reservations(change, &mut told),
             Update::Request(change) => {
@@ -207,9 +215,94 @@ impl Cluster {
                 None => _ = self.nodes.remove(&name),
             }
             let me = name == self.me;
+            let addresses = node.as_ref().map(|node| NodeAddresses {
+                labels: self.interner.labels(&node.labels),
+                addresses: node.addresses.clone(),
+            });
+            told.push(Told::Policy(PolicyInput::Node(name.as_str().into(), addresses)));
             told.push(Told::Input(Input::Node(name, node)));
             if me {
                 told.extend([Told::Me, Told::Pools]);
+            }
+        }
+    }
+
+    /// Pods are many: what is not of this node goes through.
+    fn pods(&mut self, change: Change<Pod>, told: &mut Vec<Told>) {
+        let objects: Vec<(Arc<str>, Option<Pod>)> = match change {
+            Change::Apply(object) => vec![(object.name.into(), object.spec.ok())],
+            Change::Delete(name) => vec![(name.into(), None)],
+            Change::Replace(objects) => {
+                self.synced.insert(Kind::Pod);
+                told.push(Told::Read(Kind::Pod));
+                let listed: HashSet<&str> = objects.iter().map(|object| object.name.as_str()).collect();
+                self.pods.retain(|name, _| listed.contains(name.as_str()));
+                let gone = self.policed.iter().filter(|name| !listed.contains(&***name));
+                let gone: Vec<_> = gone.map(|name| (Arc::clone(name), None)).collect();
+                let there = objects.into_iter().map(|object| (object.name.into(), object.spec.ok()));
+                gone.into_iter().chain(there).collect()
+            }
+        };
+        for (name, pod) in objects {
+            let policed = pod.as_ref().and_then(|pod| pod.policed.clone());
+            if policed.is_some() {
+                self.policed.insert(Arc::clone(&name));
+            }
+            if policed.is_some() || self.policed.contains(&name) {
+                if policed.is_none() {
+                    self.policed.remove(&name);
+                }
+                told.push(Told::Policy(PolicyInput::Pod(Arc::clone(&name), policed)));
+            }
+            match pod.filter(|pod| pod.here) {
+                Some(pod) => _ = self.pods.insert(name.to_string(), pod),
+                None => _ = self.pods.remove(&*name),
+            }
+        }
+    }
+
+    fn namespaces(&mut self, change: Change<Namespace>, told: &mut Vec<Told>) {
+        let changes = self.changes(Kind::Namespace, change, |cluster| cluster.namespaces.keys(), told);
+        for (name, object) in &changes {
+            let namespace = object.as_ref().and_then(|object| object.spec.as_ref().ok());
+            let policed = namespace.map(|namespace| namespace.policed.clone());
+            told.push(Told::Policy(PolicyInput::Namespace(name.as_str().into(), policed)));
+        }
+        keep(&mut self.namespaces, changes);
+    }
+
+    fn policies(&mut self, kind: Kind, change: Change<Policy>, told: &mut Vec<Told>) {
+        let of = |name: &str| match kind {
+            Kind::NetworkPolicy => PolicyName::Network(name.into()),
+            _ => PolicyName::Cluster(name.into()),
+        };
+        let known: Vec<String> = match change {
+            Change::Replace(_) => {
+                let of_kind = self.policies.keys().filter(|name| of(name.name()) == **name);
+                of_kind.map(|name| name.name().to_string()).collect()
+            }
+            Change::Apply(_) | Change::Delete(_) => Vec::new(),
+        };
+        for (name, object) in self.changes(kind, change, |_| known.iter(), told) {
+            let name = of(&name);
+            let object = object.map(|object| Object {
+                name: object.name,
+                generation: object.generation,
+                conditions: object.conditions,
+                spec: object.spec.map(Arc::new),
+            });
+            let before = self.policies.get(&name).and_then(|object| object.spec.as_ref().err());
+            match object.as_ref().map(|object| &object.spec) {
+                Some(Ok(policy)) => {
+                    told.push(Told::Policy(PolicyInput::Policy(name.clone(), Some(Arc::clone(policy)))));
+                }
+                // The graph keeps what it was told before.
+                Some(Err(bad)) => complain(&kind.to_string(), name.name(), bad, before),
+                None => told.push(Told::Policy(PolicyInput::Policy(name.clone(), None))),
+            }
+            match object {
+                Some(object) => _ = self.policies.insert(name, object),
+                None => _ = self.policies.remove(&name),
             }
         }
     }

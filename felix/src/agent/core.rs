@@ -21,8 +21,9 @@ use super::exhaustion::Exhaustion;
 use super::found::{Found, PodLink};
 use super::known::KnownFile;
 use super::mirror::{Mirror, Write};
-use super::pods::{Held, Waiting};
+use super::pods::{Held, Policing, Waiting};
 use super::vanished::{Collection, Condemned, Vanished};
+use crate::acl;
 use crate::attach::files::Files;
 use crate::attach::{Attempt, Refusal};
 use crate::dataplane::{self, FibDelta};
@@ -38,6 +39,10 @@ const DEFAULT_MTU: u32 = 1500;
 const SPEAKING: [Kind; 5] =
     [Kind::Node, Kind::BGPConfiguration, Kind::BGPPeer, Kind::IPPool, Kind::IPAMBlock];
 
+/// What must have been read before policies are put in force: with less, something would be open that shall not be.
+const POLICING: [Kind; 5] =
+    [Kind::Node, Kind::Pod, Kind::Namespace, Kind::NetworkPolicy, Kind::ClusterNetworkPolicy];
+
 /// The answer to a plugin.
 pub type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
 
@@ -52,13 +57,19 @@ pub enum Effect {
         /// Interfaces of attachments that have ended: to be taken down when nothing leads to them any more, before the
         /// answers, and then removed. Answered by [`Core::gone`].
         retire: Vec<Retired>,
-        /// Plugins whose pod can be reached, or no longer, once the kernel has answered.
+        /// Which packets pass from now on. May be empty: then as with the routes.
+        acl: Box<acl::Delta>,
+        /// Plugins whose pod cannot be reached any longer, once the kernel has answered for the routes.
         answers: Vec<Answer<()>>,
+        /// Plugins whose pod can be reached, once the kernel has answered for both.
+        attached: Vec<Answer<()>>,
         /// The speaker's new orders.
         orders: Option<Config>,
     },
     /// From now on remove routes of ours that nobody wants.
     Sweep,
+    /// The same of what is in our table of the packet filter.
+    SweepAcl,
     /// Make a block of one of these pools ours. Answered by [`Core::claimed`].
     Claim {
         /// What for; one claim for each at a time.
@@ -187,6 +198,10 @@ pub struct Core {
     pub(super) answers: Vec<Answer<()>>,
     /// Interfaces to remove once nothing leads to them.
     pub(super) retire: Vec<Retired>,
+    /// Plugins to answer when what their pods may send and receive is known, and in the kernel.
+    pub(super) policing: Vec<Policing>,
+    /// Whether the packet filter has been given all there is.
+    pub(super) policed: bool,
     /// Orders the speaker may not have yet.
     unsent: Option<Config>,
     /// Whether a speaker that starts now is not this boot's first: what an earlier one taught the kernel is still
@@ -252,6 +267,8 @@ impl Core {
             effects: Vec::new(),
             answers: Vec::new(),
             retire: Vec::new(),
+            policing: Vec::new(),
+            policed: false,
             unsent: None,
             respoken: false,
             swept: false,
@@ -272,9 +289,10 @@ impl Core {
             self.mirror.doubt_node();
         }
         for told in self.cluster.update(update) {
-            addresses |= !matches!(told, Told::Input(_) | Told::Me);
+            addresses |= !matches!(told, Told::Input(_) | Told::Policy(_) | Told::Me);
             match told {
                 Told::Input(input) => self.graph.apply(input),
+                Told::Policy(input) => self.graph.policy.apply(input),
                 Told::Pools => self.use_pools(),
                 Told::Parts => self.match_parts(),
                 Told::Reserved => self.allocator.reserve(self.cluster.reserved()),
@@ -368,6 +386,11 @@ impl Core {
         self.cluster.has_read(&Kind::ALL)
     }
 
+    /// Whether all that policies depend on has been read.
+    pub(super) fn policed_all(&self) -> bool {
+        self.cluster.has_read(&POLICING)
+    }
+
     /// Whether this node does what the cluster wants of it, as far as the agent can see to it. Neighbours have no
     /// part in this: one that is away must not take nodes out of service.
     pub fn ready(&self) -> bool {
@@ -413,9 +436,18 @@ impl Core {
         let orders = orders.map(|orders| Config { restarting: self.respoken, ..orders });
         let answers = std::mem::take(&mut self.answers);
         let retire = std::mem::take(&mut self.retire);
-        let changed = delta.fib != FibDelta::default() || !retire.is_empty();
-        if changed || orders.is_some() || !answers.is_empty() || (self.in_sync() && !self.programmed) {
-            self.effects.push(Effect::Program { delta: delta.fib, retire, answers, orders });
+        let complete = self.policed_all();
+        let acl = if complete { self.graph.policy.flush() } else { self.graph.policy.flush_unread() };
+        let attached = self.policed_pods(now);
+        let changed = delta.fib != FibDelta::default() || !acl.is_empty() || !retire.is_empty();
+        let answered = !answers.is_empty() || !attached.is_empty();
+        if changed || orders.is_some() || answered || (self.in_sync() && !self.programmed) {
+            let acl = Box::new(acl);
+            self.effects.push(Effect::Program { delta: delta.fib, acl, retire, answers, attached, orders });
+        }
+        if complete && !std::mem::replace(&mut self.policed, true) {
+            tracing::info!("policies are in force");
+            self.effects.push(Effect::SweepAcl);
         }
         let spoken = self.heard.ordered || self.graph.spoken().orders.is_none();
         if !self.swept && self.in_sync() && self.heard.synced && spoken {

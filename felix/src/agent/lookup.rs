@@ -7,6 +7,7 @@ use kube::{Api, Client};
 use tokio::time::timeout;
 
 use super::choice::Learned;
+use crate::model::labels::Interner;
 use crate::watch::convert;
 
 /// An ADD waits for this.
@@ -27,8 +28,16 @@ pub(super) async fn look_up(client: Client, namespace: &str, name: &str) -> Lear
             convert::words(error)
         );
     }
+    let mut interner = Interner::default();
     Learned {
-        pod: pod.ok().flatten().and_then(|pod| convert::pod(pod).spec.ok()),
-        namespace: of.ok().flatten().and_then(|namespace| convert::namespace(namespace).spec.ok()),
+        pod: pod.ok().flatten().and_then(|pod| {
+            // It is being attached here, so where it runs is here.
+            let here = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+            convert::pod(pod, &here, &mut interner).spec.ok()
+        }),
+        namespace: of
+            .ok()
+            .flatten()
+            .and_then(|namespace| convert::namespace(namespace, &mut Interner::default()).spec.ok()),
     }
 }

@@ -14,6 +14,7 @@ use manx_ipam::{BlockCidr, Pool};
 use super::core::{Core, Effect};
 use super::exhaustion::Regarding;
 use crate::crd::NodeStatusStatus;
+use crate::model::policy::PolicyName;
 use crate::model::{Bad, Object};
 
 /// Pauses after a write that failed: doubled from the first to the last.
@@ -106,6 +107,26 @@ pub enum Write {
         /// To be merged into them.
         verdict: Verdict,
     },
+    /// A ClusterNetworkPolicy's `Accepted` condition.
+    ClusterPolicy {
+        /// Of the object.
+        name: String,
+        /// Those that are there.
+        conditions: Vec<Condition>,
+        /// To be merged into them.
+        verdict: Verdict,
+    },
+    /// An Event: a policy is not done as written.
+    Complaint {
+        /// Which.
+        policy: PolicyName,
+        /// Of the object.
+        uid: String,
+        /// Of the object: an Event is told once of each.
+        generation: i64,
+        /// What is done instead.
+        note: String,
+    },
     /// What this node says of itself.
     Node {
         /// Of the node.
@@ -157,6 +178,8 @@ pub struct Mirror {
     next: Option<Instant>,
     pause: Duration,
     failure: Option<String>,
+    /// Policies of which an Event was told, by UID and generation.
+    complained: BTreeMap<PolicyName, (String, i64)>,
     /// What this node last wrote of itself, and until when that is taken for there: nobody watches it.
     node: Option<(NodeStatusStatus, Instant)>,
 }
@@ -192,6 +215,9 @@ impl Core {
             match write {
                 Write::Node { status, .. } => self.mirror.node = Some((*status, now + REPEAT)),
                 Write::Event { regarding, .. } => self.exhaustion.said(&regarding),
+                Write::Complaint { policy, uid, generation, .. } => {
+                    self.mirror.complained.insert(policy, (uid, generation));
+                }
                 _ => {}
             }
         }
@@ -231,6 +257,8 @@ impl Core {
             writes.extend(judge(&self.cluster.configurations).map(|(name, object, verdict)| {
                 Write::Configuration { name: name.clone(), conditions: object.conditions.clone(), verdict }
             }));
+            writes.extend(self.judged_policies());
+            writes.extend(self.complaints());
         }
         let status = NodeStatusStatus::from(&self.report(Instant::now()));
         if let Some(node) = self.graph.node(&self.me)
@@ -243,6 +271,39 @@ impl Core {
             });
         }
         writes
+    }
+
+    /// ClusterNetworkPolicies whose condition does not say what is to be said; a NetworkPolicy has no status.
+    fn judged_policies(&self) -> impl Iterator<Item = Write> {
+        let cluster = self.cluster.policies.iter().filter(|(name, _)| matches!(name, PolicyName::Cluster(_)));
+        cluster.filter_map(|(name, object)| {
+            let (holds, reason, message) = match &object.spec {
+                Ok(policy) if policy.complaints.is_empty() => (true, "Accepted", String::new()),
+                Ok(policy) => (false, "NotAsWritten", policy.complaints.join("; ")),
+                Err(bad) => (false, bad.reason, bad.message.clone()),
+            };
+            let verdict =
+                Verdict { type_: "Accepted", holds, reason, message, generation: object.generation };
+            (!verdict.said(&object.conditions)).then(|| Write::ClusterPolicy {
+                name: name.name().to_string(),
+                conditions: object.conditions.clone(),
+                verdict,
+            })
+        })
+    }
+
+    /// Events nobody has been told yet; a NetworkPolicy has no status to say it in.
+    fn complaints(&self) -> impl Iterator<Item = Write> {
+        self.cluster.policies.iter().filter_map(|(name, object)| {
+            let policy = object.spec.as_ref().ok().filter(|policy| !policy.complaints.is_empty())?;
+            let told = (policy.uid.to_string(), object.generation);
+            (self.mirror.complained.get(name) != Some(&told)).then(|| Write::Complaint {
+                policy: name.clone(),
+                uid: told.0,
+                generation: told.1,
+                note: policy.complaints.join("; "),
+            })
+        })
     }
 
     fn own_blocks(&self) -> impl Iterator<Item = Write> {

@@ -1,7 +1,7 @@
 //! The one task that owns the agent's state.
 //!
 //! ```text
-//!   watch ─ Update ──▶ ┌──────┐ ─ Program ▶ dataplane ─ answered ─▶ plugins, then the speaker's orders
+//!   watch ─ Update ──▶ ┌──────┐ ─ Program ▶ dataplane, acl ─ answered ─▶ plugins, then the speaker's orders
 //!   attach ─ Command ▶ │ Core │ ─ Claim ──▶ API
 //!   speaker ─ Event ─▶ │      │ ─ Write ──▶ API
 //!   outcomes, ticks ─▶ └──────┘ ─ Report ─▶ manxctl
@@ -38,9 +38,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use kube::Client;
 use manx_bgp::api::{self, Config};
 use manx_ipam::claim::{Claim, ClaimError, Taken, claim, claim_this};
@@ -52,6 +52,7 @@ use tokio::sync::{mpsc, oneshot, watch as cell};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::core::{Answer, Core, Effect, Host, Retired, Start};
+use crate::acl::driver::{Driver, UpdateError};
 use crate::attach::files::Files;
 use crate::attach::{Attempt, Command, Refusal};
 use crate::dataplane::retire::{LinkError, Removal};
@@ -80,6 +81,7 @@ const POLL_DEADLINE: Duration = Duration::from_secs(2);
 pub struct Agent {
     core: Core,
     dataplane: Dataplane,
+    acl: Driver,
     speaker: Speaker,
     client: Client,
     store: KubeStore,
@@ -106,6 +108,11 @@ enum Done {
         removal: Option<(Vec<Retired>, Result<Removal, LinkError>)>,
     },
     Gone(Vec<Retired>, bool),
+    Attached {
+        answers: Vec<Answer<()>>,
+        filtered: Result<(), UpdateError>,
+        routed: Result<(), ApplyErrors>,
+    },
     Claimed(Want, Result<Claim, ClaimError>),
     Reclaimed(BlockCidr, Result<Claim, ClaimError>),
     Returned(BlockCidr, Result<(), StoreError>),
@@ -126,7 +133,7 @@ impl Agent {
     pub fn new(
         config: &crate::config::Config,
         client: Client,
-        dataplane: Dataplane,
+        (dataplane, acl): (Dataplane, Driver),
         speaker: Speaker,
         metrics: Metrics,
     ) -> io::Result<(Self, cell::Receiver<Pulse>)> {
@@ -153,6 +160,7 @@ impl Agent {
         let agent = Self {
             core,
             dataplane,
+            acl,
             speaker,
             client,
             store,
@@ -220,16 +228,26 @@ impl Agent {
     fn act(&mut self) {
         for effect in self.core.effects(Instant::now()) {
             match effect {
-                Effect::Program { delta, retire, answers, orders } => {
+                Effect::Program { delta, acl, retire, answers, attached, orders } => {
                     self.programs += 1;
                     let (number, in_sync) = (self.programs, self.core.in_sync());
-                    let (dataplane, answered) = (self.dataplane.clone(), self.dataplane.update(delta));
+                    let filtered = (!acl.is_empty() || !attached.is_empty()).then(|| self.acl.update(*acl));
+                    let routed = self.dataplane.update(delta).shared();
+                    if let Some(filtered) = filtered {
+                        let routed = routed.clone();
+                        self.work.push(Box::pin(async move {
+                            let (filtered, routed) = tokio::join!(filtered, routed);
+                            Done::Attached { answers: attached, filtered, routed }
+                        }));
+                    }
+                    let dataplane = self.dataplane.clone();
                     self.work.push(Box::pin(async move {
-                        let outcome = answered.await;
+                        let outcome = routed.await;
                         let removal = remove(&dataplane, retire).await;
                         Done::Programmed { number, in_sync, answers, orders, outcome, removal }
                     }));
                 }
+                Effect::SweepAcl => self.acl.sweep(),
                 Effect::Sweep => self.dataplane.sweep(),
                 Effect::Claim { want, pools, taken } => {
                     let (store, me) = (self.store.clone(), self.core.node().to_owned());
@@ -305,6 +323,22 @@ impl Agent {
                 }
             }
             Done::Gone(retired, gone) => self.core.gone(retired, gone, now),
+            Done::Attached { answers, filtered, routed } => {
+                let later = "the runtime tries again; manxctl status shows the node's routes and policies";
+                let failed = match (&filtered, &routed) {
+                    (Err(error), _) => Some(format!("the pod's policies are not in force: {error}")),
+                    (Ok(()), Err(errors)) => Some(format!("the pod's route is not in the kernel: {errors}")),
+                    (Ok(()), Ok(())) => None,
+                };
+                if let (Err(error), true) = (&filtered, answers.is_empty()) {
+                    tracing::warn!("{error}; tried again");
+                }
+                for answer in answers {
+                    let refused = failed.as_ref().map(|message| Refusal::try_again(message.clone(), later));
+                    // A plugin that has gone is undone by the Abort that follows.
+                    let _ = answer.send(refused.map_or(Ok(()), Err));
+                }
+            }
             Done::Claimed(want, outcome) => {
                 self.doubt_if(outcome.is_err());
                 self.core.claimed(want, outcome, now);

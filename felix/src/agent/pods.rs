@@ -21,12 +21,17 @@ use manx_ipam::{Owner, OwnerKey, Pool};
 use super::blocks::Want;
 use super::choice::Lookup;
 use super::core::{Answer, Core, Effect, Retired};
+use crate::acl::ruleset::Ifname;
 use crate::attach::files::{Attachment, Phase};
 use crate::attach::{Asked, Attempt, Command, Refusal};
 use crate::graph::Input;
+use crate::graph::policy::{Attached, PolicyInput};
 
 /// How long an ADD waits for what it needs before the runtime is asked to come back.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long an ADD waits for what the cluster says of its pod. The kubelet had it from the API, so it is about to come.
+const POLICY_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between two looks for interfaces that went without a DEL.
 const COLLECTION: Duration = Duration::from_secs(60);
@@ -68,6 +73,14 @@ impl Held {
     }
 }
 
+/// An ADD that waits until it is known what its pod may send and receive.
+#[derive(Debug)]
+pub struct Policing {
+    ifname: Ifname,
+    answer: Answer<()>,
+    until: Instant,
+}
+
 impl Core {
     /// Takes what a plugin asks.
     pub fn command(&mut self, command: Command, now: Instant) {
@@ -80,7 +93,10 @@ impl Core {
             }
             Command::Ready { attempt, key, pod_mac, host_ifindex, reply } => {
                 match self.attach(attempt, &key, Phase::Attached { pod_mac, host_ifindex }) {
-                    Ok(()) => self.answers.push(reply),
+                    Ok(()) => {
+                        let until = now + POLICY_PATIENCE;
+                        self.policing.push(Policing { ifname: ifname(&key), answer: reply, until });
+                    }
                     Err(refusal) => _ = reply.send(Err(refusal)),
                 }
             }
@@ -102,6 +118,13 @@ impl Core {
             Command::Inspect { key, reply } => _ = reply.send(self.attached(&key)),
             Command::Stale { network, valid, reply } => _ = reply.send(self.stale(&network, &valid)),
             Command::CanAttach { reply } => _ = reply.send(self.can_attach()),
+            Command::Explain { question, reply } => {
+                let all = self.policed_all();
+                let unread =
+                    || "what policies depend on has not all been read yet: manxctl status".to_owned();
+                let answer = all.then_some(()).ok_or_else(unread);
+                _ = reply.send(answer.and_then(|()| self.graph.policy.explain(&question)));
+            }
             Command::Status { reply } => self.effects.push(Effect::Report(reply)),
         }
     }
@@ -223,9 +246,41 @@ impl Core {
         Ok(())
     }
 
-    /// Tells the graph where an attachment's addresses lead.
+    /// Plugins that need not wait any longer. Where it is still not known what a pod may send and receive, nothing
+    /// passes to it and from it but what its own node sends; it starts, and is opened when it is known.
+    pub(super) fn policed_pods(&mut self, now: Instant) -> Vec<Answer<()>> {
+        let away = matches!(self.cluster.api, Some(Err(_)));
+        let mut ready = Vec::new();
+        for waiting in std::mem::take(&mut self.policing) {
+            let known = self.policed_all() && self.graph.policy.is_known(&waiting.ifname);
+            if !known && !away && now < waiting.until {
+                self.policing.push(waiting);
+                continue;
+            }
+            if !known {
+                tracing::warn!(
+                    "{}: what the cluster says of its pod is not known: closed until it is",
+                    waiting.ifname
+                );
+            }
+            ready.push(waiting.answer);
+        }
+        ready
+    }
+
+    /// Tells the graph where an attachment's addresses lead, and whose they are.
     fn program(&mut self, key: &AttachmentKey) {
         if let Some(held) = self.attachments.get(key) {
+            let attached = matches!(held.file.phase, Phase::Attached { .. }) && !held.leaving;
+            let pod = &held.file.pod;
+            let attached = attached.then(|| Attached {
+                pod: (!pod.namespace.is_empty() && !pod.name.is_empty())
+                    .then(|| format!("{}/{}", pod.namespace, pod.name).into()),
+                uid: pod.uid.as_str().into(),
+                addresses: held.file.addresses.iter().copied().collect(),
+                restored: held.attempt.is_none(),
+            });
+            self.graph.policy.apply(PolicyInput::Endpoint(ifname(key), attached));
             let ifindex = match held.file.phase {
                 Phase::Attached { host_ifindex, .. } if !held.leaving => Some(host_ifindex),
                 Phase::Attached { .. } | Phase::Allocated => None,
@@ -422,6 +477,10 @@ impl Core {
         self.honour_notes();
         Ok(())
     }
+}
+
+fn ifname(key: &AttachmentKey) -> Ifname {
+    Ifname(host_ifname(key).into())
 }
 
 fn owner_key(key: &AttachmentKey) -> OwnerKey {

@@ -7,6 +7,7 @@ use manx_ipam::block::Block;
 use super::core::Core;
 use super::pods::Held;
 use crate::attach::files::Phase;
+use crate::model::policy::PolicyName;
 use crate::status::{
     ApiReport, BlockReport, NodeReport, PodReport, ProblemReport, RouteReport, SpeakerReport,
 };
@@ -98,6 +99,28 @@ impl Core {
         }
     }
 
+    /// What is not done as policies say, and pods that are closed.
+    fn policy_problems(&self) -> impl Iterator<Item = ProblemReport> {
+        let policies = self.cluster.policies.iter().flat_map(|(name, object)| {
+            let kind = match name {
+                PolicyName::Network(_) => "NetworkPolicy",
+                PolicyName::Cluster(_) => "ClusterNetworkPolicy",
+            };
+            let said = match &object.spec {
+                Ok(policy) => policy.complaints.clone(),
+                Err(bad) => vec![bad.message.clone()],
+            };
+            said.into_iter()
+                .map(move |message| ProblemReport { object: format!("{kind}/{}", name.name()), message })
+        });
+        let closed = self.graph.policy.unknown().map(|pod| ProblemReport {
+            object: format!("Pod/{pod}"),
+            message: "the API does not show it: nothing passes to it or from it but what its node sends"
+                .to_owned(),
+        });
+        policies.chain(closed)
+    }
+
     /// In order of object: what graph, watches, claims and pools complain of.
     fn problems(&self) -> Vec<ProblemReport> {
         let problem = |object: String, message: String| ProblemReport { object, message };
@@ -117,6 +140,7 @@ impl Core {
         let bad = configurations.filter_map(|(name, object)| Some((name, object.spec.as_ref().err()?)));
         problems
             .extend(bad.map(|(name, bad)| problem(format!("BGPConfiguration/{name}"), bad.message.clone())));
+        problems.extend(self.policy_problems());
         problems.extend(self.unregistered().map(|why| problem(format!("Node/{}", self.me), why)));
         let failures = self.claim_failures();
         if !failures.is_empty() {

@@ -12,10 +12,11 @@ use manx_ipam::store::{Store, StoreError};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::exhaustion::Regarding;
 use super::mirror::{Verdict, Write};
+use crate::cluster_network_policy::ClusterNetworkPolicy;
 use crate::crd::{BGPConfiguration, BGPPeer, NodeStatus, NodeStatusSpec};
 use crate::model::IP_ADDRESSES_EXHAUSTED;
+use crate::model::policy::PolicyName;
 use crate::watch::convert::words;
 
 /// How long one request may take.
@@ -97,7 +98,20 @@ async fn perform(client: &Client, store: &impl Store, write: &Write) -> Result<(
             within_deadline(format!("IPAMRequest {name}"), api.delete(name, &parameters), 404).await
         }
         Write::Exhausted { node, words } => exhausted(client, node, words.as_deref()).await,
-        Write::Event { regarding, note } => tell(client, regarding, note).await,
+        Write::Event { regarding, note } => {
+            let (reason, action) = ("IPAddressesExhausted", "AssignAddress");
+            let object = ObjectReference {
+                api_version: Some(regarding.api_version.to_owned()),
+                kind: Some(regarding.kind.to_owned()),
+                name: Some(regarding.name.clone()),
+                uid: Some(regarding.uid.clone()),
+                ..ObjectReference::default()
+            };
+            tell(client, object, (reason, action), note).await
+        }
+        Write::Complaint { policy, uid, note, .. } => {
+            tell(client, reference(policy, uid), ("NotAsWritten", "EnforcePolicy"), note).await
+        }
         Write::Refuse { name, reason } => {
             patch::<IPAMRequest>(client, name, json!({ "refused": reason })).await.map(drop)
         }
@@ -108,6 +122,10 @@ async fn perform(client: &Client, store: &impl Store, write: &Write) -> Result<(
         Write::Configuration { name, conditions, verdict } => {
             let status = json!({ "conditions": merged(conditions, verdict) });
             patch::<BGPConfiguration>(client, name, status).await.map(drop)
+        }
+        Write::ClusterPolicy { name, conditions, verdict } => {
+            let status = json!({ "conditions": merged(conditions, verdict) });
+            patch::<ClusterNetworkPolicy>(client, name, status).await.map(drop)
         }
         Write::Node { name, uid, status } => {
             let status = json!(status);
@@ -138,25 +156,24 @@ async fn exhausted(client: &Client, node: &str, words: Option<&str>) -> Result<(
 }
 
 /// An Event that the API does not take is not worth holding up what else is to be written.
-async fn tell(client: &Client, regarding: &Regarding, note: &str) -> Result<(), WriteError> {
+async fn tell(
+    client: &Client,
+    object: ObjectReference,
+    (reason, action): (&str, &str),
+    note: &str,
+) -> Result<(), WriteError> {
     let recorder =
         Recorder::new(client.clone(), Reporter { controller: "manx-felix".to_owned(), instance: None });
     let event = Event {
         type_: EventType::Warning,
-        reason: "IPAddressesExhausted".to_owned(),
+        reason: reason.to_owned(),
         // The API's limit, in bytes.
         note: Some(note.chars().take(500).collect()),
-        action: "AssignAddress".to_owned(),
+        action: action.to_owned(),
         secondary: None,
     };
-    let object = ObjectReference {
-        api_version: Some(regarding.api_version.to_owned()),
-        kind: Some(regarding.kind.to_owned()),
-        name: Some(regarding.name.clone()),
-        uid: Some(regarding.uid.clone()),
-        ..ObjectReference::default()
-    };
-    let what = format!("Event of {} {}", regarding.kind, regarding.name);
+    let about = (object.kind.as_deref().unwrap_or_default(), object.name.as_deref().unwrap_or_default());
+    let what = format!("Event of {} {}", about.0, about.1);
     match timeout(DEADLINE, recorder.publish(&event, &object)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(kube::Error::Api(status))) => {
@@ -165,6 +182,26 @@ async fn tell(client: &Client, regarding: &Regarding, note: &str) -> Result<(), 
         }
         Ok(Err(error)) => Err(WriteError::Api { what, source: Box::new(error) }),
         Err(_) => Err(WriteError::Late { what }),
+    }
+}
+
+fn reference(policy: &PolicyName, uid: &str) -> ObjectReference {
+    let (kind, api_version, namespace, name) = match policy {
+        PolicyName::Network(name) => {
+            let (namespace, name) = name.split_once('/').unwrap_or_default();
+            ("NetworkPolicy", "networking.k8s.io/v1", Some(namespace.to_owned()), name)
+        }
+        PolicyName::Cluster(name) => {
+            ("ClusterNetworkPolicy", "policy.networking.k8s.io/v1alpha2", None, &**name)
+        }
+    };
+    ObjectReference {
+        api_version: Some(api_version.to_owned()),
+        kind: Some(kind.to_owned()),
+        namespace,
+        name: Some(name.to_owned()),
+        uid: Some(uid.to_owned()),
+        ..ObjectReference::default()
     }
 }
 

@@ -20,6 +20,8 @@ use manx_cni::protocol::{Attach, Attached, AttachmentKey, PodRef, Reply};
 use manx_cni::spec::code;
 use tokio::sync::oneshot;
 
+use crate::graph::policy::{Explanation, Question};
+
 pub use server::{ListenError, Listener, listen, serve};
 
 /// Tells one ADD from a later one of the same key, so that the end of a dead plugin's connection cannot undo
@@ -105,6 +107,13 @@ pub enum Command {
         /// Why a pod cannot be attached now.
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
+    /// Why a packet passes or not.
+    Explain {
+        /// Which.
+        question: Question,
+        /// What `manxctl policy explain` shows, or why nothing can be said.
+        reply: oneshot::Sender<Result<Vec<Explanation>, String>>,
+    },
     /// What `manxctl status` shows of this node.
     Status {
         /// A `NodeReport` as JSON.
@@ -131,6 +140,8 @@ impl Refusal {
     pub const NO_SUCH_ADDRESS: u32 = 112;
     /// Ours: an annotation of the pod or its namespace cannot be followed.
     pub const NO_SUCH_POOL: u32 = 113;
+    /// Ours: what is asked about is not known.
+    pub const NOT_KNOWN: u32 = 114;
     /// Ours: the caller is neither root nor the agent's own user.
     pub const FORBIDDEN: u32 = 111;
 

@@ -200,6 +200,21 @@ impl Connection {
                 let answer = self.ask(|reply| Command::Status { reply }).await;
                 self.say(answer.map_or_else(Reply::from, |report| Reply::Status { report })).await
             }
+            Request::Explain { question, .. } => {
+                let question = match serde_json::from_value(question) {
+                    Ok(question) => question,
+                    Err(error) => return self.say(Refusal::protocol(error.to_string()).into()).await,
+                };
+                let answer = self.ask(|reply| Command::Explain { question, reply }).await;
+                let answer = answer.and_then(|explained| {
+                    let details =
+                        "manxctl status shows this node's pods, kubectl get pods -A -o wide all".to_owned();
+                    explained.map_err(|message| Refusal { code: Refusal::NOT_KNOWN, message, details })
+                });
+                let explained = |explained| serde_json::to_value(explained).unwrap_or_default();
+                let reply = answer.map(|answer| Reply::Explained { explanations: explained(answer) });
+                self.say(reply.unwrap_or_else(Reply::from)).await
+            }
             Request::Ready { .. } | Request::Failed { .. } => {
                 self.say(Refusal::protocol("what follows an \"add\" came before it").into()).await
             }
@@ -285,7 +300,9 @@ fn verb(request: &Request) -> Option<&'static str> {
         Request::Check { .. } => Some("check"),
         Request::Gc { .. } => Some("gc"),
         Request::NodeReady { .. } => Some("status"),
-        Request::Ready { .. } | Request::Failed { .. } | Request::Status { .. } => None,
+        Request::Ready { .. } | Request::Failed { .. } | Request::Status { .. } | Request::Explain { .. } => {
+            None
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 //!   nodes, BGPConfiguration, BGPPeers ──▶ sessions ──▶ Speaking ─┐
 //!   own blocks ───────────────────────────┤                      ├─▶ Desired / Delta
 //!   pods, own blocks, learned routes ─────▶ routes ──▶ Fib ──────┘
+//!   endpoints, pods, policies ────────────▶ policy ──▶ acl::Delta
 //! ```
 
 mod desired;
@@ -29,6 +30,7 @@ pub use routes::Counts;
 pub use selector::{Requirement, Selector, SelectorError};
 
 use crate::model::{BgpConfig, Node, Peer};
+use policy::Policies;
 use routes::Routes;
 
 /// One change of what is known.
@@ -68,6 +70,8 @@ pub struct Graph {
     unexported: BTreeSet<Prefix>,
     parts: BTreeSet<Prefix>,
     routes: Routes,
+    /// Which packets pass. It has a flush of its own: what it says before all is read would open what is closed.
+    pub policy: Policies,
     speaking: Speaking,
     speaking_dirty: bool,
 }
@@ -75,8 +79,10 @@ pub struct Graph {
 impl Graph {
     /// The graph of the node of this name, knowing nothing.
     pub fn new(me: impl Into<String>) -> Self {
+        let me = me.into();
         Self {
-            me: me.into(),
+            policy: Policies::new(&me),
+            me,
             nodes: BTreeMap::new(),
             bgp: None,
             peers: BTreeMap::new(),

@@ -63,6 +63,7 @@ fn node(ipv4: Option<&str>, ipv6: Option<&str>, rack: &str) -> Node {
         labels: [("rack".to_owned(), rack.to_owned())].into(),
         ipv4: ipv4.map(|address| address.parse().unwrap()),
         ipv6: ipv6.map(|address| address.parse().unwrap()),
+        ..Node::default()
     }
 }
 

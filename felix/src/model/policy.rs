@@ -42,6 +42,8 @@ pub struct Policy {
     pub egress: Option<Vec<Rule>>,
     /// What in it is not done as written, and what is done instead.
     pub complaints: Vec<String>,
+    /// Of the object, for Events.
+    pub uid: Arc<str>,
 }
 
 /// Pods by namespace and label. Pods with `hostNetwork` are never meant.
@@ -100,6 +102,8 @@ pub enum Port {
 pub struct Pod {
     /// Where it lives.
     pub namespace: Arc<str>,
+    /// Where it runs; empty while that is not decided.
+    pub node: Arc<str>,
     /// What selectors look at.
     pub labels: Labels,
     /// Of both families; empty until its node has said.

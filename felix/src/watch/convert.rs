@@ -15,9 +15,10 @@ use manx_ipam::claim::Claim;
 use manx_ipam::crd::{IPAMBlock, IPAMRequest, IPPool, IPReservation};
 use serde::de::DeserializeOwned;
 
-use super::full_name;
+use super::{full_name, policy};
 use crate::crd::{BGPConfiguration, BGPConfigurationSpec, BGPPeer, BGPPeerSpec};
 use crate::graph::Selector;
+use crate::model::labels::Interner;
 use crate::model::{
     Bad, BgpConfig, Block, IP_ADDRESSES_EXHAUSTED, Namespace, Node, Object, Peer, Pod, Request, Reservation,
 };
@@ -33,7 +34,9 @@ pub fn node(node: v1::Node) -> Object<Node> {
         .filter(|address| address.type_ == "InternalIP")
         .filter_map(|address| address.address.parse().ok())
         .collect();
+    let all = addresses.iter().filter_map(|address| address.address.parse().ok());
     let model = Node {
+        addresses: all.collect(),
         uid: node.uid().unwrap_or_default(),
         labels: node.labels().clone(),
         ipv4: internal.iter().find_map(|address| match address {
@@ -54,16 +57,27 @@ pub fn node(node: v1::Node) -> Object<Node> {
     Object { name: node.name_any(), generation: 0, conditions: Vec::new(), spec: Ok(model) }
 }
 
-/// A Pod of this node.
-pub fn pod(pod: v1::Pod) -> Object<Pod> {
-    let spec = Ok(Pod { uid: pod.uid().unwrap_or_default(), wishes: wishes(&pod) });
-    Object { name: full_name(&pod), generation: 0, conditions: Vec::new(), spec }
+/// A Pod of any node; `me` is this one.
+pub fn pod(pod: v1::Pod, me: &str, interner: &mut Interner) -> Object<Pod> {
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    let here = node == Some(me);
+    let model = Pod {
+        uid: pod.uid().unwrap_or_default(),
+        wishes: if here { wishes(&pod) } else { Ok(Wishes::default()) },
+        here,
+        policed: policy::pod(&pod, interner),
+    };
+    Object { name: full_name(&pod), generation: 0, conditions: Vec::new(), spec: Ok(model) }
 }
 
 /// A Namespace.
-pub fn namespace(namespace: v1::Namespace) -> Object<Namespace> {
-    let spec = Ok(Namespace { labels: namespace.labels().clone(), wishes: wishes(&namespace) });
-    Object { name: full_name(&namespace), generation: 0, conditions: Vec::new(), spec }
+pub fn namespace(namespace: v1::Namespace, interner: &mut Interner) -> Object<Namespace> {
+    let model = Namespace {
+        labels: namespace.labels().clone(),
+        wishes: wishes(&namespace),
+        policed: policy::namespace(&namespace, interner),
+    };
+    Object { name: full_name(&namespace), generation: 0, conditions: Vec::new(), spec: Ok(model) }
 }
 
 fn wishes(object: &impl ResourceExt) -> Result<Wishes, Bad> {
@@ -230,6 +244,16 @@ where
 pub(super) fn is_gone(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchError(status) if status.code == 410)
         || matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+}
+
+/// Whether the API does not know the kind.
+pub(super) fn is_unknown(error: &watcher::Error) -> bool {
+    matches!(
+        error,
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) if status.code == 404
+    )
 }
 
 /// What the API said, when it refused; none when it did not answer at all, or has only forgotten what is old.

@@ -4,8 +4,9 @@
 //! A watcher knows nothing of what is done with an object, and nothing here remembers one.
 //!
 //! ```text
-//!   Node Pod Namespace ─┐ IPPool IPAMBlock ────────────┐ BGPConfiguration ─┐
-//!                       └ IPReservation IPAMRequest ───┴ BGPPeer ──────────┴─▶ Update ─▶ the agent
+//!   Node ──────┐ IPPool, IPAMBlock, ─────────┐ BGPConfiguration ─┐ NetworkPolicy ────────┐
+//!   Pod ───────┤                             │                   │                       │
+//!   Namespace ─┴ IPReservation, IPAMRequest ─┴ BGPPeer ──────────┴ ClusterNetworkPolicy ─┴─▶ Update ─▶ the agent
 //!                └──── errors ──▶ reach: is the API there at all? said once, not in a loop
 //! ```
 
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
@@ -26,7 +28,10 @@ use manx_ipam::crd::{IPAMBlock, IPAMRequest, IPPool, IPReservation};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
+use crate::cluster_network_policy::ClusterNetworkPolicy;
 use crate::crd::{BGPConfiguration, BGPPeer};
+use crate::model::labels::Interner;
+use crate::model::policy::Policy;
 use crate::model::{BgpConfig, Block, Namespace, Node, Object, Peer, Pod, Request, Reservation};
 
 /// Updates on their way to the agent; a full channel slows the watchers, which the API server bears.
@@ -37,9 +42,9 @@ const QUEUE: usize = 1024;
 pub enum Kind {
     /// `v1`, all of them.
     Node,
-    /// `v1`, those of this node.
-    Pod,
     /// `v1`, all of them.
+    Pod,
+    /// `v1`.
     Namespace,
     /// `manx.io`.
     IPPool,
@@ -53,11 +58,15 @@ pub enum Kind {
     BGPConfiguration,
     /// `manx.io`.
     BGPPeer,
+    /// `networking.k8s.io`.
+    NetworkPolicy,
+    /// `policy.networking.k8s.io`; not every cluster has it.
+    ClusterNetworkPolicy,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Node,
         Self::Pod,
         Self::Namespace,
@@ -67,7 +76,14 @@ impl Kind {
         Self::IPAMRequest,
         Self::BGPConfiguration,
         Self::BGPPeer,
+        Self::NetworkPolicy,
+        Self::ClusterNetworkPolicy,
     ];
+
+    /// Whether a cluster may not know the kind: then there are no objects of it, until it does.
+    fn is_optional(self) -> bool {
+        self == Self::ClusterNetworkPolicy
+    }
 }
 
 impl fmt::Display for Kind {
@@ -92,7 +108,7 @@ pub enum Change<T> {
 pub enum Update {
     /// A node.
     Node(Change<Node>),
-    /// A pod of this node.
+    /// A pod.
     Pod(Change<Pod>),
     /// A namespace.
     Namespace(Change<Namespace>),
@@ -108,6 +124,10 @@ pub enum Update {
     Bgp(Change<BgpConfig>),
     /// A neighbour.
     Peer(Change<Peer>),
+    /// A NetworkPolicy.
+    NetworkPolicy(Change<Policy>),
+    /// A ClusterNetworkPolicy.
+    ClusterNetworkPolicy(Change<Policy>),
     /// The API answers, but not for this kind; none: it does again.
     Refused(Kind, Option<String>),
     /// Whether the API answers at all, and what happens instead. Said when it changes.
@@ -127,6 +147,8 @@ impl Update {
             Self::Request(_) => "IPAMRequest",
             Self::Bgp(_) => "BGPConfiguration",
             Self::Peer(_) => "BGPPeer",
+            Self::NetworkPolicy(_) => "NetworkPolicy",
+            Self::ClusterNetworkPolicy(_) => "ClusterNetworkPolicy",
             Self::Refused(..) => "refused",
             Self::Api(_) => "api",
         }
@@ -146,14 +168,20 @@ pub struct Watches {
 pub fn start(client: &Client, me: &str) -> Watches {
     let (tx, updates) = mpsc::channel(QUEUE);
     let doubt = Arc::new(Notify::new());
-    let all = watcher::Config::default();
-    let mine = all.clone().fields(&format!("spec.nodeName={me}"));
     let pipe = Pipe { tx: tx.clone(), doubt: doubt.clone() };
     let follow = Follow { client: client.clone(), pipe };
-    let node = me.to_owned();
-    follow.core::<v1::Node, _>(Kind::Node, all.clone(), convert::node, Update::Node);
-    follow.core::<v1::Pod, _>(Kind::Pod, mine, convert::pod, Update::Pod);
-    follow.core::<v1::Namespace, _>(Kind::Namespace, all, convert::namespace, Update::Namespace);
+    let (here, node) = (me.to_owned(), me.to_owned());
+    let (mut pods, mut namespaces) = (Interner::default(), Interner::default());
+    follow.core::<v1::Node, _>(Kind::Node, convert::node, Update::Node);
+    follow.core::<v1::Pod, _>(Kind::Pod, move |pod| convert::pod(pod, &here, &mut pods), Update::Pod);
+    let namespace = move |namespace| convert::namespace(namespace, &mut namespaces);
+    follow.core::<v1::Namespace, _>(Kind::Namespace, namespace, Update::Namespace);
+    follow.core::<NetworkPolicy, _>(Kind::NetworkPolicy, policy::network_policy, Update::NetworkPolicy);
+    follow.custom::<ClusterNetworkPolicy, _>(
+        Kind::ClusterNetworkPolicy,
+        policy::cluster_network_policy,
+        Update::ClusterNetworkPolicy,
+    );
     follow.custom::<IPPool, _>(Kind::IPPool, convert::pool, |change| Update::Pool(Box::new(change)));
     follow.custom::<IPAMBlock, _>(Kind::IPAMBlock, move |block| convert::block(block, &node), Update::Block);
     follow.custom::<IPReservation, _>(Kind::IPReservation, convert::reservation, Update::Reservation);
@@ -180,8 +208,7 @@ impl Follow {
     fn core<K, T>(
         &self,
         kind: Kind,
-        config: watcher::Config,
-        convert: fn(K) -> Object<T>,
+        mut convert: impl FnMut(K) -> Object<T> + Send + 'static,
         wrap: fn(Change<T>) -> Update,
     ) where
         K: kube::Resource<DynamicType = ()>
@@ -192,8 +219,8 @@ impl Follow {
             + 'static,
         T: Send + 'static,
     {
-        let stream =
-            watcher(Api::<K>::all(self.client.clone()), config).map_ok(move |event| map(event, convert));
+        let stream = watcher(Api::<K>::all(self.client.clone()), watcher::Config::default());
+        let stream = stream.map_ok(move |event| map(event, &mut convert));
         tokio::spawn(self.pipe.clone().run(kind, stream, wrap));
     }
 
@@ -224,6 +251,7 @@ impl Pipe {
         let mut stream = std::pin::pin!(stream);
         let mut listed = Vec::new();
         let mut refused: Option<String> = None;
+        let mut absent = false;
         let mut backoff = DefaultBackoff::default();
         while let Some(item) = stream.next().await {
             let update = match item {
@@ -239,6 +267,17 @@ impl Pipe {
                 Ok(Event::InitDone) => Some(Change::Replace(std::mem::take(&mut listed))),
                 Ok(Event::Apply(object)) => Some(Change::Apply(object)),
                 Ok(Event::Delete(object)) => Some(Change::Delete(object.name)),
+                Err(error) if kind.is_optional() && convert::is_unknown(&error) => {
+                    refused = None;
+                    if !absent && self.send(wrap(Change::Replace(Vec::new()))).await.is_err() {
+                        return;
+                    }
+                    absent = true;
+                    if let Some(pause) = backoff.next() {
+                        sleep(pause).await;
+                    }
+                    continue;
+                }
                 Err(error) => {
                     let now = convert::refusal(&error);
                     match &now {
@@ -262,6 +301,7 @@ impl Pipe {
                 }
             };
             backoff.reset();
+            absent = false;
             if refused.take().is_some() && self.send(Update::Refused(kind, None)).await.is_err() {
                 return;
             }
@@ -278,7 +318,7 @@ impl Pipe {
     }
 }
 
-fn map<K, T>(event: Event<K>, convert: impl Fn(K) -> Object<T>) -> Event<Object<T>> {
+fn map<K, T>(event: Event<K>, mut convert: impl FnMut(K) -> Object<T>) -> Event<Object<T>> {
     match event {
         Event::Init => Event::Init,
         Event::InitApply(object) => Event::InitApply(convert(object)),
@@ -309,7 +349,7 @@ mod tests {
     use crate::model::Pod;
 
     fn pod(name: &str) -> Object<Pod> {
-        let spec = Ok(Pod { uid: String::new(), wishes: Ok(Wishes::default()) });
+        let spec = Ok(Pod { uid: String::new(), wishes: Ok(Wishes::default()), here: true, policed: None });
         Object { name: name.to_owned(), generation: 0, conditions: Vec::new(), spec }
     }
 

@@ -32,6 +32,9 @@ pub const MODE: &str = "manx.io/policy-mode";
 /// its Namespace says so too.
 pub const SPOOFING: &str = "manx.io/spoofing";
 
+/// Of a Pod that mirrors a static one: the UID the kubelet and the runtime know it by.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// The label every namespace has.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
@@ -51,12 +54,13 @@ pub fn pod(pod: &v1::Pod, interner: &mut Interner) -> Option<Pod> {
     addresses.dedup();
     Some(Pod {
         namespace: interner.string(&pod.namespace().unwrap_or_default()),
+        node: interner.string(spec.node_name.as_deref().unwrap_or_default()),
         labels: interner.labels(pod.labels()),
         addresses,
         ports: named_ports(spec, interner),
         spoofing: spoofing(pod.annotations()),
         created: pod.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
-        uid: pod.uid().unwrap_or_default().into(),
+        uid: pod.annotations().get(MIRROR).cloned().or_else(|| pod.uid()).unwrap_or_default().into(),
     })
 }
 
@@ -85,17 +89,15 @@ fn spoofing(annotations: &BTreeMap<String, String>) -> Spoofing {
     }
 }
 
-/// A Namespace.
-pub fn namespace(namespace: v1::Namespace, interner: &mut Interner) -> Object<Namespace> {
-    let name = namespace.name_any();
+/// What a Namespace means to policies.
+pub fn namespace(namespace: &v1::Namespace, interner: &mut Interner) -> Namespace {
     let mut labels = namespace.labels().clone();
-    labels.insert(NAMESPACE_NAME.to_owned(), name.clone());
-    let model = Namespace {
+    labels.insert(NAMESPACE_NAME.to_owned(), namespace.name_any());
+    Namespace {
         labels: interner.labels(&labels),
         mode: mode(namespace.annotations(), &mut Vec::new()),
         spoofing: spoofing(namespace.annotations()),
-    };
-    Object { name, generation: 0, conditions: Vec::new(), spec: Ok(model) }
+    }
 }
 
 fn mode(annotations: &BTreeMap<String, String>, complaints: &mut Vec<String>) -> Mode {
@@ -146,6 +148,7 @@ impl Reader {
 /// A NetworkPolicy. What it says is never refused as a whole: whom it isolates stays isolated.
 pub fn network_policy(object: networking::NetworkPolicy) -> Object<Policy> {
     let (name, generation) = (full_name(&object), object.metadata.generation.unwrap_or_default());
+    let uid = object.uid().unwrap_or_default().into();
     let namespace: Arc<str> = object.namespace().unwrap_or_default().into();
     let mut reader = Reader { namespace: Arc::clone(&namespace), complaints: Vec::new() };
     let mode = mode(object.annotations(), &mut reader.complaints);
@@ -187,6 +190,7 @@ pub fn network_policy(object: networking::NetworkPolicy) -> Object<Policy> {
         ingress: is_ingress.then_some(ingress),
         egress: is_egress.then_some(egress),
         complaints: reader.complaints,
+        uid,
     };
     Object { name, generation, conditions: Vec::new(), spec: Ok(policy) }
 }
@@ -297,6 +301,7 @@ pub fn cluster_network_policy(object: DynamicObject) -> Object<Policy> {
     custom(object, |object: ClusterNetworkPolicy| {
         let mut reader = Reader { namespace: Arc::default(), complaints: Vec::new() };
         let mode = mode(object.annotations(), &mut reader.complaints);
+        let uid = object.uid().unwrap_or_default().into();
         let spec = object.spec;
         let tier = match spec.tier.as_str() {
             "Admin" => Tier::Admin,
@@ -334,6 +339,7 @@ pub fn cluster_network_policy(object: DynamicObject) -> Object<Policy> {
             ingress: Some(ingress),
             egress: Some(egress),
             complaints: reader.complaints,
+            uid,
         })
     })
 }

@@ -24,13 +24,17 @@ use super::super::found::PodLink;
 use super::super::known::KnownFile;
 use super::super::mirror::Write;
 use super::super::vanished::{Collected, Collection};
+use crate::acl::Ruleset;
+use crate::acl::ruleset::{Endpoint, Ifname, Spoofing};
 use crate::attach::files::Files;
 use crate::attach::{Asked, Attempt, Command, Refusal};
 use crate::dataplane::{Fib, Route};
 use crate::health::Metrics;
+use crate::model::labels::Labels;
+use crate::model::policy;
 use crate::model::{Bad, Block, Namespace, Node, Object, Pod};
 use crate::speaker::Event;
-use crate::watch::{Change, Update};
+use crate::watch::{Change, Kind, Update};
 
 pub type Reply<T> = oneshot::Receiver<Result<T, Refusal>>;
 
@@ -58,7 +62,11 @@ pub struct Machine {
     pub directory: tempfile::TempDir,
     pub links: Links,
     pub fib: Fib,
+    pub ruleset: Ruleset,
+    /// What the API shows of pods, by `namespace/name`.
+    pub pods: BTreeMap<String, Pod>,
     pub swept: bool,
+    pub swept_acl: bool,
     pub store: Arc<MemoryStore>,
     pub now: Instant,
     pub orders: Vec<Config>,
@@ -90,7 +98,10 @@ impl Machine {
             directory,
             links,
             fib: Fib::new(),
+            ruleset: Ruleset::default(),
+            pods: BTreeMap::new(),
             swept: false,
+            swept_acl: false,
             store: Arc::default(),
             now,
             orders: Vec::new(),
@@ -128,8 +139,7 @@ impl Machine {
     pub fn read_these(&mut self, pools: Vec<Object<IPPool>>) {
         self.update(Update::Api(Ok(())));
         self.update(Update::Node(Change::Replace(vec![node("node1"), node("node2")])));
-        self.update(Update::Pod(Change::Replace(Vec::new())));
-        self.update(Update::Namespace(Change::Replace(vec![namespace("default", &[], &[])])));
+        self.read_policies();
         self.update(Update::Reservation(Change::Replace(Vec::new())));
         self.update(Update::Request(Change::Replace(Vec::new())));
         self.update(Update::Pool(Box::new(Change::Replace(pools))));
@@ -145,6 +155,15 @@ impl Machine {
         if let Some(found) = found {
             self.update(Update::Block(Change::Apply(block(&found))));
         }
+    }
+
+    /// Reads what policies depend on, but for nodes.
+    pub fn read_policies(&mut self) {
+        let pods = self.pods.iter().map(|(name, pod)| object(name, Ok(pod.clone()))).collect();
+        self.update(Update::Pod(Change::Replace(pods)));
+        self.update(Update::Namespace(Change::Replace(vec![namespace("default", &[], &[])])));
+        self.update(Update::NetworkPolicy(Change::Replace(Vec::new())));
+        self.update(Update::ClusterNetworkPolicy(Change::Replace(Vec::new())));
     }
 
     pub fn list_blocks(&mut self) {
@@ -168,6 +187,7 @@ impl Machine {
         *self.links.1.lock().unwrap() = routed.collect();
         self.core = core(self.directory.path().to_owned(), self.links.clone(), self.now);
         self.swept = false;
+        self.swept_acl = false;
         self.act();
     }
 
@@ -202,7 +222,8 @@ impl Machine {
 
     pub fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Program { delta, retire, answers, orders } => {
+            Effect::Program { delta, acl, retire, answers, attached, orders } => {
+                self.ruleset.apply(*acl);
                 for prefix in &delta.remove {
                     assert!(!delta.set.contains_key(prefix), "{prefix} is both set and removed");
                     self.fib.remove(prefix);
@@ -212,7 +233,8 @@ impl Machine {
                     self.core.programmed();
                 }
                 self.retired.extend(retire.iter().map(|link| link.index));
-                answers.into_iter().for_each(|answer| drop(answer.send(Ok(()))));
+                let answers = answers.into_iter().chain(attached);
+                answers.for_each(|answer| drop(answer.send(Ok(()))));
                 if !retire.is_empty() {
                     if self.removes {
                         self.remove_retired();
@@ -225,6 +247,7 @@ impl Machine {
                 self.swept = true;
                 self.fib = self.core.graph.desired().fib;
             }
+            Effect::SweepAcl => self.swept_acl = true,
             Effect::Claim { want, pools, taken } => {
                 let claim = super::super::claim_wanted(self.store.as_ref(), "node1", &want, &pools, taken);
                 let outcome = block_on(claim);
@@ -338,12 +361,28 @@ impl Machine {
     }
 
     pub fn ready(&mut self, attempt: Attempt, container: &str, host_ifindex: u32) -> Result<(), Refusal> {
-        let (reply, mut answer) = oneshot::channel();
+        let name = format!("default/{container}");
+        let shown = self.core.cluster.pods.get(&name).cloned();
+        let pod = shown.clone().unwrap_or_else(|| pod(&[]));
+        self.pods.insert(name.clone(), pod.clone());
+        if shown.is_none() && self.core.cluster.has_read(&[Kind::Pod]) {
+            self.update(Update::Pod(Change::Apply(object(&name, Ok(pod)))));
+        }
+        self.ready_later(attempt, container, host_ifindex).try_recv().unwrap()
+    }
+
+    pub fn ready_later(&mut self, attempt: Attempt, container: &str, host_ifindex: u32) -> Reply<()> {
+        let (reply, answer) = oneshot::channel();
         let command =
             Command::Ready { attempt, key: key(container), pod_mac: [2, 0, 0, 0, 0, 1], host_ifindex, reply };
         self.core.command(command, self.now);
         self.act();
-        answer.try_recv().unwrap()
+        answer
+    }
+
+    /// What is in force for a pod.
+    pub fn endpoint(&self, container: &str) -> Option<&Endpoint> {
+        self.ruleset.endpoints.get(&Ifname(host_ifname(&key(container)).into())).map(|endpoint| &**endpoint)
     }
 
     pub fn abort(&mut self, attempt: Attempt, container: &str) {
@@ -442,12 +481,24 @@ pub fn namespace(name: &str, labels: &[(&str, &str)], annotations: &[(&str, &str
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     };
     let wishes = Ok(Wishes::read(&owned(annotations)).unwrap());
-    object(name, Ok(Namespace { labels: owned(labels), wishes }))
+    let policed = policy::Namespace { labels: labels.iter().copied().collect(), ..Default::default() };
+    object(name, Ok(Namespace { labels: owned(labels), wishes, policed }))
 }
 
 /// A pod of the namespace `default` with these annotations.
 pub fn pod(annotations: &[(&str, &str)]) -> Pod {
     let annotations =
         annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    Pod { uid: String::new(), wishes: Ok(Wishes::read(&annotations).unwrap()) }
+    let policed = policy::Pod {
+        namespace: "default".into(),
+        node: "node1".into(),
+        labels: Labels::default(),
+        addresses: Vec::new(),
+        ports: Arc::new([]),
+        spoofing: Spoofing::Denied,
+        created: 0,
+        uid: "".into(),
+    };
+    let wishes = Ok(Wishes::read(&annotations).unwrap());
+    Pod { uid: String::new(), wishes, here: true, policed: Some(policed) }
 }

@@ -3,6 +3,7 @@
 mod addresses;
 mod answers;
 mod machine;
+mod policy;
 mod upkeep;
 mod walk;
 
@@ -110,6 +111,7 @@ fn the_speaker_is_told_only_of_acknowledged_blocks_and_only_once_all_is_read() {
     assert_eq!(owned.len(), 1);
     assert!(machine.fib.values().any(|route| *route == Route::Blackhole));
 
+    machine.read_policies();
     machine.store.set_outage(true);
     let orders = machine.orders.len();
     for container in ["a", "b", "c"] {

@@ -3,6 +3,7 @@
 mod agent;
 mod bgp;
 mod cluster;
+mod explain;
 mod operate;
 mod status;
 mod table;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use manx_bgp::api::{AfterDrain, DEFAULT_WAIT, Direction};
 use manx_bgp::types::Prefix;
+use manx_felix::graph::policy::Question;
 use manx_felix::watch::convert::words;
 use serde::Serialize;
 
@@ -28,6 +30,8 @@ use serde::Serialize;
 Examples:
   manxctl status                       sessions, blocks, routes and pods here; nodes and pools of the cluster
   manxctl status -o json | jq .node    the same for programs
+  manxctl policy explain --from shop/web --to shop/db --port 5432
+                                       whether a packet passes, and which rule of which policy decides
   manxctl bgp peers                    every BGP session of this node, and why it is not up
   manxctl bgp peer tor1                all about one of them
   manxctl bgp routes --received tor1   what it said, and what became of each route; --advertised: what it was told
@@ -59,6 +63,33 @@ enum Command {
     /// What this node's BGP speaker knows.
     #[command(subcommand)]
     Bgp(BgpCommand),
+    /// What policies let through.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+}
+
+#[derive(Subcommand)]
+enum PolicyCommand {
+    /// Whether a packet that opens a connection passes, and what decides: policy, rule and line, on both ends.
+    ///
+    /// Asked of this node's agent, for any two pods of the cluster: it evaluates what is in force here, and for pods
+    /// of other nodes what their nodes compile from the same objects.
+    Explain {
+        /// Who sends: a pod (namespace/name) or an address.
+        #[arg(long)]
+        from: String,
+        /// Who receives: a pod (namespace/name) or an address; of a Service name one of its pods.
+        #[arg(long)]
+        to: String,
+        /// To which port, as 80 or 53/udp; a ping unless given.
+        #[arg(long)]
+        port: Option<explain::Port>,
+        /// The agent's socket.
+        #[arg(long, default_value = manx_cni::protocol::DEFAULT_SOCKET)]
+        agent_socket: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
 }
 
 #[derive(Subcommand)]
@@ -235,6 +266,12 @@ async fn main() -> ExitCode {
             printed.and_then(|()| report.verdict())
         }
         Command::Bgp(command) => ask_speaker(command).await,
+        Command::Policy(PolicyCommand::Explain { from, to, port, agent_socket, output }) => {
+            let port = port.map(|explain::Port(protocol, number)| (protocol, number));
+            let question = Question { from: explain::end(&from), to: explain::end(&to), port };
+            let explained = explain::ask(&agent_socket, &question);
+            explained.and_then(|explained| print(output.output, &explained, || explain::render(&explained)))
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

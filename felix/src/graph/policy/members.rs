@@ -171,7 +171,7 @@ impl Policies {
         }
     }
 
-    fn nodes_in(&self, what: &Description) -> BTreeSet<IpAddr> {
+    pub(super) fn nodes_in(&self, what: &Description) -> BTreeSet<IpAddr> {
         let Description::Peer(Peer::Nodes(selector)) = what else { return BTreeSet::new() };
         let nodes = self.nodes.values().filter(|node| selector.matches(&node.labels));
         nodes.flat_map(|node| &node.addresses).copied().collect()

@@ -13,6 +13,7 @@
 //! class, looked at once. What an address was in is noted when it is first touched, and compared at the flush.
 
 mod compile;
+mod explain;
 mod index;
 mod members;
 mod pods;
@@ -28,6 +29,7 @@ use manx_bgp::types::Family;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use self::compile::compile;
+pub use self::explain::{End, Explanation, Party, Question};
 use self::index::Index;
 use self::pods::{ClassId, Holder, Kind, Membership, Pods};
 use self::sets::{Families, Place, Table};
@@ -47,6 +49,8 @@ pub struct Attached {
     pub uid: Arc<str>,
     /// What it holds.
     pub addresses: BTreeSet<IpAddr>,
+    /// Whether an earlier agent attached it: what that agent had put in force for it is there still.
+    pub restored: bool,
 }
 
 /// Addresses and labels of a node.
@@ -281,6 +285,40 @@ impl Policies {
     pub fn is_known(&self, ifname: &Ifname) -> bool {
         let attached = self.endpoints.get(ifname);
         attached.is_some_and(|attached| attached.pod.is_none() || self.known(attached).is_some())
+    }
+
+    /// Pods of endpoints that are closed because they are not known.
+    pub fn unknown(&self) -> impl Iterator<Item = &Arc<str>> {
+        let unknown = self.endpoints.values().filter(|attached| self.known(attached).is_none());
+        unknown.filter_map(|attached| attached.pod.as_ref())
+    }
+
+    /// The same while not all is read: endpoints that are new are closed, and nothing else is said.
+    pub fn flush_unread(&mut self) -> Delta {
+        let mut delta = Delta::default();
+        for ifname in &self.dirty_endpoints {
+            match self.endpoints.get(ifname) {
+                Some(attached) if !attached.restored && !self.shown.contains_key(ifname) => {
+                    let endpoint = Endpoint {
+                        pod: attached.pod.clone().unwrap_or_default(),
+                        addresses: attached.addresses.clone(),
+                        spoofing: Spoofing::Denied,
+                        ingress: Arc::new(closed()),
+                        egress: Arc::new(closed()),
+                    };
+                    let endpoint = Arc::new(endpoint);
+                    self.shown.insert(ifname.clone(), Arc::clone(&endpoint));
+                    delta.endpoints.insert(ifname.clone(), Some(endpoint));
+                }
+                Some(_) => {}
+                None => {
+                    if self.shown.remove(ifname).is_some() {
+                        delta.endpoints.insert(ifname.clone(), None);
+                    }
+                }
+            }
+        }
+        delta
     }
 
     /// What has changed since the last call.

@@ -1,7 +1,8 @@
 //! The graph against a reading of the API's text, and any walk against a computation from nothing.
 
 mod reference;
-mod world;
+mod size;
+pub(super) mod world;
 
 use std::collections::BTreeSet;
 

@@ -66,9 +66,8 @@ impl World {
         let mut interner = Interner::default();
         let mut inputs = Vec::new();
         for name in names(&self.namespaces, &to.namespaces) {
-            let namespace = to.namespaces.get(name).cloned();
-            let namespace =
-                namespace.and_then(|namespace| convert::namespace(namespace, &mut interner).spec.ok());
+            let namespace = to.namespaces.get(name);
+            let namespace = namespace.map(|namespace| convert::namespace(namespace, &mut interner));
             inputs.push(PolicyInput::Namespace(name.as_str().into(), namespace));
         }
         for name in names(&self.pods, &to.pods) {
@@ -102,8 +101,12 @@ impl World {
         }
         for (name, addresses) in &to.attached {
             let uid = to.pods.get(name).and_then(|pod| pod.metadata.uid.as_deref()).unwrap_or_default();
-            let attached =
-                Attached { pod: Some(name.as_str().into()), uid: uid.into(), addresses: addresses.clone() };
+            let attached = Attached {
+                pod: Some(name.as_str().into()),
+                uid: uid.into(),
+                addresses: addresses.clone(),
+                restored: false,
+            };
             inputs.push(PolicyInput::Endpoint(ifname(name), Some(attached)));
         }
         inputs
