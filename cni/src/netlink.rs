@@ -6,8 +6,8 @@
 use std::io;
 
 use netlink_packet_core::{
-    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlaBuffer, NlasIterator, Parseable,
+    DecodeError, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NetlinkBuffer, NetlinkHeader, NlaBuffer, NlasIterator, Parseable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -107,7 +107,8 @@ impl Netlink {
     /// [`NetlinkError::Refused`] when the kernel does not do it.
     pub fn request<T: Parseable<[u8]>>(&mut self, request: Request) -> Result<Vec<T>, NetlinkError> {
         let mut frame = Vec::new();
-        let sequence = self.write(&mut frame, request, NLM_F_ACK);
+        let (message, flags) = request;
+        let sequence = self.write(&mut frame, &message, flags | NLM_F_ACK);
         self.socket.send(&frame, 0)?;
         let mut replies = Vec::new();
         let mut refusal = None;
@@ -142,11 +143,11 @@ impl Netlink {
             frame.clear();
             let first = self.sequence.wrapping_add(1);
             let mut count = 0;
-            while let Some(request) = requests.next() {
+            while let Some((message, flags)) = requests.next() {
                 count += 1;
                 let full = count == BATCH_MESSAGES || frame.len() >= BATCH_OCTETS;
                 let last = full || requests.peek().is_none();
-                self.write(&mut frame, request, if last { NLM_F_ACK } else { 0 });
+                self.write(&mut frame, &message, flags | if last { NLM_F_ACK } else { 0 });
                 if last {
                     break;
                 }
@@ -179,7 +180,7 @@ impl Netlink {
     ) -> Result<Vec<K>, NetlinkError> {
         for _ in 0..DUMP_TRIES {
             let mut frame = Vec::new();
-            let sequence = self.write(&mut frame, (message.clone(), NLM_F_DUMP), 0);
+            let sequence = self.write(&mut frame, message, NLM_F_DUMP);
             self.socket.send(&frame, 0)?;
             let mut kept = Vec::new();
             let mut steady = true;
@@ -210,16 +211,19 @@ impl Netlink {
     }
 
     /// Appends one message to `frame` and returns its sequence number.
-    fn write(&mut self, frame: &mut Vec<u8>, (message, flags): Request, ack: u16) -> u32 {
+    fn write(&mut self, frame: &mut Vec<u8>, message: &RouteNetlinkMessage, flags: u16) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags | ack;
+        let length = header.buffer_len() + message.buffer_len();
+        header.length = u32::try_from(length).unwrap_or(u32::MAX);
+        header.message_type = message.message_type();
+        header.flags = NLM_F_REQUEST | flags;
         header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
-        message.finalize();
         let start = frame.len();
-        frame.resize(start + message.buffer_len().next_multiple_of(4), 0);
-        message.serialize(&mut frame[start..]);
+        frame.resize(start + length.next_multiple_of(4), 0);
+        let (head, body) = frame[start..start + length].split_at_mut(header.buffer_len());
+        header.emit(head);
+        message.emit(body);
         self.sequence
     }
 
