@@ -18,7 +18,7 @@ mod max_prefixes;
 mod policy;
 mod underlay;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub use add_paths::{AddPaths, PathCount};
 pub use bfd::{Bfd, BfdStatus};
@@ -494,7 +494,13 @@ pub struct PathInfo {
     /// The path identifier it came with, or was told with (RFC 7911); none where the session has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_id: Option<u32>,
-    /// The neighbour is restarting and has not said it again yet.
+    /// The identifier of who brought it into our AS, where it was reflected (RFC 4456).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub originator_id: Option<RouterId>,
+    /// The clusters it has been reflected by, the last first (RFC 4456).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cluster_list: Vec<Ipv4Addr>,
+    /// The neighbour is restarting, or says everything again, and has not said it again yet.
     #[serde(default)]
     pub stale: bool,
     /// `best`, `multipath`, by what it lost, or what refused it, in words; `advertised` in an Adj-RIB-Out.

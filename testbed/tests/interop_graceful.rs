@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where its helpers fail")]
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -221,7 +222,16 @@ async fn a_drain_is_seen_by_bird_and_frr_and_taken_back() {
         }
     };
     eventually(SOON, announced).await.unwrap();
-    asked(&lab, drain(0)).await;
+    // As an operator does it.
+    let manxctl = |words: &'static [&'static str]| {
+        let argv: Vec<&str> = ["manxctl", "bgp"].into_iter().chain(words.iter().copied()).collect();
+        let lab = &lab;
+        async move { lab.run("manx", &argv).await.unwrap() }
+    };
+    let shown = manxctl(&["peers"]).await;
+    assert_eq!(shown.matches("Established, draining").count(), 2, "{shown}");
+    let shown: Value = serde_json::from_str(&manxctl(&["drain", "--wait", "0", "-o", "json"]).await).unwrap();
+    assert_eq!(shown["peer"], Value::Null);
     let withdrawn = || async {
         match (bird_has(&lab, "bird", OURS).await, frr_has(&lab, OURS).await) {
             (None, None) => Ok(()),
@@ -229,7 +239,12 @@ async fn a_drain_is_seen_by_bird_and_frr_and_taken_back() {
         }
     };
     eventually(SOON, withdrawn).await.unwrap();
-    asked(&lab, Request::Undrain { peer: None }).await;
+    let shown = manxctl(&["undrain"]).await;
+    assert!(shown.starts_with("all peers: not drained"), "{shown}");
+    let shown = manxctl(&["refresh"]).await;
+    assert_eq!(shown.matches("asked for all its routes").count(), 2, "{shown}");
+    let shown = manxctl(&["why", BIRDS]).await;
+    assert!(shown.contains("best") && shown.contains("64512:7"), "{shown}");
     eventually(SOON, || reflected(&lab)).await.unwrap();
     assert_eq!(frr_has(&lab, OURS).await.unwrap().communities, "");
     assert_eq!(session(&lab, "bird").await.unwrap().flaps, 0);
@@ -254,7 +269,10 @@ async fn with_all_reflectors_lost_for_long_routes_stay_as_the_last_resort_and_ot
     let by_both = || async {
         let paths = left(&lab, RIGHTS).await;
         let good = |path: &&PathInfo| {
+            let cluster = if path.peer_name == "bird" { "10.8.8.8" } else { "10.7.7.7" };
             path.next_hop == Some("10.0.0.4".parse().unwrap())
+                && path.originator_id.map(|id| id.to_string()).as_deref() == Some("10.0.0.4")
+                && path.cluster_list == [cluster.parse::<Ipv4Addr>().unwrap()]
                 && path.communities == ["64512:9"]
                 && !path.stale
         };

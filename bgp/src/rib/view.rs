@@ -90,6 +90,8 @@ fn describe(
         med: attributes.med,
         communities: communities(attributes),
         path_id: None,
+        originator_id: attributes.originator_id,
+        cluster_list: attributes.cluster_list.clone(),
         stale: false,
         verdict,
         step,

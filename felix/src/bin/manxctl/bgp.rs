@@ -194,9 +194,16 @@ pub fn render_why(destination: &Destination) -> String {
             },
         ]
     });
+    let reflected: String = destination.paths.iter().filter_map(reflection).collect();
     let rows =
         table(["FROM", "NEXT HOP", "LOCAL PREF", "AS PATH", "ORIGIN", "MED", "COMMUNITIES", "VERDICT"], rows);
-    format!("{prefix}: {} paths, {} in use\n\n{rows}", destination.paths.len(), used.count())
+    format!("{prefix}: {} paths, {} in use\n\n{rows}{reflected}", destination.paths.len(), used.count())
+}
+
+/// Whose a reflected path is, and by which clusters it came (RFC 4456): steps of the decision look at both.
+fn reflection(path: &PathInfo) -> Option<String> {
+    let originator = path.originator_id?;
+    Some(format!("{}: originator {originator}, clusters {}\n", from(path), list(&path.cluster_list)))
 }
 
 fn from(path: &PathInfo) -> String {
@@ -302,6 +309,8 @@ pub mod tests {
                 vec!["64512:1".to_owned(), "64512:2".to_owned()]
             },
             path_id: (name == "tor1").then_some(7),
+            originator_id: None,
+            cluster_list: Vec::new(),
             stale: false,
             verdict: verdict.to_owned(),
             step: verdict.starts_with("lost").then_some(4),
@@ -318,6 +327,28 @@ pub mod tests {
         ];
         insta::assert_snapshot!(render_routes(&destinations));
         insta::assert_snapshot!("why_names_the_step", render_why(&destinations[0]));
+    }
+
+    #[test]
+    fn why_shows_by_whom_a_path_was_reflected() {
+        let path = PathInfo {
+            peer: Some([10, 0, 0, 2].into()),
+            peer_name: "rr".to_owned(),
+            next_hop: Some([10, 0, 0, 4].into()),
+            as_path: String::new(),
+            local_pref: 100,
+            origin: "IGP".to_owned(),
+            med: None,
+            communities: Vec::new(),
+            path_id: None,
+            originator_id: Some(RouterId([10, 0, 0, 4].into())),
+            cluster_list: vec![[10, 8, 8, 8].into()],
+            stale: false,
+            verdict: "best".to_owned(),
+            step: None,
+        };
+        let shown = render_why(&Destination { prefix: "10.244.2.0/26".parse().unwrap(), paths: vec![path] });
+        assert!(shown.ends_with("\nrr: originator 10.0.0.4, clusters 10.8.8.8\n"), "{shown}");
     }
 
     #[test]
