@@ -152,7 +152,7 @@ async fn pods_come_and_go_while_the_agent_is_killed_and_nothing_is_left() {
     // An agent that is killed loses those on their way, and they come back to the runtime as code 11.
     let other: Vec<_> = refused.iter().filter(|line| !line.contains(r#""code":11,"#)).collect();
     assert!(other.is_empty(), "{other:?}");
-    assert!(kills > 0 && added > cycles / 2, "{added} of {cycles}, {kills} kills");
+    assert!(kills > 0 && added > cycles / 10, "{added} of {cycles}, {kills} kills");
     eventually(SOON, || left(&lab)).await.unwrap();
 }
 
