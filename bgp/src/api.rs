@@ -16,9 +16,10 @@ pub mod community;
 mod drain;
 mod max_prefixes;
 mod policy;
+mod range;
 mod underlay;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub use add_paths::{AddPaths, PathCount};
 pub use bfd::{Bfd, BfdStatus};
@@ -26,11 +27,11 @@ pub use drain::{AfterDrain, DrainPhase, DrainStatus};
 pub use max_prefixes::{Held, MaxPrefixes, MaxPrefixesAction};
 pub use policy::{Match, Outcome, PathMatch, Policy, PrefixRange, RangeError, Rule, Source, Then, Verdict};
 
+pub use range::{AsnRange, AsnRangeError, Range, RangeId, RangeStatus};
+use serde::{Deserialize, Serialize};
 pub use underlay::Reach;
 
-use serde::{Deserialize, Serialize};
-
-use crate::types::{Asn, Family, Prefix, RouterId};
+use crate::types::{Asn, Family, Interface, Prefix, RouterId, ScopedAddr};
 
 /// The protocol's version; a client and a daemon that differ say so in words and part.
 pub const VERSION: u32 = 1;
@@ -68,7 +69,7 @@ pub enum Request {
     /// what became of it.
     Received {
         /// The neighbour's address.
-        peer: IpAddr,
+        peer: ScopedAddr,
         /// Only this prefix, or all.
         #[serde(default)]
         prefix: Option<Prefix>,
@@ -77,7 +78,7 @@ pub enum Request {
     /// AS path and next hop it was given. What is being told again (a route refresh) is not in it meanwhile.
     Advertised {
         /// The neighbour's address.
-        peer: IpAddr,
+        peer: ScopedAddr,
         /// Only this prefix, or all.
         #[serde(default)]
         prefix: Option<Prefix>,
@@ -85,7 +86,7 @@ pub enum Request {
     /// Ends a neighbour's session and begins a new one. Answered by [`Reply::Done`] once it is told.
     Reset {
         /// Which.
-        peer: IpAddr,
+        peer: ScopedAddr,
         /// For its operator (RFC 9003): cut at 255 octets; empty: none.
         #[serde(default)]
         reason: String,
@@ -94,7 +95,7 @@ pub enum Request {
     /// Answered by [`Reply::Done`] once that has begun.
     Refresh {
         /// Which.
-        peer: IpAddr,
+        peer: ScopedAddr,
         /// Whose.
         #[serde(default)]
         direction: Direction,
@@ -106,7 +107,7 @@ pub enum Request {
     Drain {
         /// Of one neighbour, whose routes are then used only where there are no others; or of all.
         #[serde(default)]
-        peer: Option<IpAddr>,
+        peer: Option<ScopedAddr>,
         /// The wait, in seconds; 60 unless set.
         #[serde(default = "default_wait")]
         wait: u32,
@@ -121,7 +122,7 @@ pub enum Request {
     Undrain {
         /// That of one neighbour, or all there are.
         #[serde(default)]
-        peer: Option<IpAddr>,
+        peer: Option<ScopedAddr>,
     },
     /// From now on: best paths, first all that are there, then changes.
     Watch,
@@ -198,6 +199,9 @@ pub struct Config {
     /// In any order; two with one address are refused.
     #[serde(default)]
     pub peers: Vec<PeerConfig>,
+    /// Neighbours known by where they call from: dynamic ones. Two of one prefix and interface are refused.
+    #[serde(default)]
+    pub ranges: Vec<Range>,
     /// Prefixes to originate.
     #[serde(default)]
     pub networks: Vec<Network>,
@@ -217,12 +221,18 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PeerConfig {
-    /// The neighbour's address.
+    /// The neighbour's address. A link-local one needs `interface`. Left out, with an interface, it is not known yet: the
+    /// session waits until it is told here.
+    #[serde(default = "unspecified")]
     pub address: IpAddr,
+    /// The interface its session runs over, and no other; any unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<Interface>,
     /// The neighbour's port, 179 unless set.
     #[serde(default = "default_port")]
     pub port: u16,
-    /// The AS it must claim; equal to ours makes it iBGP.
+    /// The AS it must claim; equal to ours makes it iBGP. To be left out only in a range.
+    #[serde(default = "no_asn")]
     pub asn: Asn,
     /// A name for people: the node or the BGPPeer it comes from.
     #[serde(default)]
@@ -317,6 +327,7 @@ impl Config {
             cluster_id: None,
             listen: Vec::new(),
             peers: Vec::new(),
+            ranges: Vec::new(),
             networks: Vec::new(),
             underlay: None,
             restarting: false,
@@ -334,6 +345,7 @@ impl PeerConfig {
     pub fn new(address: IpAddr, asn: Asn) -> Self {
         Self {
             address,
+            interface: None,
             port: default_port(),
             asn,
             name: String::new(),
@@ -362,6 +374,18 @@ impl PeerConfig {
             accept_default_route: false,
             route_reflector_client: false,
         }
+    }
+
+    /// What tells the neighbour from others.
+    pub fn scoped(&self) -> ScopedAddr {
+        ScopedAddr::new(self.address, self.interface)
+    }
+}
+
+impl Default for PeerConfig {
+    /// Of a neighbour that is yet to be named.
+    fn default() -> Self {
+        Self::new(unspecified(), no_asn())
     }
 }
 
@@ -456,7 +480,7 @@ pub struct RouteChange {
     /// On-link next hops of the best path and all equal to it (ECMP), sorted; empty: the destination is gone. An IPv4
     /// destination may have IPv6 next hops (RFC 8950).
     /// Originated prefixes are never told.
-    pub next_hops: Vec<IpAddr>,
+    pub next_hops: Vec<ScopedAddr>,
 }
 
 /// A destination with all its candidates, best first.
@@ -474,12 +498,12 @@ pub struct Destination {
 #[serde(rename_all = "camelCase")]
 pub struct PathInfo {
     /// The neighbour it came from; none: originated here. In an Adj-RIB-Out, the neighbour it was told to.
-    pub peer: Option<IpAddr>,
+    pub peer: Option<ScopedAddr>,
     /// The neighbour's name.
     #[serde(default)]
     pub peer_name: String,
     /// Its next hop; none: originated here.
-    pub next_hop: Option<IpAddr>,
+    pub next_hop: Option<ScopedAddr>,
     /// As people write it: `65001 64512 {64513}`.
     pub as_path: String,
     /// LOCAL_PREF in force.
@@ -523,6 +547,9 @@ pub struct Status {
     pub router_id: Option<RouterId>,
     /// In order of address.
     pub sessions: Vec<Session>,
+    /// How many neighbours each range has, in order of prefix.
+    #[serde(default)]
+    pub ranges: Vec<RangeStatus>,
     /// Prefixes originated, sorted.
     pub originated: Vec<Prefix>,
     /// Destinations in the Loc-RIB.
@@ -539,10 +566,13 @@ pub struct Status {
 #[serde(rename_all = "camelCase")]
 pub struct Session {
     /// The neighbour.
-    pub address: IpAddr,
+    pub address: ScopedAddr,
     /// Its name.
     pub name: String,
-    /// Its AS.
+    /// The range it called from: it is a dynamic neighbour, and gone when its session is.
+    #[serde(default)]
+    pub range: Option<Prefix>,
+    /// Its AS; 0: one from a range that may have several has not told.
     pub asn: Asn,
     /// RFC 4271's name: Idle, Connect, Active, OpenSent, OpenConfirm, Established.
     pub state: SessionState,
@@ -623,6 +653,14 @@ pub const DEFAULT_WAIT: u32 = 60;
 
 fn default_wait() -> u32 {
     DEFAULT_WAIT
+}
+
+fn unspecified() -> IpAddr {
+    Ipv6Addr::UNSPECIFIED.into()
+}
+
+fn no_asn() -> Asn {
+    Asn(0)
 }
 
 fn default_port() -> u16 {

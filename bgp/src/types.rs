@@ -1,11 +1,15 @@
 //! The nouns every part of the speaker shares.
 
+mod scoped;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use serde::{Deserialize, Serialize};
+
+pub use scoped::{Interface, InterfaceError, ScopedAddr, ScopedAddrError, is_link_local};
 
 use crate::iana::{afi, safi};
 

@@ -515,7 +515,7 @@ async fn one_past_its_limit_stays_down_until_it_is_reset_or_may_give_more() {
     let mut refused = Raw { stream: daemon.call(BAD).await.unwrap(), buffer: BytesMut::new() };
     let no = Message::Notification(wire::Notification::connection_rejected());
     assert_eq!(refused.hear().await, Some(no));
-    let reset = Request::Reset { peer: address(7, BAD), reason: String::new() };
+    let reset = Request::Reset { peer: address(7, BAD).into(), reason: String::new() };
     assert_eq!(daemon.ask(reset).await, Reply::Done);
     let mut raw = Raw::established(&daemon, BAD).await;
     raw.stream.write_all(&more(0)).await.unwrap();

@@ -22,7 +22,7 @@ fn address(host: u8) -> IpAddr {
 fn config(peers: &str) -> Config {
     let ours = address(1);
     let text = format!(
-        "asn = 64512\nrouterId = \"10.0.0.1\"\nlisten = [\"{ours}:1790\"]\n{peers}\n[[networks]]\nprefix = \"10.1.0.0/26\"\n"
+        "asn = 64512\nrouterId = \"10.0.0.1\"\nlisten = [\"{ours}:1790\"]\n{peers}\n[[networks]]\nprefix = \"10.1.0.0/26\"\n[[ranges]]\nprefix = \"192.0.2.0/24\"\nasns = [65001]\n"
     );
     toml::from_str(&text).unwrap()
 }

@@ -162,14 +162,14 @@ async fn a_peers_routes_are_shown_and_one_that_is_not_configured_is_named() {
     let mut client = served.greeted().await;
     let known: std::net::IpAddr = "127.0.0.9".parse().unwrap();
     let request = |peer| serde_json::to_vec(&Request::Received { peer, prefix: None }).unwrap();
-    client.say(request(known)).await;
+    client.say(request(known.into())).await;
     let none = "no peer 127.0.0.9 is configured; there is none".to_owned();
     assert_eq!(client.hear().await, Some(Reply::Error { message: none }));
     let mut orders = config(1);
     let peer = serde_json::json!({"address": known, "asn": 65001, "passive": true});
     orders.peers.push(serde_json::from_value(peer).unwrap());
     served.speaker.apply(orders).await.unwrap();
-    client.say(request(known)).await;
+    client.say(request(known.into())).await;
     assert_eq!(client.hear().await, Some(Reply::Table { destinations: Vec::new() }));
     let other = Request::Advertised { peer: "127.0.0.10".parse().unwrap(), prefix: None };
     client.say(serde_json::to_vec(&other).unwrap()).await;

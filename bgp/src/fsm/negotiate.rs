@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::restart;
+use crate::api::AsnRange;
 use crate::types::{Asn, Family, RouterId};
 use crate::wire::{AddPath, Capability, Notification, Open, SendReceive, Session};
 
@@ -16,8 +17,8 @@ pub struct Local {
     pub asn: Asn,
     /// Our BGP Identifier.
     pub router_id: RouterId,
-    /// The AS the neighbour must claim.
-    pub peer_asn: Asn,
+    /// The ASes the neighbour may claim.
+    pub peer_asns: Vec<AsnRange>,
     /// Families offered.
     pub families: Vec<Family>,
     /// Hold time offered, in seconds: 0 or at least 3.
@@ -51,6 +52,8 @@ pub struct Negotiated {
     pub keepalive: Option<Duration>,
     /// How long the neighbour may take not one octet of what it is sent (RFC 9687).
     pub send_hold_time: Duration,
+    /// The neighbour's AS.
+    pub asn: Asn,
     /// The neighbour's BGP Identifier.
     pub router_id: RouterId,
     /// Both take IPv4 routes with IPv6 next hops (RFC 8950).
@@ -98,8 +101,9 @@ impl Local {
     /// # Errors
     /// The wrong AS (2/2), our own identifier from our own AS (2/3), or no family in common (2/7).
     pub fn negotiate(&self, theirs: &Open) -> Result<Negotiated, Refusal> {
-        if theirs.asn != self.peer_asn {
-            let why = format!("peer says {}, we expect {}", theirs.asn, self.peer_asn);
+        if !self.peer_asns.iter().any(|range| range.contains(theirs.asn)) {
+            let expected: Vec<_> = self.peer_asns.iter().map(AsnRange::to_string).collect();
+            let why = format!("peer says {}, we expect {}", theirs.asn, expected.join(" or "));
             return Err(Refusal { notification: Notification::bad_peer_as(), why });
         }
         let ebgp = theirs.asn != self.asn;
@@ -131,6 +135,7 @@ impl Local {
             hold_time,
             keepalive: self.keepalive(hold_time),
             send_hold_time: self.send_hold_time(hold_time),
+            asn: theirs.asn,
             router_id: theirs.router_id,
             extended_next_hop: self.extended_next_hop
                 && has(&|capability| match capability {
@@ -211,7 +216,7 @@ mod tests {
         Local {
             asn: Asn(asn),
             router_id: RouterId([10, 0, 0, id].into()),
-            peer_asn: Asn(65001),
+            peer_asns: vec![Asn(65001).into()],
             families: Family::ALL.to_vec(),
             hold_time: 90,
             keepalive: None,

@@ -54,7 +54,7 @@ pub(super) fn local(asn: u32, id: u8, peer_asn: u32) -> Local {
     Local {
         asn: Asn(asn),
         router_id: RouterId([10, 0, 0, id].into()),
-        peer_asn: Asn(peer_asn),
+        peer_asns: vec![Asn(peer_asn).into()],
         families: Family::ALL.to_vec(),
         hold_time: 9,
         keepalive: None,

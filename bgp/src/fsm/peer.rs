@@ -187,6 +187,11 @@ impl Peer {
         self.local.restart.start
     }
 
+    /// Whether it has no connection, and calls and refuses nobody: of one that never calls, nothing is left.
+    pub fn is_at_rest(&self) -> bool {
+        self.is_alone() && self.phase == Phase::Active
+    }
+
     fn is_alone(&self) -> bool {
         self.slots.iter().all(Option::is_none)
     }
@@ -333,7 +338,7 @@ impl Peer {
             Role::Passive => Role::Active,
         };
         let ours = (self.local.router_id, self.local.asn);
-        let theirs = (opened.negotiated.router_id, self.local.peer_asn);
+        let theirs = (opened.negotiated.router_id, opened.negotiated.asn);
         let winner = if ours > theirs { Role::Active } else { Role::Passive };
         let loses = match &self.slots[other as usize] {
             None => false,

@@ -360,6 +360,7 @@ proptest! {
             stopped = match &event {
                 Event::Start => false,
                 Event::Stop(_) => true,
+                Event::PrefixLimit(over) => stopped || is_up && over.restart_after.is_none(),
                 _ => stopped,
             };
             let ticked = matches!(event, Event::Tick);

@@ -9,7 +9,7 @@ use super::peers::Peers;
 use super::policy::Applied;
 use super::{PeerFacts, martian, policy};
 use crate::types::{Asn, Family, Prefix};
-use crate::wire::{Community, Nlri};
+use crate::wire::{Community, NextHop, Nlri};
 
 /// Judges what one peer said.
 pub(super) struct Judge<'a> {
@@ -83,14 +83,15 @@ fn made(
     standing: Standing,
 ) -> Path {
     let Received { attributes, next_hop } = received.clone();
+    let on_link = on_link(next_hop, facts);
     let path = Path {
         attributes,
-        next_hop,
+        next_hop: on_link.unwrap_or(next_hop),
         source: Some(peer),
         path_id: 0,
         refusal: None,
         generation: standing.generation,
-        received: None,
+        received: on_link.map(|_| Arc::new(received.clone())),
     };
     let applied = match judged {
         Ok(applied) => applied,
@@ -121,6 +122,16 @@ fn made(
             let received = Some(Arc::new(received.clone()));
             Path { attributes: Arc::new(attributes), next_hop, received, ..path }
         }
+    }
+}
+
+/// A peer that is known by its link alone is reached by its link-local address, whatever global one it tells beside.
+fn on_link(next_hop: NextHop, facts: &PeerFacts) -> Option<NextHop> {
+    match next_hop {
+        NextHop::V6 { link_local: Some(global), .. } if facts.zone.is_some() => {
+            Some(NextHop::V6 { global, link_local: None })
+        }
+        _ => None,
     }
 }
 

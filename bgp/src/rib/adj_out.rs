@@ -1,7 +1,7 @@
 //! What of a route goes out, and as which octets.
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -274,10 +274,26 @@ fn exported(
         NextHopMode::Own => false,
         NextHopMode::Keep => true,
     };
+    let link_local = audience.next_hops.iter().find_map(|addr| match addr {
+        IpAddr::V6(addr) if addr.is_unicast_link_local() => Some(*addr),
+        _ => None,
+    });
+    // RFC 2545, section 3: beside a global address also the link-local one, on the link it is of.
+    let own = || match own()? {
+        IpAddr::V6(global) => {
+            Some(NextHop::V6 { global, link_local: link_local.filter(|link_local| *link_local != global) })
+        }
+        addr => Some(addr.into()),
+    };
     let next_hop = if keep && origin != RouteOrigin::Here {
-        passed_on(path.next_hop).filter(|next_hop| other || Family::of(next_hop.addr()) == family)
+        match path.next_hop {
+            // Of use on one link only, which is ours: who is on another needs us.
+            NextHop::V6 { global, .. } if global.is_unicast_link_local() => own(),
+            learned => Some(learned.addr().into())
+                .filter(|next_hop: &NextHop| other || Family::of(next_hop.addr()) == family),
+        }
     } else {
-        own().map(NextHop::from)
+        own()
     };
     let policy = audience.export.as_ref();
     let wanted = policy.and_then(|policy| policy.apply(applied, family, audience.local_asn, &mut attributes));
@@ -303,14 +319,6 @@ fn last_words(path: &Path, audience: &Audience, attributes: &mut Attributes) {
     if audience.session.ebgp {
         // RFC 4271, section 5.1.5.
         attributes.local_pref = None;
-    }
-}
-
-/// A link-local next hop is of one link only (RFC 2545, section 3): without it, and not without a global one.
-fn passed_on(next_hop: NextHop) -> Option<NextHop> {
-    match next_hop {
-        NextHop::V6 { global, .. } if global.is_unicast_link_local() => None,
-        other => Some(other.addr().into()),
     }
 }
 

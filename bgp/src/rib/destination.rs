@@ -1,12 +1,11 @@
 //! All paths to one prefix, the best first.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use super::decision::{self, Verdict};
-use super::path::{Path, PathKey, PeerId};
+use super::path::{Hop, Path, PathKey, PeerId};
 use super::peers::Peers;
 use super::policy;
 
@@ -75,13 +74,12 @@ impl Paths {
     }
 
     /// Next hops of the best and its equals as they were learned, sorted; none where the prefix is originated here.
-    pub(super) fn next_hops(&self) -> SmallVec<[IpAddr; 1]> {
+    pub(super) fn next_hops(&self) -> SmallVec<[Hop; 1]> {
         let equal = match self {
             Self::Many(ranked) => &ranked.paths[..ranked.equal],
             _ => self.best().map_or(&[][..], std::slice::from_ref),
         };
-        let learned = equal.iter().filter(|path| path.source.is_some());
-        let mut hops: SmallVec<_> = learned.map(|path| path.next_hop.addr()).collect();
+        let mut hops: SmallVec<_> = equal.iter().filter_map(|path| Hop::of(path)).collect();
         if hops.len() > 1 {
             hops.sort_unstable();
             hops.dedup();

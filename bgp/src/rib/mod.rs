@@ -58,7 +58,7 @@ pub use policy::Policy;
 use table::Table;
 
 use crate::api::{Network, NextHopMode, PathCount, Reach, RouteChange};
-use crate::types::{Asn, Family, Prefix, RouterId};
+use crate::types::{Asn, Family, Interface, Prefix, RouterId, ScopedAddr};
 use crate::wire::frame::MAX_EXTENDED;
 use crate::wire::{
     self, Announcement, Attributes, Community, Message, NextHop, Nlri, Session, Update, frame,
@@ -69,6 +69,8 @@ use crate::wire::{
 pub struct PeerFacts {
     /// Its address: the last tie-break.
     pub address: IpAddr,
+    /// Where that is link-local, the interface it is on: link-local next hops it tells are there.
+    pub zone: Option<Interface>,
     /// Its name, for people.
     pub name: String,
     /// Its AS.
@@ -108,6 +110,13 @@ pub struct PeerFacts {
     pub import: Option<Policy>,
     /// What is told to it; see [`crate::api::PeerConfig::export`].
     pub export: Option<Policy>,
+}
+
+impl PeerFacts {
+    /// What tells it from others.
+    fn scoped(&self) -> ScopedAddr {
+        ScopedAddr { addr: self.address, zone: self.zone }
+    }
 }
 
 /// How far a peer and we are to do without each other before a session or the speaker ends (RFC 8326).
@@ -309,7 +318,7 @@ impl Rib {
     /// is up already is taken down first.
     pub fn peer_up(&mut self, peer: PeerId, facts: PeerFacts) {
         let same = self.peers.facts.get(&peer).is_some_and(|before| {
-            (before.asn, before.router_id, before.address) == (facts.asn, facts.router_id, facts.address)
+            (before.asn, before.router_id, before.scoped()) == (facts.asn, facts.router_id, facts.scoped())
         });
         if !same || self.tables.ipv4.hears(peer) || self.tables.ipv6.hears(peer) {
             self.peer_down(peer);

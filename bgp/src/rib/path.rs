@@ -10,6 +10,7 @@ use hashbrown::HashTable;
 use rustc_hash::FxHasher;
 
 use super::numbers::Numbers;
+use crate::types::is_link_local;
 use crate::wire::{Attributes, NextHop};
 
 /// A peer, as the RIB's owner numbers it; a number may be used again after [`super::Rib::peer_down`].
@@ -53,6 +54,23 @@ pub(super) struct Path {
 pub(super) struct PathKey {
     pub(super) source: Option<PeerId>,
     pub(super) path_id: u32,
+}
+
+/// Where a learned path leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Hop {
+    pub(super) addr: IpAddr,
+    /// Whose link a link-local one is on.
+    pub(super) via: Option<PeerId>,
+}
+
+impl Hop {
+    /// None where the path begins here.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let source = path.source?;
+        let addr = path.next_hop.addr();
+        Some(Self { addr, via: is_link_local(addr).then_some(source) })
+    }
 }
 
 /// How a path stands that its peer has not said just now.

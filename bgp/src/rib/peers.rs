@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
+
 use super::PeerFacts;
 use super::decision::{Candidate, DEFAULT_LOCAL_PREF};
 use super::next_hops::NextHops;
-use super::path::{Path, PeerId};
-use crate::types::{Asn, RouterId};
+use super::path::{Hop, Path, PeerId};
+use crate::types::{Asn, RouterId, ScopedAddr};
 use crate::wire::Community;
 
 #[derive(Debug)]
@@ -28,6 +30,20 @@ impl Peers {
     /// Whom a path came from; none: originated here.
     pub(super) fn source(&self, path: &Path) -> Option<&PeerFacts> {
         self.facts.get(&path.source?)
+    }
+
+    /// By whom these next hops are reached, as it is told; sorted.
+    pub(super) fn hops(&self, hops: &[Hop]) -> Vec<ScopedAddr> {
+        let on_link = |hop: &Hop| Some(ScopedAddr { addr: hop.addr, zone: self.facts.get(&hop.via?)?.zone });
+        let mut told: Vec<_> = hops.iter().filter_map(on_link).collect();
+        let elsewhere = hops.iter().filter(|hop| hop.via.is_none());
+        let elsewhere: SmallVec<[_; 1]> = elsewhere.map(|hop| hop.addr).collect();
+        told.extend(self.next_hops.neighbours(&elsewhere).into_iter().map(ScopedAddr::from));
+        if told.len() > 1 {
+            told.sort_unstable();
+            told.dedup();
+        }
+        told
     }
 
     /// What the decision process compares of a path.

@@ -14,7 +14,7 @@ use super::destination::{Destination, Paths};
 use super::destinations::{Destinations, Slot};
 use super::group::{Group, Marks, Said};
 use super::net::Net;
-use super::path::{Generation, Interner, Path, PathKey, PeerId, Standing};
+use super::path::{Generation, Hop, Interner, Path, PathKey, PeerId, Standing};
 use super::peers::Peers;
 use super::{Counts, PeerFacts};
 use crate::api::RouteChange;
@@ -329,7 +329,7 @@ impl<K: Net> Table<K> {
                 destination.paths.rank(peers);
             });
             // The same next hops may be reached by other neighbours.
-            if destination.paths.next_hops().iter().any(|hop| changed.contains(hop)) {
+            if destination.paths.next_hops().iter().any(|hop| changed.contains(&hop.addr)) {
                 self.followers.list(slot, &mut destination.listed);
             }
         }
@@ -342,7 +342,8 @@ impl<K: Net> Table<K> {
         let circular = |paths: &&Paths| {
             paths.all().iter().any(|path| path.source.is_some() && path.next_hop.addr() == next_hop)
         };
-        paths.filter(|paths| !circular(paths)).map(Paths::next_hops).unwrap_or_default()
+        let hops = paths.filter(|paths| !circular(paths)).map(Paths::next_hops).unwrap_or_default();
+        hops.iter().map(|hop| hop.addr).collect()
     }
 
     /// Whether a route that next hops may hang on is another.
@@ -383,7 +384,7 @@ impl<K: Net> Table<K> {
         for slot in std::mem::take(&mut self.followers.listed) {
             let destination = self.destinations.get_mut(slot);
             destination.listed = false;
-            let next_hops = peers.next_hops.neighbours(&destination.paths.next_hops());
+            let next_hops = peers.hops(&destination.paths.next_hops());
             changes.push(RouteChange { prefix: destination.key.prefix(), next_hops });
         }
         changes[start..].sort_unstable_by_key(|change| change.prefix);
@@ -434,10 +435,7 @@ impl<K: Net> Table<K> {
                 .iter()
                 .map(|(_, destination)| (destination.key, destination.paths.next_hops()))
                 .filter(|(_, hops)| !hops.is_empty())
-                .map(|(key, hops)| RouteChange {
-                    prefix: key.prefix(),
-                    next_hops: peers.next_hops.neighbours(&hops),
-                }),
+                .map(|(key, hops)| RouteChange { prefix: key.prefix(), next_hops: peers.hops(&hops) }),
         );
         routes[start..].sort_unstable_by_key(|route| route.prefix);
     }
@@ -635,8 +633,8 @@ impl<K: Net> Followers<K> {
 }
 
 /// Where the only path to a destination leads.
-fn hop(path: Option<&Arc<Path>>) -> Option<IpAddr> {
-    path.filter(|path| path.source.is_some()).map(|path| path.next_hop.addr())
+fn hop(path: Option<&Arc<Path>>) -> Option<Hop> {
+    Hop::of(path?)
 }
 
 impl PeerTable {

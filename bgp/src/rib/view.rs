@@ -4,7 +4,7 @@ use super::group::Said;
 use super::path::Path;
 use super::{PeerFacts, PeerId, Rib, decision};
 use crate::api::{Destination, PathInfo};
-use crate::types::{Family, Prefix};
+use crate::types::{Family, Prefix, ScopedAddr};
 use crate::wire::{Attributes, NextHop};
 
 impl Rib {
@@ -81,9 +81,9 @@ fn describe(
     step: Option<u8>,
 ) -> PathInfo {
     PathInfo {
-        peer: source.map(|facts| facts.address),
+        peer: source.map(PeerFacts::scoped),
         peer_name: source.map(|facts| facts.name.clone()).unwrap_or_default(),
-        next_hop: source.map(|_| next_hop.addr()),
+        next_hop: source.map(|facts| ScopedAddr::new(next_hop.addr(), facts.zone)),
         as_path: attributes.as_path.to_string(),
         local_pref: attributes.local_pref.unwrap_or(decision::DEFAULT_LOCAL_PREF),
         origin: attributes.origin.to_string(),

@@ -1,13 +1,17 @@
 //! Wanted states: what is wrong with one, what differs between two, in words.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::sockopt;
-use crate::api::{Bfd, Config, GracefulRestart, MaxPrefixes, MaxPrefixesAction, PeerConfig};
+use crate::api::{
+    AsnRange, Bfd, Config, GracefulRestart, MaxPrefixes, MaxPrefixesAction, PeerConfig, Range, RangeId,
+    Secret,
+};
 use crate::fsm::restart;
+use crate::iana::BGP_PORT;
 use crate::rib::{NetworkError, Rib};
-use crate::types::{Asn, Family, Prefix};
+use crate::types::{Asn, Family, Prefix, ScopedAddr, is_link_local};
 
 /// What is wrong with a [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,10 +29,23 @@ pub enum ConfigError {
     #[error("peer {address}: {fault}")]
     Peer {
         /// Which.
-        address: IpAddr,
+        address: ScopedAddr,
         /// What is wrong with it.
         fault: PeerFault,
     },
+    /// One range's settings.
+    #[error("range {range}: {fault}")]
+    Range {
+        /// Which.
+        range: RangeId,
+        /// What is wrong with it.
+        fault: RangeFault,
+    },
+    /// The kernel knows a key by address alone, and asks everybody in a range with one for it.
+    #[error(
+        "{0} and {1} hold the same address and have different passwords, or only the other has one: give both the same"
+    )]
+    Passwords(String, String),
     /// RFC 4456, section 7.
     #[error(
         "clusterId is 0.0.0.0: leave it out for our BGP Identifier, or give one the cluster's reflectors share"
@@ -49,7 +66,7 @@ pub enum PeerFault {
     #[error("it is listed twice; a neighbour has one session, so list it once")]
     Twice,
     /// RFC 7607.
-    #[error("asn is 0, which no AS has: give the neighbour's")]
+    #[error("asn is missing or 0, which no AS has: give the neighbour's")]
     NoAsn,
     /// RFC 4271, section 4.2.
     #[error("holdTime is {0} s; it is 0 (none) or at least 3")]
@@ -103,9 +120,17 @@ pub enum PeerFault {
     /// Of no use as a neighbour.
     #[error("it is not the address of one host: give the neighbour's own address")]
     NotAHost,
-    /// Needs an interface, which a session here does not have.
-    #[error("a link-local address is of no use without an interface: give a global one")]
+    /// It is of one link only.
+    #[error(
+        "a link-local address says nothing without its interface: add interface = \"eth1\", or give a global one"
+    )]
     LinkLocal,
+    /// Nobody to speak with.
+    #[error("address is missing: give the neighbour's, or the interface it is on")]
+    NoAddress,
+    /// It is on the link.
+    #[error("multihop is {0}, but a neighbour with a link-local address is one hop away: leave it out")]
+    FarLinkLocal(u8),
     /// The kernel could not call.
     #[error("localAddress {0} is of the other family than the neighbour's address")]
     LocalFamily(IpAddr),
@@ -129,6 +154,32 @@ pub enum PeerFault {
         "localAddress is the neighbour's own address: give ours, or leave it out for the kernel's choice"
     )]
     LocalIsPeer,
+}
+
+/// What is wrong with a [`Range`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RangeFault {
+    /// Ranges are told apart by prefix and interface.
+    #[error("it is listed twice: list it once")]
+    Twice,
+    /// Nobody could call.
+    #[error("asns is empty: list the ASes its neighbours may claim, as in [65001, \"65100-65199\"]")]
+    NoAsns,
+    /// Nobody could call.
+    #[error("limit is 0; it is at least 1")]
+    NoRoom,
+    /// They are what the caller says.
+    #[error("settings.{0} is not for a range, whose neighbours each have their own: leave it out")]
+    Settings(&'static str),
+    /// They say nothing without it.
+    #[error("link-local addresses say nothing without their interface: add settings.interface")]
+    LinkLocal,
+    /// RFC 4456 reflects inside one AS.
+    #[error("settings.routeReflectorClient is for neighbours in our own AS: asns has others")]
+    ExternalClient,
+    /// What is said of each.
+    #[error("settings: {0}")]
+    Peer(PeerFault),
 }
 
 /// Judges a wanted state by itself; what the machine says to it is found out by applying it.
@@ -156,22 +207,31 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     }
     let mut addresses = BTreeSet::new();
     for peer in &config.peers {
-        let fault = if addresses.insert(peer.address) { check_peer(peer) } else { Err(PeerFault::Twice) };
+        let fault = if addresses.insert(peer.scoped()) { check_peer(peer) } else { Err(PeerFault::Twice) };
         let fault = if peer.route_reflector_client && peer.asn != config.asn {
             Err(PeerFault::ExternalClient)
         } else {
             fault
         };
-        fault.map_err(|fault| ConfigError::Peer { address: peer.address, fault })?;
+        fault.map_err(|fault| ConfigError::Peer { address: peer.scoped(), fault })?;
     }
+    let mut ranges = BTreeSet::new();
+    for range in &config.ranges {
+        let fault =
+            if ranges.insert(range.id()) { check_range(range, config) } else { Err(RangeFault::Twice) };
+        fault.map_err(|fault| ConfigError::Range { range: range.id(), fault })?;
+    }
+    check_passwords(config)?;
     Ok(Rib::new(config.asn, config.router_id).set_networks(&config.networks)?)
 }
 
 fn check_peer(peer: &PeerConfig) -> Result<(), PeerFault> {
     let link_local = match peer.address {
         IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local() && peer.interface.is_none(),
     };
+    let far = peer.multihop.filter(|_| peer.scoped().zone.is_some());
+    let nobody = peer.address.is_unspecified();
     let rules = [&peer.import, &peer.export].into_iter().flatten().map(|policy| policy.rules.len()).max();
     let broadcast = matches!(peer.address, IpAddr::V4(address) if address.is_broadcast());
     let bad_password = peer.password.as_ref().map(|password| password.reveal().len());
@@ -199,9 +259,9 @@ fn check_peer(peer: &PeerConfig) -> Result<(), PeerFault> {
             Err(PeerFault::LocalAsn(peer.local_asn.map_or(0, |asn| asn.0)))
         }
         _ if peer.port == 0 => Err(PeerFault::NoPort),
-        _ if peer.address.is_unspecified() || peer.address.is_multicast() || broadcast => {
-            Err(PeerFault::NotAHost)
-        }
+        _ if nobody && peer.scoped().zone.is_none() => Err(PeerFault::NoAddress),
+        _ if far.is_some_and(|hops| hops > 1) => Err(PeerFault::FarLinkLocal(far.unwrap_or_default())),
+        _ if peer.address.is_multicast() || broadcast => Err(PeerFault::NotAHost),
         _ if link_local => Err(PeerFault::LinkLocal),
         _ if let Some(bfd) = &peer.bfd
             && let Err(fault) = check_bfd(bfd) =>
@@ -212,6 +272,69 @@ fn check_peer(peer: &PeerConfig) -> Result<(), PeerFault> {
         Some(local) if local == peer.address => Err(PeerFault::LocalIsPeer),
         Some(_) | None => Ok(()),
     }
+}
+
+fn check_range(range: &Range, config: &Config) -> Result<(), RangeFault> {
+    let Range { prefix, asns, limit, settings } = range;
+    let local = settings.local_asn.unwrap_or(config.asn);
+    let ours = |asns: &AsnRange| asns.single() == Some(config.asn);
+    match settings {
+        _ if asns.is_empty() => Err(RangeFault::NoAsns),
+        _ if *limit == 0 => Err(RangeFault::NoRoom),
+        _ if !settings.address.is_unspecified() => Err(RangeFault::Settings("address")),
+        _ if settings.asn != Asn(0) => Err(RangeFault::Settings("asn")),
+        _ if settings.port != BGP_PORT => Err(RangeFault::Settings("port")),
+        _ if is_link_local(prefix.addr()) && settings.interface.is_none() => Err(RangeFault::LinkLocal),
+        _ if settings.route_reflector_client && !asns.iter().all(ours) => Err(RangeFault::ExternalClient),
+        _ if settings.local_asn.is_some() && asns.iter().any(|asns| asns.contains(local)) => {
+            Err(RangeFault::Peer(PeerFault::LocalAsn(local.0)))
+        }
+        _ => {
+            // What holds for any neighbour in it.
+            let address = prefix.addr();
+            let address = if address.is_unspecified() { host_of(prefix.family()) } else { address };
+            let one = PeerConfig { address, asn: Asn(u32::MAX), ..settings.clone() };
+            check_peer(&one).map_err(RangeFault::Peer)
+        }
+    }
+}
+
+fn host_of(family: Family) -> IpAddr {
+    match family {
+        Family::Ipv4 => IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+        Family::Ipv6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    }
+}
+
+fn check_passwords(config: &Config) -> Result<(), ConfigError> {
+    let peers = config.peers.iter().filter(|peer| !peer.address.is_unspecified());
+    let peers: Vec<_> = peers
+        .map(|peer| (Prefix::host(peer.address), &peer.password, || format!("peer {}", peer.scoped())))
+        .collect();
+    let ranges = config.ranges.iter();
+    let ranges: Vec<_> = ranges
+        .map(|range| (range.prefix, &range.settings.password, || format!("range {}", range.id())))
+        .collect();
+    for (who, password, name) in &peers {
+        if let Some((.., other)) = peers.iter().find(|(other, key, _)| other == who && key != password) {
+            return Err(ConfigError::Passwords(name(), other()));
+        }
+        let unsigned = |(range, key, _): &&(Prefix, &Option<Secret>, _)| {
+            range.covers(*who) && key.is_some() && password.is_none()
+        };
+        if let Some((.., other)) = ranges.iter().find(unsigned) {
+            return Err(ConfigError::Passwords(name(), other()));
+        }
+    }
+    for (who, password, name) in &ranges {
+        let differ = |(other, key, _): &&(Prefix, &Option<Secret>, _)| {
+            *other == *who && key != password || other.covers(*who) && key.is_some() && password.is_none()
+        };
+        if let Some((.., other)) = ranges.iter().find(differ) {
+            return Err(ConfigError::Passwords(name(), other()));
+        }
+    }
+    Ok(())
 }
 
 fn check_timers(peer: &PeerConfig) -> Result<(), PeerFault> {
@@ -315,7 +438,7 @@ pub(super) fn describe(old: Option<&Config>, new: &Config) -> Vec<String> {
         |address| format!("no longer listening on {address}"),
         |_, (), ()| String::new(),
     );
-    let peers = |config: &Config| config.peers.iter().map(|peer| (peer.address, peer.clone())).collect();
+    let peers = |config: &Config| config.peers.iter().map(|peer| (peer.scoped(), peer.clone())).collect();
     differ(
         &old.map(peers).unwrap_or_default(),
         &peers(new),
@@ -323,6 +446,15 @@ pub(super) fn describe(old: Option<&Config>, new: &Config) -> Vec<String> {
         |_, peer| format!("peer {} added", title(peer)),
         |address| format!("peer {address} removed"),
         describe_peer,
+    );
+    let ranges = |config: &Config| config.ranges.iter().map(|range| (range.id(), range.clone())).collect();
+    differ(
+        &old.map(ranges).unwrap_or_default(),
+        &ranges(new),
+        &mut changes,
+        |id, _| format!("range {id} added"),
+        |id| format!("range {id} removed, and its neighbours"),
+        describe_range,
     );
     let networks = |config: &Config| {
         config.networks.iter().map(|network| (network.prefix, network.communities.clone())).collect()
@@ -338,7 +470,16 @@ pub(super) fn describe(old: Option<&Config>, new: &Config) -> Vec<String> {
     changes
 }
 
-fn describe_peer(_: &IpAddr, old: &PeerConfig, new: &PeerConfig) -> String {
+fn describe_range(id: &RangeId, old: &Range, new: &Range) -> String {
+    let others = |range: &Range| Range { limit: 0, settings: PeerConfig::default(), ..range.clone() };
+    if others(old) == others(new) && !needs_restart(&old.settings, &new.settings) {
+        format!("range {id}: limits, policies or BFD settings changed")
+    } else {
+        format!("range {id}: settings changed, its neighbours begin anew")
+    }
+}
+
+fn describe_peer(_: &ScopedAddr, old: &PeerConfig, new: &PeerConfig) -> String {
     let mut what = Vec::new();
     if old.name != new.name {
         what.push(format!("renamed from \"{}\"", old.name));
@@ -371,9 +512,9 @@ fn describe_peer(_: &IpAddr, old: &PeerConfig, new: &PeerConfig) -> String {
 /// `node2 (10.0.0.2, AS64512)`.
 pub(super) fn title(peer: &PeerConfig) -> String {
     if peer.name.is_empty() {
-        format!("{} ({})", peer.address, peer.asn)
+        format!("{} ({})", peer.scoped(), peer.asn)
     } else {
-        format!("{} ({}, {})", peer.name, peer.address, peer.asn)
+        format!("{} ({}, {})", peer.name, peer.scoped(), peer.asn)
     }
 }
 
@@ -455,8 +596,14 @@ mod tests {
         assert!(fault(&peer("localAddress = \"fd00::1\"")).contains("fd00::1 is of the other family"));
         assert!(fault(&peer("localAddress = \"10.0.0.2\"")).contains("own address"));
         assert!(fault("[[peers]]\naddress = \"fe80::1\"\nasn = 1\n").contains("link-local"));
-        assert!(fault("[[peers]]\naddress = \"0.0.0.0\"\nasn = 1\n").contains("one host"));
-        assert!(fault("[[peers]]\naddress = \"10.0.0.2\"\nasn = 0\n").contains("asn is 0"));
+        assert!(fault("[[peers]]\naddress = \"0.0.0.0\"\nasn = 1\n").contains("address is missing"));
+        assert!(fault("[[peers]]\naddress = \"224.0.0.1\"\nasn = 1\n").contains("one host"));
+        assert!(fault("[[peers]]\naddress = \"10.0.0.2\"\n").contains("asn is missing"));
+        let on_link = "[[peers]]\naddress = \"fe80::1\"\ninterface = \"eth1\"\nasn = 1\n";
+        assert_eq!(check(&config(on_link)), Ok(()));
+        assert_eq!(check(&config(&on_link.replace("address = \"fe80::1\"\n", ""))), Ok(()));
+        assert!(fault(&format!("{on_link}multihop = 2")).starts_with("peer fe80::1%eth1: multihop is 2"));
+        assert!(fault("[[peers]]\naddress = \"10.0.0.2\"\nasn = 0\n").contains("asn is missing or 0"));
         assert!(fault(&peer("localAsn = 65001")).contains("localAsn is 65001"));
         assert!(fault(&peer("routeReflectorClient = true")).contains("our own AS"));
         assert!(fault("clusterId = \"0.0.0.0\"").contains("clusterId"));
@@ -473,6 +620,38 @@ mod tests {
             fault("[[networks]]\nprefix = \"10.1.0.0/26\"\ncommunities = [\"x\"]").contains("10.1.0.0/26")
         );
         assert_eq!(check(&Config { asn: Asn(0), ..config("") }), Err(ConfigError::NoAsn));
+    }
+
+    #[test]
+    fn faults_of_ranges_are_told_with_the_range() {
+        let range = |rest: &str| format!("[[ranges]]\nprefix = \"10.0.0.0/24\"\nasns = [65001]\n{rest}\n");
+        assert_eq!(check(&config(&range(""))), Ok(()));
+        assert_eq!(check(&config(&range("[ranges.settings]\nholdTime = 9\npassword = \"k\""))), Ok(()));
+        assert_eq!(fault(&range("").repeat(2)), "range 10.0.0.0/24: it is listed twice: list it once");
+        assert!(fault(&range("").replace("65001", "")).contains("asns is empty"));
+        assert!(fault(&range("limit = 0")).contains("at least 1"));
+        assert!(fault(&range("[ranges.settings]\nasn = 1")).contains("settings.asn is not for a range"));
+        assert!(fault(&range("[ranges.settings]\nholdTime = 1")).contains("settings: holdTime is 1 s"));
+        assert!(fault(&range("[ranges.settings]\nrouteReflectorClient = true")).contains("our own AS"));
+        let link_local = range("").replace("10.0.0.0/24", "fe80::/10");
+        assert!(fault(&link_local).contains("settings.interface"));
+        assert_eq!(check(&config(&format!("{link_local}[ranges.settings]\ninterface = \"eth1\""))), Ok(()));
+    }
+
+    #[test]
+    fn one_address_has_one_password() {
+        let peer = |interface: &str, password: &str| {
+            format!(
+                "[[peers]]\naddress = \"fe80::1\"\ninterface = \"{interface}\"\nasn = 1\npassword = \"{password}\"\n"
+            )
+        };
+        assert_eq!(check(&config(&(peer("eth1", "a") + &peer("eth2", "a")))), Ok(()));
+        let told = fault(&(peer("eth1", "a") + &peer("eth2", "b")));
+        assert!(told.starts_with("peer fe80::1%eth1 and peer fe80::1%eth2 hold the same address"), "{told}");
+        let range = "[[ranges]]\nprefix = \"10.0.0.0/24\"\nasns = [65001]\nsettings = { password = \"k\" }\n";
+        let inside = "[[peers]]\naddress = \"10.0.0.2\"\nasn = 65001\n";
+        assert!(fault(&format!("{range}{inside}")).starts_with("peer 10.0.0.2 and range 10.0.0.0/24"));
+        assert_eq!(check(&config(&format!("{range}{inside}password = \"other\"\n"))), Ok(()));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Which neighbours are to do without us, and how far that has come (RFC 8326). Pure. Whatever the orders are, it
 //! lasts until it is taken back, or the neighbour is configured no more.
 
+use crate::types::ScopedAddr;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::api::{AfterDrain, DrainPhase, DrainStatus};
@@ -75,12 +75,12 @@ pub(super) enum NotDrained {
 #[derive(Debug, Default)]
 pub(super) struct Drains {
     whole: Option<Drain>,
-    peers: BTreeMap<IpAddr, Drain>,
+    peers: BTreeMap<ScopedAddr, Drain>,
 }
 
 impl Drains {
     /// Begins one, of one neighbour or of the whole speaker, or begins it anew.
-    pub fn begin(&mut self, peer: Option<IpAddr>, wanted: Wanted, now: Instant) {
+    pub fn begin(&mut self, peer: Option<ScopedAddr>, wanted: Wanted, now: Instant) {
         let Wanted { reason, then, wait } = wanted;
         let drain = Drain { reason, then, until: now + wait, over: false };
         match peer {
@@ -90,7 +90,7 @@ impl Drains {
     }
 
     /// Takes one back. That of the whole speaker takes those of all neighbours with it.
-    pub fn end(&mut self, peer: Option<IpAddr>) -> Result<(), NotDrained> {
+    pub fn end(&mut self, peer: Option<ScopedAddr>) -> Result<(), NotDrained> {
         let there_was = match peer {
             Some(peer) => self.peers.remove(&peer).is_some(),
             None => {
@@ -106,25 +106,25 @@ impl Drains {
     }
 
     /// Forgets neighbours that are configured no more.
-    pub fn retain(&mut self, stays: impl Fn(&IpAddr) -> bool) {
+    pub fn retain(&mut self, stays: impl Fn(&ScopedAddr) -> bool) {
         self.peers.retain(|peer, _| stays(peer));
     }
 
     /// Of its own drain and that of the whole speaker, what has come further.
-    fn of(&self, peer: IpAddr) -> Option<(&Drain, bool)> {
+    fn of(&self, peer: ScopedAddr) -> Option<(&Drain, bool)> {
         let own = self.peers.get(&peer).map(|drain| (drain, true));
         own.into_iter().chain(self.whole.as_ref().map(|drain| (drain, false))).max_by_key(|(d, _)| d.phase())
     }
 
     /// What a neighbour is to do.
-    pub fn stage(&self, peer: IpAddr) -> Option<Stage> {
+    pub fn stage(&self, peer: ScopedAddr) -> Option<Stage> {
         let (drain, _) = self.of(peer)?;
         let alone = self.peers.contains_key(&peer);
         Some(Stage { phase: drain.phase(), reason: drain.reason.clone(), alone })
     }
 
     /// How far it has come with a neighbour.
-    pub fn status(&self, peer: IpAddr, now: Instant) -> Option<DrainStatus> {
+    pub fn status(&self, peer: ScopedAddr, now: Instant) -> Option<DrainStatus> {
         self.of(peer).map(|(drain, _)| drain.status(now))
     }
 
@@ -160,8 +160,8 @@ mod tests {
         Wanted { reason: "new kernel".to_owned(), then, wait: seconds * SECOND }
     }
 
-    fn peer(n: u8) -> IpAddr {
-        [10, 0, 0, n].into()
+    fn peer(n: u8) -> ScopedAddr {
+        std::net::IpAddr::from([10, 0, 0, n]).into()
     }
 
     #[test]

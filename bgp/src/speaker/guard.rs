@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use socket2::SockRef;
 
+use super::scope::gone;
 use super::sockopt;
 use crate::api::{PeerConfig, Secret};
-use crate::types::Asn;
+use crate::types::{Asn, Interface, Prefix};
 
 /// What leaves with it and arrives with it has passed no router.
 const FULL_TTL: u8 = 255;
@@ -16,6 +17,8 @@ const FULL_TTL: u8 = 255;
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
     peer: IpAddr,
+    /// The only way in and out.
+    interface: Option<Interface>,
     password: Option<Secret>,
     /// Of what we send; none: the kernel's choice.
     ttl: Option<u8>,
@@ -30,19 +33,32 @@ impl Guard {
         let least_ttl = peer.ttl_security.map(|hops| FULL_TTL - hops.saturating_sub(1));
         // Sent to every neighbour that may be one cable away, so that it can require it of us.
         let full = (external || least_ttl.is_some()).then_some(FULL_TTL);
-        Self { peer: peer.address, password: peer.password.clone(), ttl: peer.multihop.or(full), least_ttl }
+        // The kernel keeps a link-local session to its interface by itself.
+        let interface = peer.interface.filter(|_| peer.scoped().zone.is_none());
+        Self {
+            peer: peer.address,
+            interface,
+            password: peer.password.clone(),
+            ttl: peer.multihop.or(full),
+            least_ttl,
+        }
     }
 
     /// Before we call.
     pub fn calling(&self, socket: SockRef<'_>) -> io::Result<()> {
         if let Some(password) = &self.password {
-            sockopt::sign(&*socket, self.peer, Some(password)).map_err(explain)?;
+            sockopt::sign(&*socket, Prefix::host(self.peer), Some(password)).map_err(explain)?;
         }
         self.connected(socket)
     }
 
     /// On a connection we accepted; its listener had the key.
     pub fn connected(&self, socket: SockRef<'_>) -> io::Result<()> {
+        if let Some(interface) = self.interface {
+            socket
+                .bind_device(Some(interface.as_str().as_bytes()))
+                .map_err(|error| unbound(interface, error))?;
+        }
         if let Some(ttl) = self.ttl {
             send_with(&socket, self.peer, ttl)?;
         }
@@ -59,6 +75,16 @@ fn send_with(socket: &SockRef<'_>, peer: IpAddr, ttl: u8) -> io::Result<()> {
     match peer {
         IpAddr::V4(_) => socket.set_ttl_v4(ttl.into()),
         IpAddr::V6(_) => socket.set_unicast_hops_v6(ttl.into()),
+    }
+}
+
+fn unbound(interface: Interface, error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => io::Error::other(format!(
+            "binding a connection to {interface} needs CAP_NET_RAW on kernels before 5.7: give it, or leave interface out"
+        )),
+        _ if error.raw_os_error() == Some(nix::libc::ENODEV) => gone(interface),
+        _ => error,
     }
 }
 

@@ -9,7 +9,7 @@
 //! A neighbour that does not read holds up its own link only: the routes it is to hear stay in the RIB.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -23,8 +23,10 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::guard::Guard;
+use super::scope::socket_addr;
 use super::task::Input;
 use crate::fsm::negotiate::SEND_HOLD_TIME;
+use crate::types::ScopedAddr;
 use crate::wire::{self, Message, Notification, Session};
 
 /// Read at once, in octets.
@@ -136,12 +138,20 @@ impl Link {
 ///
 /// # Errors
 /// In words, for the session's reason: `connection refused`.
-pub(super) async fn call(to: SocketAddr, from: Option<IpAddr>, guard: Guard) -> Result<TcpStream, String> {
+pub(super) async fn call(
+    to: ScopedAddr,
+    port: u16,
+    from: Option<IpAddr>,
+    guard: Guard,
+) -> Result<TcpStream, String> {
+    let zone = to.zone;
+    let to = socket_addr(to, port).map_err(words)?;
     let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(words)?;
     guard.calling(SockRef::from(&socket)).map_err(words)?;
     if let Some(from) = from {
-        socket
-            .bind(SocketAddr::new(from, 0))
+        let from = ScopedAddr::new(from, zone);
+        socket_addr(from, 0)
+            .and_then(|from| socket.bind(from))
             .map_err(|error| format!("cannot call from {from}: {}", words(error)))?;
     }
     socket.connect(to).await.map_err(words)

@@ -1,7 +1,7 @@
 //! Accepting connections.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 use std::{io, process};
 
@@ -11,9 +11,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::link::words;
+use super::scope::scoped;
 use super::task::Input;
 use super::{guard, sockopt};
 use crate::api::Secret;
+use crate::types::{Family, Prefix};
 
 /// Connections the kernel holds for us: more than a whole cluster calling at once.
 const BACKLOG: i32 = 1024;
@@ -33,7 +35,7 @@ pub(super) struct Listener {
     address: SocketAddr,
     /// The same socket, to put keys on.
     socket: Socket,
-    keys: BTreeMap<IpAddr, Secret>,
+    keys: BTreeMap<Prefix, Secret>,
     task: JoinHandle<()>,
 }
 
@@ -47,9 +49,9 @@ impl Listener {
         Ok(Self { address, socket, keys: BTreeMap::new(), task })
     }
 
-    /// Takes calls of these peers with these passwords only, and of all others without one.
-    pub fn sign(&mut self, keys: &BTreeMap<IpAddr, Secret>) -> Result<(), ListenError> {
-        let ours = |peer: &IpAddr| peer.is_ipv4() == self.address.is_ipv4();
+    /// Takes calls of these peers and ranges with these passwords only, and of all others without one.
+    pub fn sign(&mut self, keys: &BTreeMap<Prefix, Secret>) -> Result<(), ListenError> {
+        let ours = |peers: &Prefix| peers.family() == Family::of(self.address.ip());
         let gone: Vec<_> = self.keys.keys().filter(|peer| !keys.contains_key(peer)).copied().collect();
         let other: Vec<_> =
             keys.iter().filter(|(peer, key)| ours(peer) && self.keys.get(peer) != Some(key)).collect();
@@ -117,7 +119,7 @@ async fn accept(listener: TcpListener, inputs: mpsc::Sender<Input>) {
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
-                if inputs.send(Input::Accepted(stream, from.ip().to_canonical())).await.is_err() {
+                if inputs.send(Input::Accepted(stream, scoped(from))).await.is_err() {
                     return;
                 }
             }

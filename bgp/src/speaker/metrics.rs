@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,10 +26,10 @@ use tokio::time::timeout;
 use super::Handle;
 use super::link::words;
 use super::stats::{Messages, Totals};
-use crate::api::{SessionState, Status};
+use crate::api::{RangeId, SessionState, Status};
 use crate::bfd::State;
 use crate::rib::Sizes;
-use crate::types::Family;
+use crate::types::{Family, ScopedAddr};
 use crate::wire::FaultAction;
 
 /// Where it is served unless told otherwise: on this machine only.
@@ -47,7 +47,7 @@ pub struct Report {
     /// Sessions and their counts.
     pub status: Status,
     /// Of each session of `status`.
-    pub totals: BTreeMap<IpAddr, Totals>,
+    pub totals: BTreeMap<ScopedAddr, Totals>,
     /// Of the tables.
     pub sizes: Sizes,
     /// Callers refused because no such peer is configured.
@@ -171,6 +171,19 @@ impl Page {
             self.gauges("manx_bgpd_destinations", "Destinations in the Loc-RIB.", &["family"])?;
         for (family, size) in [(Family::Ipv4, sizes.ipv4), (Family::Ipv6, sizes.ipv6)] {
             destinations.with_label_values(&[label(family)]).set(number(size));
+        }
+        let labels = &["range", "name"];
+        let sessions = "Dynamic neighbours the range has now.";
+        let sessions = self.gauges("manx_bgpd_range_sessions", sessions, labels)?;
+        let limit = self.gauges("manx_bgpd_range_limit", "How many it may have.", labels)?;
+        let crowded = "Callers refused because the range was full.";
+        let crowded = self.counters("manx_bgpd_range_refused_callers_total", crowded, labels)?;
+        for range in &status.ranges {
+            let id = RangeId { prefix: range.prefix, interface: range.interface }.to_string();
+            let labels = [id.as_str(), range.name.as_str()];
+            sessions.with_label_values(&labels).set(range.sessions.into());
+            limit.with_label_values(&labels).set(range.limit.into());
+            crowded.with_label_values(&labels).inc_by(range.refused);
         }
         let refused = "Callers refused because no such peer is configured.";
         self.counters("manx_bgpd_refused_callers_total", refused, &[])?

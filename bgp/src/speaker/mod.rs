@@ -15,19 +15,21 @@
 mod bfd;
 pub mod config;
 mod drain;
+mod dynamic;
 mod guard;
 mod limit;
 mod link;
 pub mod listen;
 pub mod metrics;
 mod neighbour;
+mod orders;
+mod scope;
 pub mod socket;
 mod sockopt;
 mod stats;
 mod task;
 mod watch;
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -38,7 +40,7 @@ pub use listen::ListenError;
 pub use watch::Watch;
 
 use crate::api::{AfterDrain, Config, Destination, Direction, Status};
-use crate::types::Prefix;
+use crate::types::{Prefix, ScopedAddr};
 
 /// What a daemon is called in `Hello` and `Status`.
 pub const NAME: &str = concat!("manx-bgpd ", env!("CARGO_PKG_VERSION"));
@@ -87,26 +89,26 @@ pub enum NoPeer {
     #[error("no peer {peer} is configured; there {}", there_are(known))]
     Unknown {
         /// Who was asked for.
-        peer: IpAddr,
+        peer: ScopedAddr,
         /// Those there are.
-        known: Vec<IpAddr>,
+        known: Vec<ScopedAddr>,
     },
     /// Its routes or ours cannot be said again.
     #[error("peer {peer} cannot be refreshed: {why}")]
     Unasked {
         /// Who was to be asked or told.
-        peer: IpAddr,
+        peer: ScopedAddr,
         /// In words.
         why: &'static str,
     },
     /// It has no session, because it is drained.
     #[error("peer {0} is drained and shut down: undrain it first")]
-    Drained(IpAddr),
+    Drained(ScopedAddr),
     /// What is to be taken back is not there.
     #[error("{}", not_drained(peer, *whole))]
     NotDrained {
         /// Whose drain; none: any.
-        peer: Option<IpAddr>,
+        peer: Option<ScopedAddr>,
         /// It is drained with all others.
         whole: bool,
     },
@@ -115,7 +117,7 @@ pub enum NoPeer {
     Gone(#[from] Gone),
 }
 
-fn not_drained(peer: &Option<IpAddr>, whole: bool) -> String {
+fn not_drained(peer: &Option<ScopedAddr>, whole: bool) -> String {
     match peer {
         Some(peer) if whole => format!("peer {peer} is drained with all others: undrain without naming one"),
         Some(peer) => format!("peer {peer} is not drained"),
@@ -123,11 +125,11 @@ fn not_drained(peer: &Option<IpAddr>, whole: bool) -> String {
     }
 }
 
-fn there_are(known: &[IpAddr]) -> String {
+fn there_are(known: &[ScopedAddr]) -> String {
     match known {
         [] => "is none".to_owned(),
         [one] => format!("is {one}"),
-        many => format!("are {}", many.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")),
+        many => format!("are {}", many.iter().map(ScopedAddr::to_string).collect::<Vec<_>>().join(", ")),
     }
 }
 
@@ -142,12 +144,12 @@ enum Command {
     Status(oneshot::Sender<Status>),
     Report(oneshot::Sender<metrics::Report>),
     Routes(Option<Prefix>, oneshot::Sender<Vec<Destination>>),
-    Received(IpAddr, Option<Prefix>, oneshot::Sender<Result<Vec<Destination>, NoPeer>>),
-    Advertised(IpAddr, Option<Prefix>, oneshot::Sender<Result<Vec<Destination>, NoPeer>>),
-    Reset(IpAddr, String, oneshot::Sender<Result<(), NoPeer>>),
-    Refresh(IpAddr, Direction, oneshot::Sender<Result<(), NoPeer>>),
-    Drain(Option<IpAddr>, drain::Wanted, oneshot::Sender<Result<(), NoPeer>>),
-    Undrain(Option<IpAddr>, oneshot::Sender<Result<(), NoPeer>>),
+    Received(ScopedAddr, Option<Prefix>, oneshot::Sender<Result<Vec<Destination>, NoPeer>>),
+    Advertised(ScopedAddr, Option<Prefix>, oneshot::Sender<Result<Vec<Destination>, NoPeer>>),
+    Reset(ScopedAddr, String, oneshot::Sender<Result<(), NoPeer>>),
+    Refresh(ScopedAddr, Direction, oneshot::Sender<Result<(), NoPeer>>),
+    Drain(Option<ScopedAddr>, drain::Wanted, oneshot::Sender<Result<(), NoPeer>>),
+    Undrain(Option<ScopedAddr>, oneshot::Sender<Result<(), NoPeer>>),
     Watch(oneshot::Sender<Watch>),
     Shutdown(String, oneshot::Sender<()>),
 }
@@ -196,32 +198,40 @@ impl Handle {
     ///
     /// # Errors
     /// See [`NoPeer`].
-    pub async fn received(&self, peer: IpAddr, prefix: Option<Prefix>) -> Result<Vec<Destination>, NoPeer> {
-        self.ask(|reply| Command::Received(peer, prefix, reply)).await?
+    pub async fn received(
+        &self,
+        peer: impl Into<ScopedAddr>,
+        prefix: Option<Prefix>,
+    ) -> Result<Vec<Destination>, NoPeer> {
+        self.ask(|reply| Command::Received(peer.into(), prefix, reply)).await?
     }
 
     /// What a neighbour was told, of one destination or of all, as it was told.
     ///
     /// # Errors
     /// See [`NoPeer`].
-    pub async fn advertised(&self, peer: IpAddr, prefix: Option<Prefix>) -> Result<Vec<Destination>, NoPeer> {
-        self.ask(|reply| Command::Advertised(peer, prefix, reply)).await?
+    pub async fn advertised(
+        &self,
+        peer: impl Into<ScopedAddr>,
+        prefix: Option<Prefix>,
+    ) -> Result<Vec<Destination>, NoPeer> {
+        self.ask(|reply| Command::Advertised(peer.into(), prefix, reply)).await?
     }
 
     /// Ends a neighbour's session with Cease/Administrative Reset and `reason` (RFC 9003), and begins a new one.
     ///
     /// # Errors
     /// See [`NoPeer`].
-    pub async fn reset(&self, peer: IpAddr, reason: &str) -> Result<(), NoPeer> {
-        self.ask(|reply| Command::Reset(peer, reason.to_owned(), reply)).await?
+    pub async fn reset(&self, peer: impl Into<ScopedAddr>, reason: &str) -> Result<(), NoPeer> {
+        self.ask(|reply| Command::Reset(peer.into(), reason.to_owned(), reply)).await?
     }
 
     /// Asks a neighbour for all its routes again, or tells it all of ours (RFC 2918, RFC 7313).
     ///
     /// # Errors
     /// See [`NoPeer`].
-    pub async fn refresh(&self, peer: IpAddr, direction: Direction) -> Result<(), NoPeer> {
-        self.ask(|reply| Command::Refresh(peer, direction, reply)).await?
+    pub async fn refresh(&self, peer: impl Into<ScopedAddr>, direction: Direction) -> Result<(), NoPeer> {
+        self.ask(|reply| Command::Refresh(peer.into(), direction, reply)).await?
     }
 
     /// Has one neighbour or all do without us: see [`crate::api::Request::Drain`].
@@ -230,7 +240,7 @@ impl Handle {
     /// See [`NoPeer`].
     pub async fn drain(
         &self,
-        peer: Option<IpAddr>,
+        peer: Option<ScopedAddr>,
         wait: Duration,
         then: AfterDrain,
         reason: &str,
@@ -243,7 +253,7 @@ impl Handle {
     ///
     /// # Errors
     /// See [`NoPeer`].
-    pub async fn undrain(&self, peer: Option<IpAddr>) -> Result<(), NoPeer> {
+    pub async fn undrain(&self, peer: Option<ScopedAddr>) -> Result<(), NoPeer> {
         self.ask(|reply| Command::Undrain(peer, reply)).await?
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use super::limit::{Verdict, Watermarks};
 use super::link::{self, Link};
 use super::stats::Stats;
 use super::task::Io;
-use crate::api::{Direction, DrainPhase, Held, PeerConfig, SessionState};
+use crate::api::{AsnRange, Direction, DrainPhase, Held, PeerConfig, RangeId, SessionState};
 use crate::bfd::State;
 use crate::fsm::restart::{Due, Forwarding, Helper, MAX_LONG_LIVED, Offer, Progress, Start};
 use crate::fsm::{Action, Cause, Event, Local, Negotiated, Peer, Role};
@@ -52,7 +52,12 @@ enum Pace {
 
 /// Everything of one neighbour.
 pub(super) struct Neighbour {
+    /// Of a dynamic one, with the AS it has told.
     pub config: PeerConfig,
+    /// The ASes it may claim.
+    pub asns: Vec<AsnRange>,
+    /// The range it called from: it is dynamic.
+    pub range: Option<RangeId>,
     pub id: PeerId,
     pub fsm: Peer,
     pub stats: Stats,
@@ -93,7 +98,7 @@ pub(super) struct Us {
 
 impl Neighbour {
     /// Stopped.
-    pub fn new(config: PeerConfig, id: PeerId, us: Us, now: Instant) -> Self {
+    pub fn new(config: PeerConfig, asns: Vec<AsnRange>, id: PeerId, us: Us, now: Instant) -> Self {
         let forwarding = match config.graceful_restart.preserve_forwarding {
             true => Forwarding::Preserved,
             false => Forwarding::Lost,
@@ -103,7 +108,7 @@ impl Neighbour {
         let local = Local {
             asn,
             router_id,
-            peer_asn: config.asn,
+            peer_asns: asns.clone(),
             families: config.families.clone(),
             hold_time: config.hold_time,
             keepalive: config.keepalive,
@@ -123,8 +128,10 @@ impl Neighbour {
         let mut helper = Helper::default();
         helper.set_limit(limit(&config));
         Self {
+            asns,
+            range: None,
             id,
-            fsm: Peer::new(local, RandomState::new().hash_one(config.address), now),
+            fsm: Peer::new(local, RandomState::new().hash_one(config.scoped()), now),
             stats: Stats::default(),
             links: [None, None],
             call: None,
@@ -142,6 +149,23 @@ impl Neighbour {
             watermarks: Watermarks::default(),
             config,
         }
+    }
+
+    /// Begins, if it is known whom with and no drain forbids it.
+    fn start(&mut self, io: &mut Io, rib: &mut Rib, now: Instant) {
+        if self.is_known() && !self.is_shut() {
+            self.handle(Event::Start, None, io, rib, now);
+        }
+    }
+
+    /// Whether it has an address.
+    pub fn is_known(&self) -> bool {
+        !self.config.address.is_unspecified()
+    }
+
+    /// Whether nothing is left of one that never is called: no connection, and no routes that wait for it.
+    pub fn has_parted(&self) -> bool {
+        self.fsm.is_at_rest() && self.helper.next_timeout().is_none()
     }
 
     /// A new name, new policies or new limits; everything else wants a new session.
@@ -206,9 +230,11 @@ impl Neighbour {
         }
     }
 
-    /// How far it has told what it has.
-    pub fn progress(&self) -> &Progress {
-        &self.progress
+    /// How far it has told what it has; nothing is to be waited for of one that nobody expects: who of a range is to come
+    /// is not known, nor whether one that is not found will be.
+    pub fn progress(&self) -> Option<&Progress> {
+        let expected = self.range.is_none() && self.is_known();
+        Some(&self.progress).filter(|progress| expected || progress.has_begun())
     }
 
     /// The start of the speaker is history.
@@ -250,9 +276,7 @@ impl Neighbour {
     /// Begins, as far as its drain lets it.
     pub fn begin(&mut self, drain: Option<Stage>, io: &mut Io, rib: &mut Rib, now: Instant) {
         self.drain = drain;
-        if !self.is_shut() {
-            self.handle(Event::Start, None, io, rib, now);
-        }
+        self.start(io, rib, now);
     }
 
     /// It is to do without us from now on, or not any more.
@@ -270,7 +294,7 @@ impl Neighbour {
                 let cease = Notification::administrative_shutdown(&stage.reason);
                 self.end(cease, io, rib, now);
             }
-            _ if was_shut && !self.is_shut() => self.handle(Event::Start, None, io, rib, now),
+            _ if was_shut => self.start(io, rib, now),
             _ => {}
         }
     }
@@ -283,14 +307,12 @@ impl Neighbour {
     /// Ends its session, and begins anew as far as its drain lets it.
     pub fn reset(&mut self, cease: Notification, io: &mut Io, rib: &mut Rib, now: Instant) {
         self.end(cease, io, rib, now);
-        if !self.is_shut() {
-            self.handle(Event::Start, None, io, rib, now);
-        }
+        self.start(io, rib, now);
     }
 
     /// Asks it for all its routes again, or tells it all of ours.
     pub fn refresh_all(&mut self, direction: Direction) -> Result<(), NoPeer> {
-        let peer = self.config.address;
+        let peer = self.config.scoped();
         let link = self.up.and_then(|role| self.links[role as usize].as_ref());
         let (Some(link), Some(negotiated)) = (link, self.fsm.established()) else {
             return Err(NoPeer::Unasked { peer, why: "the session is not established" });
@@ -428,9 +450,9 @@ impl Neighbour {
     ) -> Option<Event> {
         match action {
             Action::Connect => {
-                let to = SocketAddr::new(self.config.address, self.config.port);
-                let (address, from) = (self.config.address, self.config.local_address);
-                self.call = Some(io.call(address, link::call(to, from, self.guard.clone())));
+                let (to, port) = (self.config.scoped(), self.config.port);
+                let call = link::call(to, port, self.config.local_address, self.guard.clone());
+                self.call = Some(io.call(to, call));
             }
             Action::Admit => match self.admit(incoming.take()?, io) {
                 Ok(link) => self.links[Role::Passive as usize] = Some(link),
@@ -456,6 +478,10 @@ impl Neighbour {
             Action::Negotiated(role, negotiated) => {
                 let link = self.links[role as usize].as_ref()?;
                 link.negotiated(negotiated.session, negotiated.send_hold_time);
+                if self.range.is_some() {
+                    self.config.asn = negotiated.asn;
+                    self.title = title(&self.config);
+                }
             }
             Action::Up(role) => self.up(role, rib, now),
             Action::Down(cause) => self.down(&cause, rib, now),
@@ -483,8 +509,9 @@ impl Neighbour {
         self.log_up(negotiated, &next_hops);
         let facts = PeerFacts {
             address: self.config.address,
+            zone: self.config.scoped().zone,
             name: self.config.name.clone(),
-            asn: self.config.asn,
+            asn: negotiated.asn,
             router_id: negotiated.router_id,
             session: negotiated.session.clone(),
             next_hops,

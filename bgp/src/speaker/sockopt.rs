@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use nix::libc;
 
 use crate::api::Secret;
+use crate::types::Prefix;
 
 /// The longest key, in octets: TCP_MD5SIG_MAXKEYLEN of linux/tcp.h.
 pub(super) const MAX_KEY: usize = 80;
@@ -19,6 +20,12 @@ const IP_MINTTL: libc::c_int = 21;
 
 /// IPV6_MINHOPCOUNT of linux/in6.h.
 const IPV6_MINHOPCOUNT: libc::c_int = 73;
+
+/// TCP_MD5SIG_EXT of linux/tcp.h.
+const TCP_MD5SIG_EXT: libc::c_int = 32;
+
+/// TCP_MD5SIG_FLAG_PREFIX of linux/tcp.h: the prefix length counts.
+const FLAG_PREFIX: u8 = 1;
 
 /// struct tcp_md5sig of linux/tcp.h: 216 octets, none of them padding.
 #[repr(C)]
@@ -43,26 +50,27 @@ unsafe impl Plain for libc::c_int {}
 // SAFETY: 128 + 1 + 1 + 2 + 4 + 80 octets, each field at a multiple of its alignment; a test counts them.
 unsafe impl Plain for Md5Signature {}
 
-/// Requires signatures with this key on all segments from and to a peer; without one, no more. Belongs on
-/// a socket before it calls, and on the listening one: what it accepts inherits the key.
-pub(super) fn sign(socket: &impl AsFd, peer: IpAddr, key: Option<&Secret>) -> io::Result<()> {
+/// Requires signatures with this key on all segments from and to a peer, or all peers of a range; without one, no
+/// more. Of several keys that of the longest range counts. Belongs on a socket before it calls, and on the listening
+/// one: what it accepts inherits the key.
+pub(super) fn sign(socket: &impl AsFd, peers: Prefix, key: Option<&Secret>) -> io::Result<()> {
     let key = key.map(Secret::reveal).unwrap_or_default().as_bytes();
     let mut option = Md5Signature {
         address: [0; 128],
-        flags: 0,
-        prefix_length: 0,
+        flags: FLAG_PREFIX,
+        prefix_length: peers.length(),
         key_length: key.len() as u16,
         interface: 0,
         key: [0; MAX_KEY],
     };
     option.key.get_mut(..key.len()).ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(key);
-    let (family, at, octets) = match peer {
+    let (family, at, octets) = match peers.addr() {
         IpAddr::V4(address) => (libc::AF_INET, 4, address.octets().to_vec()),
         IpAddr::V6(address) => (libc::AF_INET6, 8, address.octets().to_vec()),
     };
     option.address[..2].copy_from_slice(&(family as libc::sa_family_t).to_ne_bytes());
     option.address[at..at + octets.len()].copy_from_slice(&octets);
-    set(socket, libc::IPPROTO_TCP, libc::TCP_MD5SIG, &option)
+    set(socket, libc::IPPROTO_TCP, TCP_MD5SIG_EXT, &option)
 }
 
 /// Drops what arrives with a lower TTL or hop limit.
@@ -103,13 +111,19 @@ mod tests {
     #[test]
     fn the_kernel_takes_keys_of_both_families_and_forgets_them_again() {
         let key = Secret::from("k".repeat(MAX_KEY));
-        for (bind, peer) in [("127.0.0.1:0", "127.0.0.2"), ("[::1]:0", "fd00::2")] {
+        for (bind, peers) in
+            [("127.0.0.1:0", ["127.0.0.2/32", "127.0.0.0/8"]), ("[::1]:0", ["fd00::2/128", "fd00::/64"])]
+        {
             let listener = std::net::TcpListener::bind(bind).unwrap();
-            let peer = peer.parse().unwrap();
-            sign(&listener, peer, Some(&key)).unwrap();
-            sign(&listener, peer, None).unwrap();
-            assert!(sign(&listener, peer, None).is_err(), "there is none any more");
-            least_ttl(&listener, peer, 255).unwrap();
+            let peers = peers.map(|prefix| prefix.parse::<Prefix>().unwrap());
+            for peers in peers {
+                sign(&listener, peers, Some(&key)).unwrap();
+            }
+            for peers in peers {
+                sign(&listener, peers, None).unwrap();
+                assert!(sign(&listener, peers, None).is_err(), "there is none any more");
+            }
+            least_ttl(&listener, peers[0].addr(), 255).unwrap();
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,19 +11,20 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep_until, timeout};
 
-use super::bfd::{Bfd, Wanted, Way};
+use super::bfd::{Bfd, Way};
 use super::drain::{Drains, NotDrained};
 use super::link::{self, Heard, Link, LinkId};
-use super::listen::{ListenError, Listener};
+use super::listen::Listener;
 use super::metrics::Report;
-use super::neighbour::{self, Neighbour, Table, Us};
+use super::neighbour::{self, Neighbour, Table};
+use super::orders::Orders;
 use super::watch::{Watch, Watcher};
-use super::{ApplyError, Command, ConfigError, NAME, NoPeer, Options, config};
-use crate::api::{Config, Destination, PeerConfig, Session, Status};
-use crate::fsm::restart::{Progress, Start};
+use super::{Command, NAME, NoPeer, Options, dynamic};
+use crate::api::{Destination, PeerConfig, RangeId, Session, Status};
+use crate::fsm::restart::Progress;
 use crate::fsm::{Event, Role};
 use crate::rib::{PeerId, Rib};
-use crate::types::Prefix;
+use crate::types::{Prefix, ScopedAddr};
 use crate::wire::Notification;
 
 /// Inputs waiting for the speaker; one of a link is what one read gave. Few: routes on the way take ten times
@@ -45,18 +46,18 @@ pub(super) enum Input {
     /// On a link, in order.
     Heard(LinkId, Vec<Heard>),
     /// The call to this neighbour with this number was answered.
-    Called(IpAddr, u64, Result<TcpStream, String>),
+    Called(ScopedAddr, u64, Result<TcpStream, String>),
     /// Somebody calls.
-    Accepted(TcpStream, IpAddr),
+    Accepted(TcpStream, ScopedAddr),
 }
 
 /// Tasks of the speaker's and what they need.
 pub(super) struct Io {
-    inputs: mpsc::Sender<Input>,
+    pub(super) inputs: mpsc::Sender<Input>,
     /// A link or a watcher has room again.
     wake: Arc<Notify>,
     tasks: JoinSet<()>,
-    links: BTreeMap<LinkId, (IpAddr, Role)>,
+    links: BTreeMap<LinkId, (ScopedAddr, Role)>,
     refusals: Arc<Semaphore>,
     /// Numbers links and calls.
     next: u64,
@@ -68,14 +69,14 @@ impl Io {
         let id = LinkId(self.number());
         let (link, run) = Link::new(id, stream, self.inputs.clone(), self.wake.clone())?;
         self.tasks.spawn(run);
-        self.links.insert(id, (peer.address, role));
+        self.links.insert(id, (peer.scoped(), role));
         Ok(link)
     }
 
     /// Starts a call; its outcome arrives as [`Input::Called`] with the number given back.
     pub fn call(
         &mut self,
-        address: IpAddr,
+        address: ScopedAddr,
         call: impl Future<Output = Result<TcpStream, String>> + Send + 'static,
     ) -> (u64, AbortHandle) {
         let (number, inputs) = (self.number(), self.inputs.clone());
@@ -107,35 +108,26 @@ impl Io {
     }
 }
 
-/// What is in force.
-struct Orders {
-    config: Config,
-    rib: Rib,
-    /// When the table counts as complete at the latest.
-    complete_by: Instant,
-    synced: bool,
-    /// Whether neighbours may be told that they have heard everything.
-    table: Table,
-}
-
 /// The owner.
 pub(super) struct Speaker {
-    options: Options,
-    orders: Option<Orders>,
-    neighbours: BTreeMap<IpAddr, Neighbour>,
-    listeners: BTreeMap<SocketAddr, Listener>,
-    watchers: Vec<Watcher>,
-    io: Io,
+    pub(super) options: Options,
+    pub(super) orders: Option<Orders>,
+    pub(super) neighbours: BTreeMap<ScopedAddr, Neighbour>,
+    pub(super) listeners: BTreeMap<SocketAddr, Listener>,
+    pub(super) watchers: Vec<Watcher>,
+    pub(super) io: Io,
     inputs: mpsc::Receiver<Input>,
     /// Started with the first neighbour that wants it.
-    bfd: Option<Bfd>,
+    pub(super) bfd: Option<Bfd>,
     /// Closed while there is no [`Speaker::bfd`].
-    ways: mpsc::Receiver<Way>,
-    next_peer: u32,
+    pub(super) ways: mpsc::Receiver<Way>,
+    pub(super) next_peer: u32,
     strangers: u64,
-    drains: Drains,
+    pub(super) drains: Drains,
     /// Nothing forwards what an earlier life announced.
-    cold: bool,
+    pub(super) cold: bool,
+    /// Calls refused because their range was full.
+    pub(super) crowded: BTreeMap<RangeId, u64>,
 }
 
 impl Speaker {
@@ -162,6 +154,7 @@ impl Speaker {
             strangers: 0,
             drains: Drains::default(),
             cold: false,
+            crowded: BTreeMap::new(),
         }
     }
 
@@ -204,6 +197,7 @@ impl Speaker {
 
     fn tick(&mut self) {
         let now = Instant::now();
+        self.drop_parted();
         if self.drains.tick(now) {
             self.drain_all(now);
         }
@@ -213,7 +207,8 @@ impl Speaker {
                 neighbour.tick(&mut self.io, &mut orders.rib, now);
             }
         }
-        let all = |done: fn(&Progress) -> bool| self.neighbours.values().all(|n| done(n.progress()));
+        let all =
+            |done: fn(&Progress) -> bool| self.neighbours.values().filter_map(Neighbour::progress).all(done);
         let late = now >= orders.complete_by;
         if orders.table == Table::Restarting && (late || all(Progress::is_not_waited_for)) {
             orders.table = Table::Complete;
@@ -264,6 +259,7 @@ impl Speaker {
                 self.handle(from, Event::Incoming, Some(stream), now);
             }
             Input::Accepted(stream, from) => {
+                let Some(stream) = self.welcome(stream, from, now) else { return };
                 self.strangers += 1;
                 if self.strangers.is_power_of_two() {
                     tracing::warn!(%from, count = self.strangers, "refused a connection: no such peer is configured");
@@ -273,7 +269,13 @@ impl Speaker {
         }
     }
 
-    fn handle(&mut self, address: IpAddr, event: Event, incoming: Option<TcpStream>, now: Instant) {
+    pub(super) fn handle(
+        &mut self,
+        address: ScopedAddr,
+        event: Event,
+        incoming: Option<TcpStream>,
+        now: Instant,
+    ) {
         if let (Some(neighbour), Some(orders)) = (self.neighbours.get_mut(&address), &mut self.orders) {
             neighbour.handle(event, incoming, &mut self.io, &mut orders.rib, now);
         }
@@ -326,7 +328,7 @@ impl Speaker {
         }
     }
 
-    fn undrain(&mut self, peer: Option<IpAddr>) -> Result<(), NoPeer> {
+    fn undrain(&mut self, peer: Option<ScopedAddr>) -> Result<(), NoPeer> {
         peer.map_or(Ok(()), |peer| self.with_peer(peer, |_, _, _| Ok(())))?;
         self.drains
             .end(peer)
@@ -340,169 +342,6 @@ impl Speaker {
         let Some(orders) = &mut self.orders else { return };
         for (address, neighbour) in &mut self.neighbours {
             neighbour.drain(self.drains.stage(*address), &mut self.io, &mut orders.rib, now);
-        }
-    }
-
-    async fn apply(&mut self, config: Config) -> Result<Vec<String>, ApplyError> {
-        config::check(&config)?;
-        let wanted = config.peers.iter().filter_map(|peer| Some((peer.address, Wanted::of(peer)?))).collect();
-        self.start_bfd(&wanted).map_err(|error| ApplyError::Bfd(error.to_string()))?;
-        self.listen(&config).await?;
-        let changes = config::describe(self.orders.as_ref().map(|orders| &orders.config), &config);
-        for change in &changes {
-            tracing::info!("{change}");
-        }
-        let now = Instant::now();
-        if self.orders.is_none() {
-            self.cold = !config.restarting;
-        }
-        // Whoever has had no session since a cold start may have routes of an earlier life.
-        let start = match &self.orders {
-            _ if self.cold => Start::Cold,
-            Some(_) => Start::Over,
-            None => Start::Restarted,
-        };
-        let us = Us { asn: config.asn, router_id: config.router_id, start };
-        let mut orders = self.identify(&config, now);
-        orders.rib.set_cluster_id(config.cluster());
-        orders.rib.set_underlay(config.underlay.as_deref());
-        // Cannot fail: the same was tried on an empty RIB by `check`.
-        let networks = orders.rib.set_networks(&config.networks).map_err(ConfigError::from);
-        self.remove_peers(&config, &mut orders.rib, now);
-        for peer in &config.peers {
-            self.apply_peer(peer, us, &mut orders.rib, now);
-        }
-        orders.config = config;
-        self.orders = Some(orders);
-        if let Some(bfd) = &self.bfd {
-            bfd.set(wanted);
-        }
-        networks?;
-        Ok(changes)
-    }
-
-    fn start_bfd(&mut self, wanted: &BTreeMap<IpAddr, Wanted>) -> io::Result<()> {
-        if self.bfd.is_none() && !wanted.is_empty() {
-            let (bfd, ways) = Bfd::start()?;
-            (self.bfd, self.ways) = (Some(bfd), ways);
-        }
-        Ok(())
-    }
-
-    /// The orders in force, emptied where our AS or identifier is another: every session and every route
-    /// hangs on them.
-    fn identify(&mut self, config: &Config, now: Instant) -> Orders {
-        let complete_by = now + self.options.start_wait;
-        let rib = Rib::new(config.asn, config.router_id);
-        match self.orders.take() {
-            Some(orders)
-                if (orders.config.asn, orders.config.router_id) == (config.asn, config.router_id) =>
-            {
-                orders
-            }
-            Some(mut orders) => {
-                for neighbour in self.neighbours.values_mut() {
-                    let cease = Notification::other_configuration_change();
-                    neighbour.end(cease, &mut self.io, &mut orders.rib, now);
-                }
-                self.neighbours.clear();
-                let gone = orders.rib.take_changes();
-                self.watchers.iter_mut().for_each(|watcher| watcher.merge(&gone));
-                Orders { rib, ..orders }
-            }
-            None => {
-                let table = if config.restarting { Table::Restarting } else { Table::Complete };
-                Orders { config: config.clone(), rib, complete_by, synced: false, table }
-            }
-        }
-    }
-
-    fn remove_peers(&mut self, config: &Config, rib: &mut Rib, now: Instant) {
-        self.drains.retain(|address| config.peers.iter().any(|peer| peer.address == *address));
-        self.neighbours.retain(|address, neighbour| {
-            let stays = config.peers.iter().any(|peer| peer.address == *address);
-            if !stays {
-                neighbour.end(Notification::peer_deconfigured(), &mut self.io, rib, now);
-            }
-            stays
-        });
-    }
-
-    fn apply_peer(&mut self, peer: &PeerConfig, us: Us, rib: &mut Rib, now: Instant) {
-        let (mut stats, mut bfd) = Default::default();
-        let mut us = us;
-        if let Some(neighbour) = self.neighbours.get_mut(&peer.address) {
-            if !config::needs_restart(&neighbour.config, peer) {
-                return neighbour.set_policy(peer.clone(), &mut self.io, rib, now);
-            }
-            neighbour.end(Notification::other_configuration_change(), &mut self.io, rib, now);
-            us.start = neighbour.fsm.start();
-            stats = std::mem::take(&mut neighbour.stats);
-            bfd = neighbour.bfd.take().filter(|_| peer.bfd.is_some());
-        }
-        let id = PeerId::new(self.next_peer);
-        self.next_peer = self.next_peer.wrapping_add(1);
-        let mut neighbour = Neighbour::new(peer.clone(), id, us, now);
-        (neighbour.stats, neighbour.bfd) = (stats, bfd);
-        neighbour.begin(self.drains.stage(peer.address), &mut self.io, rib, now);
-        self.neighbours.insert(peer.address, neighbour);
-    }
-
-    /// Listens on exactly the wanted addresses with the wanted passwords, or as before if one cannot be had.
-    async fn listen(&mut self, config: &Config) -> Result<(), ListenError> {
-        self.listen_on(config).await?;
-        let signed = self.sign(config);
-        if let (Err(_), Some(before)) = (&signed, self.orders.as_ref().map(|orders| orders.config.clone())) {
-            self.listen_on(&before).await?;
-            self.sign(&before)?;
-        }
-        signed
-    }
-
-    fn sign(&mut self, config: &Config) -> Result<(), ListenError> {
-        let keys =
-            config.peers.iter().filter_map(|peer| Some((peer.address, peer.password.clone()?))).collect();
-        self.listeners.values_mut().try_for_each(|listener| listener.sign(&keys))
-    }
-
-    async fn listen_on(&mut self, config: &Config) -> Result<(), ListenError> {
-        let gone: Vec<_> =
-            self.listeners.keys().filter(|address| !config.listen.contains(address)).copied().collect();
-        for address in &gone {
-            if let Some(listener) = self.listeners.remove(address) {
-                listener.close().await;
-            }
-        }
-        let mut opened = Vec::new();
-        for address in &config.listen {
-            if self.listeners.contains_key(address) {
-                continue;
-            }
-            match Listener::open(*address, self.io.inputs.clone()) {
-                Ok(listener) => {
-                    opened.push(*address);
-                    self.listeners.insert(*address, listener);
-                }
-                Err(error) => {
-                    self.listen_again(&gone, &opened).await;
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn listen_again(&mut self, gone: &[SocketAddr], opened: &[SocketAddr]) {
-        for address in opened {
-            if let Some(listener) = self.listeners.remove(address) {
-                listener.close().await;
-            }
-        }
-        for address in gone {
-            match Listener::open(*address, self.io.inputs.clone()) {
-                Ok(listener) => drop(self.listeners.insert(*address, listener)),
-                Err(error) => tracing::error!("{error}"),
-            }
         }
     }
 
@@ -522,7 +361,7 @@ impl Speaker {
 
     fn with_peer(
         &mut self,
-        peer: IpAddr,
+        peer: ScopedAddr,
         act: impl FnOnce(&mut Neighbour, &mut Io, &mut Rib) -> Result<(), NoPeer>,
     ) -> Result<(), NoPeer> {
         match (self.neighbours.get_mut(&peer), &mut self.orders) {
@@ -534,7 +373,7 @@ impl Speaker {
     /// What the RIB shows of one neighbour.
     fn of_peer(
         &self,
-        peer: IpAddr,
+        peer: ScopedAddr,
         view: impl FnOnce(&Rib, PeerId) -> Vec<Destination>,
     ) -> Result<Vec<Destination>, NoPeer> {
         match (self.neighbours.get(&peer), &self.orders) {
@@ -560,6 +399,7 @@ impl Speaker {
         let now = Instant::now();
         let mut status = Status {
             daemon: NAME.to_owned(),
+            ranges: Vec::new(),
             asn: None,
             router_id: None,
             sessions: Vec::new(),
@@ -575,10 +415,12 @@ impl Speaker {
                 .map(|n| Session {
                     bfd: n.bfd.as_ref().map(|way| way.status(now)),
                     prefixes: n.held(&orders.rib),
-                    drain: self.drains.status(n.config.address, now),
+                    drain: self.drains.status(n.config.scoped(), now),
+                    range: n.range.map(|range| range.prefix),
                     ..n.stats.session(&n.config, &n.fsm, orders.rib.counts(n.id), now)
                 })
                 .collect();
+            status.ranges = dynamic::status(&orders.config.ranges, &self.neighbours, &self.crowded);
             status.originated = orders.config.networks.iter().map(|network| network.prefix).collect();
             status.originated.sort();
             status.originated.dedup();

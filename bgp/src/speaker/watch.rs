@@ -1,13 +1,12 @@
 //! Watchers of the best paths: none can make the speaker wait, or hold more than the table itself.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::{Notify, mpsc};
 
 use crate::api::{Reply, RouteChange};
-use crate::types::Prefix;
+use crate::types::{Prefix, ScopedAddr};
 
 /// Changes in one [`Reply::Routes`].
 const CHUNK: usize = 4096;
@@ -35,7 +34,7 @@ impl Watch {
 /// The speaker's end of a [`Watch`].
 pub(super) struct Watcher {
     replies: mpsc::Sender<Reply>,
-    pending: BTreeMap<Prefix, Vec<IpAddr>>,
+    pending: BTreeMap<Prefix, Vec<ScopedAddr>>,
     told_synced: bool,
 }
 
@@ -79,11 +78,16 @@ impl Watcher {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     fn change(n: u32, next_hops: &[[u8; 4]]) -> RouteChange {
         let prefix = Prefix::host(IpAddr::from(n.to_be_bytes()));
-        RouteChange { prefix, next_hops: next_hops.iter().map(|address| (*address).into()).collect() }
+        RouteChange {
+            prefix,
+            next_hops: next_hops.iter().map(|address| IpAddr::from(*address).into()).collect(),
+        }
     }
 
     #[tokio::test]

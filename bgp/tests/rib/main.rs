@@ -71,6 +71,7 @@ fn except(texts: &[&str]) -> Option<Policy> {
 fn facts(n: u8, asn: u32) -> PeerFacts {
     PeerFacts {
         address: Ipv4Addr::new(10, 0, 0, n).into(),
+        zone: None,
         name: format!("peer{n}"),
         asn: Asn(asn),
         router_id: RouterId(Ipv4Addr::new(10, 0, 0, n)),

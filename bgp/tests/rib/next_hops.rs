@@ -1,7 +1,5 @@
 //! Next hops that are reached or not, at a cost, by others: RFC 4271, sections 5.1.3 and 9.1.2.
 
-use std::net::IpAddr;
-
 use manx_bgp::api::Reach;
 use manx_bgp::rib::{PeerId, Rib};
 
@@ -113,7 +111,7 @@ fn a_next_hop_that_a_learned_route_covers_follows_it() {
     );
     // What people see is as it was learned.
     let shown = &rib.destinations(Some("10.244.5.0/26".parse().unwrap()))[0].paths[0];
-    assert_eq!(shown.next_hop, Some("10.9.0.5".parse::<IpAddr>().unwrap()));
+    assert_eq!(shown.next_hop, Some("10.9.0.5".parse().unwrap()));
     rib.update(tors[1], withdraw(&["10.9.0.0/24"]));
     assert_eq!(rib.take_changes(), [change("10.9.0.0/24", &[]), change("10.244.5.0/26", &[])]);
     assert_eq!(verdicts(&rib, "10.244.5.0/26"), ["peer3: refused: next hop unreachable"]);

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use manx_bgp::api::{Network, PathCount, PathInfo, Reach};
 use manx_bgp::rib::{Drain, Leaving, PeerFacts, PeerId, Policy, Rib};
-use manx_bgp::types::{Family, Prefix, RouterId};
+use manx_bgp::types::{Family, Prefix, RouterId, ScopedAddr};
 use manx_bgp::wire::{AddPath, Attributes, Community, Nlri, Origin, Session, Update};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -240,7 +240,7 @@ fn takes() -> impl Strategy<Value = Vec<Option<Take>>> {
 struct World {
     rib: Rib,
     heard: Vec<Option<Heard>>,
-    watched: BTreeMap<Prefix, Vec<IpAddr>>,
+    watched: BTreeMap<Prefix, Vec<ScopedAddr>>,
     policies: Vec<(Option<Policy>, Option<Policy>)>,
     paths: Vec<Paths>,
     drains: Vec<Drain>,
@@ -424,7 +424,7 @@ impl World {
                 }
             };
             let mut told: Vec<_> =
-                chosen.into_iter().filter(|path| path.peer != Some(address)).map(told).collect();
+                chosen.into_iter().filter(|path| path.peer != Some(address.into())).map(told).collect();
             told.sort_unstable();
             if !told.is_empty() {
                 expected.insert(destination.prefix, told);
@@ -511,7 +511,7 @@ proptest! {
                 })
                 .collect();
             let heard_paths: BTreeMap<_, _> = (heard.routes.iter())
-                .map(|(nlri, (hop, attributes))| (*nlri, (hop.addr(), attributes.as_path.to_string())))
+                .map(|(nlri, (hop, attributes))| (*nlri, (hop.addr().into(), attributes.as_path.to_string())))
                 .collect();
             prop_assert_eq!(shown, heard_paths);
             prop_assert_eq!(one.rib.counts(peer).advertised, heard.routes.len());

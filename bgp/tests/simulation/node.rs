@@ -107,7 +107,7 @@ impl Node {
         let local = Local {
             asn: topology.asn(node),
             router_id: router_id(node),
-            peer_asn: topology.asn(other),
+            peer_asns: vec![topology.asn(other).into()],
             families: Family::ALL.to_vec(),
             hold_time: 9,
             keepalive: None,
@@ -149,7 +149,8 @@ impl Node {
             if change.next_hops.is_empty() {
                 self.watched.remove(&change.prefix);
             } else {
-                self.watched.insert(change.prefix, change.next_hops);
+                let next_hops = change.next_hops.iter().map(|hop| hop.addr).collect();
+                self.watched.insert(change.prefix, next_hops);
             }
         }
     }
@@ -181,6 +182,7 @@ pub fn facts(
     let export = api::Policy { rules: vec![prepend], default: api::Verdict::Accept };
     PeerFacts {
         address: address(other, Family::Ipv4),
+        zone: None,
         name: format!("node{other}"),
         asn: topology.asn(other),
         router_id: negotiated.router_id,

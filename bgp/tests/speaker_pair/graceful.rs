@@ -76,7 +76,7 @@ async fn a_drained_speaker_announces_its_end_withdraws_and_comes_back_when_asked
     assert_eq!(status.sessions[0].drain.as_ref().unwrap().phase, DrainPhase::Withdrawn);
     assert_eq!(one.status().await.unwrap().sessions[0].flaps, 1);
 
-    let wrong = other.undrain(Some(lab.address(1))).await.unwrap_err().to_string();
+    let wrong = other.undrain(Some(lab.address(1).into())).await.unwrap_err().to_string();
     assert!(wrong.contains("drained with all others"), "{wrong}");
     other.undrain(None).await.unwrap();
     eventually("back", &one, |status| status.destinations == 4).await;
@@ -90,7 +90,7 @@ async fn a_drained_peer_is_shut_down_with_the_reason_and_stays_so_until_it_is_ta
     let [one, other] = pair(lab, [|_| {}, |_| {}]).await;
     eventually("established", &one, |status| status.destinations == 4).await;
     eventually("established", &other, |status| status.destinations == 4).await;
-    let to = Some(lab.address(1));
+    let to = Some(lab.address(1).into());
     other.drain(to, Duration::from_millis(300), AfterDrain::Shutdown, "new kernel").await.unwrap();
     assert_eq!(other.status().await.unwrap().drain, None, "one peer is not all of it");
     let status = eventually("shut down", &one, |s| s.sessions[0].reason.is_some()).await;
@@ -106,7 +106,7 @@ async fn a_drained_peer_is_shut_down_with_the_reason_and_stays_so_until_it_is_ta
     assert_eq!(status.sessions[0].drain.as_ref().unwrap().phase, DrainPhase::Shutdown);
     other.undrain(to).await.unwrap();
     eventually("back", &one, |status| status.destinations == 4).await;
-    let stranger = other.drain(Some(lab.address(9)), Duration::ZERO, AfterDrain::Withdraw, "").await;
+    let stranger = other.drain(Some(lab.address(9).into()), Duration::ZERO, AfterDrain::Withdraw, "").await;
     assert!(stranger.unwrap_err().to_string().starts_with("no peer"));
 }
 

@@ -120,7 +120,10 @@ impl Table {
                     for change in changes {
                         match change.next_hops.is_empty() {
                             true => drop(self.routes.remove(&change.prefix)),
-                            false => drop(self.routes.insert(change.prefix, change.next_hops)),
+                            false => {
+                                let next_hops = change.next_hops.iter().map(|hop| hop.addr).collect();
+                                drop(self.routes.insert(change.prefix, next_hops));
+                            }
                         }
                     }
                 }

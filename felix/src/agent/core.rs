@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use manx_bgp::api::{self, Config};
+use manx_bgp::api::{self, Config, RouteChange};
+use manx_bgp::types::ScopedAddr;
 use manx_cni::protocol::AttachmentKey;
 use manx_ipam::claim::{Claim, Taken};
 use manx_ipam::{Allocator, BlockCidr, Pool};
@@ -337,7 +338,7 @@ impl Core {
             }
             speaker::Event::Routes(changes) => {
                 for change in changes {
-                    self.graph.apply(Input::Learned(change.prefix, change.next_hops));
+                    self.graph.apply(Input::Learned(change.prefix, on_any_link(&change)));
                 }
             }
             speaker::Event::Synced => {
@@ -472,4 +473,14 @@ impl Core {
         let detected = || self.host.mtu_of(&addresses);
         self.mtu = self.fixed_mtu.or_else(detected).unwrap_or(DEFAULT_MTU);
     }
+}
+
+/// Next hops that say where they are by themselves. One that is of one link only is not installed.
+fn on_any_link(change: &RouteChange) -> Vec<IpAddr> {
+    let (here, there): (Vec<ScopedAddr>, Vec<ScopedAddr>) =
+        change.next_hops.iter().partition(|hop| hop.zone.is_some());
+    if let [hop, ..] = here[..] {
+        tracing::warn!(prefix = %change.prefix, next_hop = %hop, "link-local next hops are not installed");
+    }
+    there.iter().map(|hop| hop.addr).collect()
 }

@@ -128,8 +128,9 @@ async fn flaps(world: &World) -> anyhow::Result<Vec<(String, IpAddr, u64)>> {
     let mut flaps = vec![];
     for node in world.nodes.keys() {
         let sessions = world.report(node).await?.speaker.sessions;
-        flaps
-            .extend(sessions.into_iter().map(|session| ((*node).to_owned(), session.address, session.flaps)));
+        flaps.extend(
+            sessions.into_iter().map(|session| ((*node).to_owned(), session.address.addr, session.flaps)),
+        );
     }
     Ok(flaps)
 }

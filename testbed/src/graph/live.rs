@@ -79,7 +79,11 @@ async fn neighbours(lab: &Lab, node: &str, runs: Runs) -> Vec<Neighbour> {
         Runs::Bridge | Runs::Host | Runs::KubeApiserver => vec![],
         Runs::Manx | Runs::ManxBgpd => {
             let Ok(Reply::Status(status)) = lab.ask_bgpd(node, &Request::Status).await else { return vec![] };
-            status.sessions.into_iter().map(|session| (session.address, session.state.to_string())).collect()
+            status
+                .sessions
+                .into_iter()
+                .map(|session| (session.address.addr, session.state.to_string()))
+                .collect()
         }
         Runs::Frr => frr(&json(&["vtysh", "-c", "show bgp summary json"]).await),
         Runs::Bird => bird(&ask(&["birdc", "show", "protocols", "all"]).await),

@@ -33,6 +33,11 @@ impl Progress {
         }
     }
 
+    /// Whether there has been a session.
+    pub fn has_begun(&self) -> bool {
+        self.awaited.is_some()
+    }
+
     /// Whether it has said all it had to say.
     pub fn is_synced(&self) -> bool {
         self.awaited.as_ref().is_some_and(BTreeSet::is_empty)

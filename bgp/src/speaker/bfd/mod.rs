@@ -27,6 +27,7 @@ pub(super) use self::socket::Hops;
 use self::thread::Thread;
 use crate::api::{BfdStatus, PeerConfig};
 use crate::bfd::{Diagnostic, Settings, State};
+use crate::types::ScopedAddr;
 
 /// Ways on their way; the thread keeps the others.
 const REPORTS: usize = 64;
@@ -67,7 +68,7 @@ impl Wanted {
 /// What a session is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Way {
-    pub peer: IpAddr,
+    pub peer: ScopedAddr,
     /// Tells a session from a later one with the same neighbour.
     pub session: u32,
     pub state: State,
@@ -125,7 +126,7 @@ fn milliseconds(duration: Duration) -> u64 {
 /// that none takes our end for a failure of the way (RFC 5882, section 3.2).
 #[derive(Debug)]
 pub(super) struct Bfd {
-    orders: Option<SyncSender<BTreeMap<IpAddr, Wanted>>>,
+    orders: Option<SyncSender<BTreeMap<ScopedAddr, Wanted>>>,
     wake: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
 }
@@ -144,7 +145,7 @@ impl Bfd {
     }
 
     /// Replaces the wanted sessions; those that stay the same notice nothing.
-    pub fn set(&self, wanted: BTreeMap<IpAddr, Wanted>) {
+    pub fn set(&self, wanted: BTreeMap<ScopedAddr, Wanted>) {
         if let (Some(orders), Some(mut wake)) = (&self.orders, self.wake.as_ref()) {
             if orders.send(wanted).is_err() {
                 tracing::error!("the BFD thread has ended: no neighbour's loss is noticed by BFD any more");
@@ -184,7 +185,7 @@ mod tests {
         let wanted = |ms| {
             let interval = Duration::from_millis(ms);
             let settings = Settings { min_tx: interval, min_rx: interval, multiplier: 20 };
-            BTreeMap::from([(us, Wanted { settings, local: Some(us), hops: Hops::One })])
+            BTreeMap::from([(us.into(), Wanted { settings, local: Some(us), hops: Hops::One })])
         };
         let mut until = async |wanted: &dyn Fn(&Way) -> bool| {
             let found = async {

@@ -10,7 +10,8 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::iana::{BFD_MULTIHOP_PORT, BFD_PORT};
-use crate::types::Family;
+use crate::speaker::scope::scoped;
+use crate::types::{Family, ScopedAddr};
 
 /// What is sent, and over one hop must arrive: no router on the way can send it (RFC 5881, section 5).
 const TTL: u8 = 255;
@@ -55,7 +56,7 @@ impl Hops {
 /// A datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Datagram {
-    pub from: IpAddr,
+    pub from: ScopedAddr,
     /// TTL or hop limit, if the kernel told it.
     pub ttl: Option<u8>,
     pub length: usize,
@@ -92,8 +93,8 @@ impl Receiver {
                 .ok()?;
         let address = message.address?;
         let from = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
-            (Some(v4), _) => IpAddr::V4(v4.ip()),
-            (None, Some(v6)) => IpAddr::V6(v6.ip()),
+            (Some(v4), _) => IpAddr::V4(v4.ip()).into(),
+            (None, Some(v6)) => scoped(SocketAddr::V6((*v6).into())),
             (None, None) => return None,
         };
         let ttl = message.cmsgs().ok()?.find_map(|control| match control {

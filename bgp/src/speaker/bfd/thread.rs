@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry::Vacant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver as Orders, TryRecvError};
@@ -17,7 +17,8 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::socket::{Datagram, Hops, Receiver, sender};
 use super::{Failure, Wanted, Way};
 use crate::bfd::{Change, Diagnostic, Packet, Session, State};
-use crate::types::Family;
+use crate::speaker::scope::socket_addr;
+use crate::types::{Family, ScopedAddr};
 
 /// Longer than any packet: what follows a packet's own length is ignored.
 const BUFFER: usize = 256;
@@ -71,7 +72,7 @@ impl Entry {
     }
 
     /// The report, if it says anything new.
-    fn report(&mut self, peer: IpAddr) -> Option<Way> {
+    fn report(&mut self, peer: ScopedAddr) -> Option<Way> {
         let told = Told {
             state: self.session.state(),
             failures: self.failures,
@@ -101,16 +102,16 @@ impl Entry {
 }
 
 pub(super) struct Thread {
-    orders: Orders<BTreeMap<IpAddr, Wanted>>,
+    orders: Orders<BTreeMap<ScopedAddr, Wanted>>,
     wake: UnixStream,
     reports: Sender<Way>,
     /// Ways that found no room; one a neighbour.
-    untold: BTreeMap<IpAddr, Way>,
-    entries: BTreeMap<IpAddr, Entry>,
-    discriminators: BTreeMap<u32, IpAddr>,
+    untold: BTreeMap<ScopedAddr, Way>,
+    entries: BTreeMap<ScopedAddr, Entry>,
+    discriminators: BTreeMap<u32, ScopedAddr>,
     ports: BTreeSet<u16>,
     receivers: BTreeMap<(Family, Hops), Receiver>,
-    timers: BTreeSet<(Instant, IpAddr)>,
+    timers: BTreeSet<(Instant, ScopedAddr)>,
     discarded: u64,
     random: RandomState,
     /// Makes each number drawn another.
@@ -118,7 +119,7 @@ pub(super) struct Thread {
 }
 
 impl Thread {
-    pub fn new(orders: Orders<BTreeMap<IpAddr, Wanted>>, wake: UnixStream, reports: Sender<Way>) -> Self {
+    pub fn new(orders: Orders<BTreeMap<ScopedAddr, Wanted>>, wake: UnixStream, reports: Sender<Way>) -> Self {
         Self {
             orders,
             wake,
@@ -158,8 +159,8 @@ impl Thread {
         }
     }
 
-    fn order(&mut self, wanted: BTreeMap<IpAddr, Wanted>, now: Instant) {
-        let gone: Vec<IpAddr> = (self.entries.iter())
+    fn order(&mut self, wanted: BTreeMap<ScopedAddr, Wanted>, now: Instant) {
+        let gone: Vec<ScopedAddr> = (self.entries.iter())
             .filter(|(peer, entry)| entry.parting.is_none() && !wanted.contains_key(peer))
             .map(|(peer, _)| *peer)
             .collect();
@@ -182,11 +183,11 @@ impl Thread {
             self.serve(peer, None, now);
         }
         let used: BTreeSet<_> =
-            self.entries.iter().map(|(peer, entry)| (Family::of(*peer), entry.wanted.hops)).collect();
+            self.entries.iter().map(|(peer, entry)| (peer.family(), entry.wanted.hops)).collect();
         self.receivers.retain(|kind, _| used.contains(kind));
     }
 
-    fn begin(&mut self, peer: IpAddr, wanted: Wanted, now: Instant) {
+    fn begin(&mut self, peer: ScopedAddr, wanted: Wanted, now: Instant) {
         self.end(peer);
         let discriminator = loop {
             let number = self.draw() as u32;
@@ -211,7 +212,7 @@ impl Thread {
         self.entries.insert(peer, entry);
     }
 
-    fn end(&mut self, peer: IpAddr) {
+    fn end(&mut self, peer: ScopedAddr) {
         let Some(entry) = self.entries.remove(&peer) else { return };
         self.discriminators.remove(&entry.discriminator);
         if let Some((_, port)) = entry.socket {
@@ -229,7 +230,7 @@ impl Thread {
     }
 
     /// Does all that a session has to do, after a packet for it or not.
-    fn serve(&mut self, peer: IpAddr, packet: Option<&Packet>, now: Instant) {
+    fn serve(&mut self, peer: ScopedAddr, packet: Option<&Packet>, now: Instant) {
         let Some(entry) = self.entries.get_mut(&peer) else { return };
         if entry.parting.is_some_and(|until| until <= now) {
             return self.end(peer);
@@ -257,10 +258,10 @@ impl Thread {
 
     /// Sends, first opening what is missing for it, to receive on as well: until that works, each packet
     /// is another try.
-    fn send(&mut self, peer: IpAddr, packet: &Packet) -> Result<(), String> {
+    fn send(&mut self, peer: ScopedAddr, packet: &Packet) -> Result<(), String> {
         let start = self.draw() as u16;
         let Some(entry) = self.entries.get_mut(&peer) else { return Ok(()) };
-        let (family, hops) = (Family::of(peer), entry.wanted.hops);
+        let (family, hops) = (peer.family(), entry.wanted.hops);
         if let Vacant(kind) = self.receivers.entry((family, hops)) {
             kind.insert(Receiver::open(family, hops).map_err(|error| error.to_string())?);
         }
@@ -271,7 +272,7 @@ impl Thread {
             entry.socket = Some((socket, port));
         }
         let Some((socket, _)) = &entry.socket else { return Ok(()) };
-        let to = SocketAddr::new(peer, hops.port());
+        let to = socket_addr(peer, hops.port()).map_err(|error| error.to_string())?;
         socket.send_to(&packet.write(), to).map_err(|error| format!("cannot send to {to}: {error}"))?;
         Ok(())
     }
@@ -327,7 +328,7 @@ impl Thread {
     }
 
     /// Whose packet it is: RFC 5880, section 6.8.6; RFC 5881, sections 3 and 5.
-    fn accept(&self, octets: &[u8], datagram: Datagram, hops: Hops) -> Result<(IpAddr, Packet), String> {
+    fn accept(&self, octets: &[u8], datagram: Datagram, hops: Hops) -> Result<(ScopedAddr, Packet), String> {
         if !hops.admit(datagram.ttl) {
             let ttl = datagram.ttl.map_or_else(|| "unknown".to_owned(), |ttl| ttl.to_string());
             return Err(format!("its TTL is {ttl}; over one hop it is 255"));
@@ -350,7 +351,7 @@ impl Thread {
         }
     }
 
-    fn discard(&mut self, from: IpAddr, why: &str) {
+    fn discard(&mut self, from: ScopedAddr, why: &str) {
         self.discarded += 1;
         if self.discarded.is_power_of_two() {
             tracing::warn!(%from, why, count = self.discarded, "discarded a BFD packet");
@@ -364,6 +365,8 @@ mod tests {
 
     use tokio::sync::mpsc as channel;
 
+    use std::net::IpAddr;
+
     use super::*;
     use crate::bfd::Settings;
 
@@ -372,18 +375,18 @@ mod tests {
     struct Setup {
         thread: Thread,
         ways: channel::Receiver<Way>,
-        _orders: SyncSender<BTreeMap<IpAddr, Wanted>>,
+        _orders: SyncSender<BTreeMap<ScopedAddr, Wanted>>,
         now: Instant,
     }
 
-    fn peer(host: u8) -> IpAddr {
-        IpAddr::from([192, 0, 2, host])
+    fn peer(host: u8) -> ScopedAddr {
+        IpAddr::from([192, 0, 2, host]).into()
     }
 
     fn wanted(hops: Hops) -> Wanted {
         let interval = Duration::from_millis(50);
         let settings = Settings { min_tx: interval, min_rx: interval, multiplier: 3 };
-        Wanted { settings, local: Some(peer(100)), hops }
+        Wanted { settings, local: Some(peer(100).addr), hops }
     }
 
     /// With sessions that have not been served yet, so that no socket is open.
@@ -411,7 +414,7 @@ mod tests {
             from: u8,
             ttl: Option<u8>,
             hops: Hops,
-        ) -> Result<IpAddr, String> {
+        ) -> Result<ScopedAddr, String> {
             let octets = packet(State::Down, your_discriminator).write();
             let datagram = Datagram { from: peer(from), ttl, length: octets.len() };
             self.thread.accept(&octets, datagram, hops).map(|(peer, _)| peer)

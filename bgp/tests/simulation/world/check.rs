@@ -77,7 +77,8 @@ impl World {
             let mut held = expected::Table::new();
             for route in node.rib.snapshot() {
                 let best = &node.rib.destinations(Some(route.prefix))[0].paths[0];
-                held.insert(route.prefix, (best.as_path.clone(), route.next_hops));
+                let hops = route.next_hops.iter().map(|hop| hop.addr).collect();
+                held.insert(route.prefix, (best.as_path.clone(), hops));
             }
             assert_eq!(held, *expected, "left: the table of node {number}; right: from scratch");
             let watched: BTreeMap<_, _> =

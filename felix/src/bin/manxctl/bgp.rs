@@ -1,14 +1,14 @@
 //! `manxctl bgp`: asks this node's speaker.
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::bail;
 use manx_bgp::api::{
-    BfdStatus, Destination, DrainPhase, DrainStatus, Held, PathInfo, Request, Session, SessionState, Status,
+    BfdStatus, Destination, DrainPhase, DrainStatus, Held, PathInfo, RangeStatus, Request, Session,
+    SessionState, Status,
 };
 use manx_bgp::bfd::State;
-use manx_bgp::types::Prefix;
+use manx_bgp::types::{Prefix, ScopedAddr};
 use manx_felix::speaker;
 
 use crate::table::{age, facts, list, or_dash, table};
@@ -32,7 +32,7 @@ pub async fn peers(socket: &Path) -> anyhow::Result<Status> {
 /// One session, by the peer's address or name.
 pub async fn peer(socket: &Path, wanted: &str) -> anyhow::Result<Session> {
     let sessions = speaker::status(socket).await?.sessions;
-    let address: Option<IpAddr> = wanted.parse().ok();
+    let address: Option<ScopedAddr> = wanted.parse().ok();
     let is = |session: &&Session| Some(session.address) == address || session.name == wanted;
     match sessions.iter().filter(is).collect::<Vec<_>>()[..] {
         [session] => Ok(session.clone()),
@@ -75,7 +75,25 @@ pub fn render_peers(status: &Status) -> String {
     let router_id = or_dash(status.router_id.map(|id| id.to_string()));
     let originated = list(&status.originated);
     let sessions = sessions(&status.sessions);
-    format!("{}, {asn}, router id {router_id}, announces {originated}\n\n{sessions}", status.daemon)
+    let ranges = ranges(&status.ranges);
+    format!("{}, {asn}, router id {router_id}, announces {originated}\n\n{sessions}{ranges}", status.daemon)
+}
+
+/// One line a range, under an empty one; nothing where there is none.
+fn ranges(ranges: &[RangeStatus]) -> String {
+    if ranges.is_empty() {
+        return String::new();
+    }
+    let rows = ranges.iter().map(|range| {
+        [
+            range.prefix.to_string(),
+            or_dash(range.interface.map(|interface| interface.to_string())),
+            or_dash(range.name.clone()),
+            format!("{} of {}", range.sessions, range.limit),
+            range.refused.to_string(),
+        ]
+    });
+    format!("\n{}", table(["RANGE", "INTERFACE", "NAME", "SESSIONS", "REFUSED"], rows))
 }
 
 /// One line a session.
@@ -87,7 +105,7 @@ pub fn sessions(sessions: &[Session]) -> String {
             let reason = session.reason.clone().filter(|_| session.state != SessionState::Established);
             [
                 session.address.to_string(),
-                or_dash(session.name.clone()),
+                or_dash(name(session)),
                 session.asn.0.to_string(),
                 state(session),
                 age(session.since_seconds),
@@ -118,6 +136,15 @@ fn drain(drain: &DrainStatus) -> String {
     format!("{}{next}{}", drain.phase, reason.map(|reason| format!(": {reason:?}")).unwrap_or_default())
 }
 
+/// A dynamic neighbour is told by the range it called from.
+fn name(session: &Session) -> String {
+    match (session.range, session.name.as_str()) {
+        (None, name) => name.to_owned(),
+        (Some(range), "") => format!("({range})"),
+        (Some(range), name) => format!("{name} ({range})"),
+    }
+}
+
 /// All of one session, a line each.
 pub fn render_peer(session: &Session) -> String {
     let up = session.state == SessionState::Established;
@@ -126,6 +153,7 @@ pub fn render_peer(session: &Session) -> String {
     facts([
         ("Neighbour", session.address.to_string()),
         ("Name", or_dash(session.name.clone())),
+        ("Range", or_dash(session.range.map(|range| format!("{range}, it called from there")))),
         ("AS", session.asn.0.to_string()),
         ("Router id", or_dash(session.router_id.map(|id| id.to_string()))),
         ("State", format!("{} for {}", session.state, age(session.since_seconds))),
@@ -254,6 +282,7 @@ pub mod tests {
         Session {
             address: address.parse().unwrap(),
             name: name.to_owned(),
+            range: None,
             asn: Asn(65001),
             state,
             since_seconds: 150,
@@ -285,12 +314,52 @@ pub mod tests {
                 session("10.0.0.1", "tor1", SessionState::Established, Some("connection refused")),
                 session("fd00::2", "", SessionState::Active, Some("peer says AS65010, we expect AS65001")),
             ],
+            ranges: Vec::new(),
             originated: vec!["10.244.3.64/26".parse().unwrap()],
             destinations: 4,
             synced: true,
             drain: None,
         };
         insta::assert_snapshot!(render_peers(&status));
+    }
+
+    #[test]
+    fn dynamic_neighbours_are_shown_with_their_range() {
+        let range: Prefix = "10.0.7.0/24".parse().unwrap();
+        let dynamic = |address: &str, name: &str| Session {
+            range: Some(range),
+            ..session(address, name, SessionState::Established, None)
+        };
+        let status = Status {
+            daemon: "manx-bgpd 0.1.0".to_owned(),
+            asn: Some(Asn(64512)),
+            router_id: None,
+            sessions: vec![
+                dynamic("10.0.7.8", ""),
+                dynamic("10.0.7.9", "rack7"),
+                session("fe80::2%eth1", "tor1", SessionState::Established, None),
+                session(
+                    "eth2",
+                    "tor2",
+                    SessionState::Idle,
+                    Some("no neighbour's address is known on eth2 yet"),
+                ),
+            ],
+            ranges: vec![RangeStatus {
+                prefix: range,
+                interface: None,
+                name: "rack7".to_owned(),
+                sessions: 2,
+                limit: 100,
+                refused: 0,
+            }],
+            drain: None,
+            originated: Vec::new(),
+            destinations: 0,
+            synced: true,
+        };
+        insta::assert_snapshot!(render_peers(&status));
+        insta::assert_snapshot!("a_dynamic_neighbour", render_peer(&status.sessions[1]));
     }
 
     #[test]
@@ -332,9 +401,9 @@ pub mod tests {
     #[test]
     fn why_shows_by_whom_a_path_was_reflected() {
         let path = PathInfo {
-            peer: Some([10, 0, 0, 2].into()),
+            peer: Some("10.0.0.2".parse().unwrap()),
             peer_name: "rr".to_owned(),
-            next_hop: Some([10, 0, 0, 4].into()),
+            next_hop: Some("10.0.0.4".parse().unwrap()),
             as_path: String::new(),
             local_pref: 100,
             origin: "IGP".to_owned(),

@@ -1,10 +1,10 @@
 //! `manxctl bgp refresh | reset | drain | undrain`: what an operator has this node's speaker do.
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use manx_bgp::api::{AfterDrain, Direction, DrainPhase, DrainStatus, Request, Session, SessionState, Status};
+use manx_bgp::types::ScopedAddr;
 use manx_felix::speaker;
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use crate::table::{or_dash, table};
 /// What came of it with one peer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Outcome {
-    pub address: IpAddr,
+    pub address: ScopedAddr,
     pub name: String,
     /// Whether it was done.
     pub done: bool,
@@ -100,7 +100,7 @@ pub fn render(outcomes: &[Outcome]) -> String {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Drained {
     /// Of one peer; none: of all.
-    pub peer: Option<IpAddr>,
+    pub peer: Option<ScopedAddr>,
     /// None: it is over.
     pub drain: Option<DrainStatus>,
     /// In words.
@@ -207,7 +207,8 @@ mod tests {
             "all peers: told that our routes are going to end (GRACEFUL_SHUTDOWN); in 60s the sessions end. \
              `manxctl bgp undrain` takes it back.\n"
         );
-        let one = Drained { peer: Some([10, 0, 0, 1].into()), ..all(drain(DrainPhase::Shutdown, None)) };
+        let one =
+            Drained { peer: Some("10.0.0.1".parse().unwrap()), ..all(drain(DrainPhase::Shutdown, None)) };
         assert_eq!(
             render_drained(&one),
             "all peers: shut down. `manxctl bgp undrain 10.0.0.1` takes it back.\n"
