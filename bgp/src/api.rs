@@ -205,6 +205,12 @@ pub struct Config {
     /// Prefixes to originate.
     #[serde(default)]
     pub networks: Vec<Network>,
+    /// Prefixes to originate in place of what is in them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aggregates: Vec<Aggregate>,
+    /// How paths are compared.
+    #[serde(default)]
+    pub decision: Decision,
     /// How this machine reaches next hops: every way it has but those it has of the speaker. Without it, whatever
     /// a neighbour names counts as an on-link neighbour of ours; with it, paths whose next hop no way leads to
     /// are not used.
@@ -329,6 +335,8 @@ impl Config {
             peers: Vec::new(),
             ranges: Vec::new(),
             networks: Vec::new(),
+            aggregates: Vec::new(),
+            decision: Decision::default(),
             underlay: None,
             restarting: false,
         }
@@ -458,6 +466,10 @@ pub enum NextHopMode {
     Own,
     /// As learned.
     Keep,
+    /// As learned where that is on a network we share with the neighbour, so that packets go there without us
+    /// (RFC 4271, section 5.1.3: a third party's); our own address elsewhere. Needs [`Config::underlay`], which has
+    /// the networks.
+    Direct,
 }
 
 /// A prefix to originate.
@@ -469,6 +481,33 @@ pub struct Network {
     /// Standard communities to attach, as `asn:value` (RFC 1997).
     #[serde(default)]
     pub communities: Vec<String>,
+}
+
+/// A prefix to originate for as long as there is a usable route to something more specific in it. It is told to
+/// external neighbours only: those inside need the parts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Aggregate {
+    /// The destination; not among [`Config::networks`].
+    pub prefix: Prefix,
+    /// External neighbours are not told of the parts while it is originated.
+    #[serde(default)]
+    pub suppress: bool,
+    /// Standard communities to attach, as `asn:value` (RFC 1997).
+    #[serde(default)]
+    pub communities: Vec<String>,
+}
+
+/// How paths are compared where RFC 4271 leaves it to an operator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Decision {
+    /// MED is compared among paths of different neighbouring ASes too.
+    pub always_compare_med: bool,
+    /// A path without MED loses to one with any; otherwise it counts as 0.
+    pub missing_med_as_worst: bool,
+    /// Only paths of the neighbouring AS the best one is of share its load.
+    pub multipath_same_as: bool,
 }
 
 /// What a destination's best paths are now.

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
+use manx_bgp::api::Reach;
 use manx_felix::dataplane::{ApplyErrors, Dataplane, Fib, FibDelta, Route, links, sysctl};
 use nix::sched::{CloneFlags, unshare};
 
@@ -264,6 +265,52 @@ fn a_pods_route_follows_its_veth() {
         wait(dataplane.update(remove(pods))).unwrap();
         eventually("nothing is wanted", || dataplane.status().wanted == 0);
         assert_eq!(dataplane.status().failing, 0);
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn the_ways_without_us_are_told_as_they_change() {
+    on_a_node(|| {
+        let dataplane = Dataplane::start().unwrap();
+        let underlay = dataplane.underlay();
+        let told = || -> Vec<String> {
+            let one = |way: &Reach| match way.gateway {
+                None => way.prefix.to_string(),
+                Some(gateway) => format!("{} by {gateway} at {}", way.prefix, way.metric),
+            };
+            underlay.borrow().iter().map(one).collect()
+        };
+        let connected = ["192.0.2.0/24", "2001:db8::/64"];
+        assert_eq!(told(), connected);
+
+        // Our own rest on them; dropped packets reach nobody.
+        wait(dataplane.update(set([(net("10.1.0.0/26"), via(&["192.0.2.9"]))]))).unwrap();
+        ip("route add blackhole 10.8.0.0/16");
+        ip("route add 10.9.0.0/16 metric 7 nexthop via 192.0.2.8 nexthop via 192.0.2.7");
+        ip("route add 10.10.0.0/16 via inet6 2001:db8::7 metric 3");
+        ip("-6 route add default via 2001:db8::9 metric 20");
+        let more = [
+            "10.9.0.0/16 by 192.0.2.7 at 7",
+            "10.9.0.0/16 by 192.0.2.8 at 7",
+            "10.10.0.0/16 by 2001:db8::7 at 3",
+            "192.0.2.0/24",
+            "::/0 by 2001:db8::9 at 20",
+            "2001:db8::/64",
+        ];
+        eventually("other programs' routes", || told() == more);
+        ip("route del 10.10.0.0/16");
+        eventually("a route that went", || told().len() == 5);
+
+        // Nothing is reached without a carrier, and nothing by a link that is down.
+        ip("link set wire down");
+        eventually("no carrier", || told().is_empty());
+        ip("link set wire up");
+        eventually("a carrier again", || told().len() == 5);
+        ip("link set uplink down");
+        eventually("no link", || told().is_empty());
+        ip("link set uplink up");
+        eventually("what the kernel keeps of the IPv4 network", || told().contains(&connected[0].to_owned()));
     });
 }
 

@@ -61,7 +61,7 @@ impl<'a> Judge<'a> {
         };
         let made = last.made.take().filter(same).unwrap_or_else(|| {
             let made = made(self.peer, facts, peers, received, &judged, prefix, standing);
-            let made = made.with_next_hop(peers.next_hops.is_reached(made.next_hop.addr())).unwrap_or(made);
+            let made = made.with_next_hop(peers.unreached(&made)).unwrap_or(made);
             let path = self.interner.intern(Path { path_id, ..made });
             (judged, standing, path)
         });

@@ -96,7 +96,8 @@ impl<'a> Exports<'a> {
     /// Where its packer is; none where it does not go out.
     pub(super) fn place(&mut self, path: &Arc<Path>, prefix: Prefix) -> Option<u32> {
         let pointer = Arc::as_ptr(path);
-        let uniform = self.audience.export.as_ref().is_none_or(Policy::is_uniform);
+        let uniform =
+            self.peers.suppressing.is_empty() && self.audience.export.as_ref().is_none_or(Policy::is_uniform);
         if let Some((_, _, place)) = self.last.as_ref().filter(|last| uniform && last.0 == pointer) {
             return *place;
         }
@@ -122,7 +123,7 @@ impl<'a> Exports<'a> {
     }
 
     fn applied(&self, path: &Path, prefix: Prefix) -> Option<Applied> {
-        policy::export(self.audience, prefix, path, self.peers.source(path))
+        applied(path, prefix, self.peers, self.audience)
     }
 
     fn packer(&self, path: &Path, applied: &Applied) -> Option<Packer> {
@@ -224,6 +225,12 @@ impl Writer<'_> {
     }
 }
 
+/// Whether an audience is told of a destination by this path, and what its policy changes then.
+pub(super) fn applied(path: &Path, prefix: Prefix, peers: &Peers, audience: &Audience) -> Option<Applied> {
+    let shown = peers.shows(audience.session.ebgp, prefix, path);
+    shown.then(|| policy::export(audience, prefix, path, peers.source(path))).flatten()
+}
+
 /// What an audience is told of a destination by this path, if anything.
 pub(super) fn form(
     path: &Path,
@@ -231,7 +238,7 @@ pub(super) fn form(
     peers: &Peers,
     audience: &Audience,
 ) -> Option<(Attributes, NextHop)> {
-    let applied = policy::export(audience, prefix, path, peers.source(path))?;
+    let applied = applied(path, prefix, peers, audience)?;
     exported(path, &applied, prefix.family(), peers, audience)
 }
 
@@ -273,6 +280,9 @@ fn exported(
         NextHopMode::Auto => !audience.session.ebgp,
         NextHopMode::Own => false,
         NextHopMode::Keep => true,
+        NextHopMode::Direct => {
+            audience.network.is_some_and(|network| network.covers(Prefix::host(path.next_hop.addr())))
+        }
     };
     let link_local = audience.next_hops.iter().find_map(|addr| match addr {
         IpAddr::V6(addr) if addr.is_unicast_link_local() => Some(*addr),

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
+use super::peers::Peers;
 use super::{Leaving, PeerFacts, Policy};
 use crate::api::{NextHopMode, PathCount};
-use crate::types::{Asn, Family};
+use crate::types::{Asn, Family, Prefix};
 use crate::wire::{AddPath, Session};
 
 /// Peers of whom all of this is the same are told the same octets, each path's own source apart. What may
@@ -27,13 +28,15 @@ pub(super) struct Audience {
     pub(super) client: bool,
     /// See [`PeerFacts::next_hop`].
     pub(super) next_hop: NextHopMode,
+    /// What we share with it, where that matters.
+    pub(super) network: Option<Prefix>,
     /// See [`PeerFacts::local_asn`].
     pub(super) local_asn: Asn,
     pub(super) export: Option<Policy>,
 }
 
 impl Audience {
-    pub(super) fn of(facts: &PeerFacts) -> Self {
+    pub(super) fn of(facts: &PeerFacts, peers: &Peers) -> Self {
         let add_path = AddPath { receive: Vec::new(), ..facts.session.add_path.clone() };
         Self {
             session: Session { add_path, ..facts.session.clone() },
@@ -44,6 +47,9 @@ impl Audience {
             leaving: facts.drain.told,
             client: facts.client,
             next_hop: facts.next_hop,
+            network: (facts.next_hop == NextHopMode::Direct)
+                .then(|| peers.next_hops.network_of(facts.address))
+                .flatten(),
             local_asn: facts.local_asn,
             export: facts.export.clone(),
         }

@@ -47,8 +47,11 @@ pub struct Candidate {
     pub path_length: usize,
     /// ORIGIN.
     pub origin: Origin,
-    /// The neighbouring AS; none: the path begins in our own.
+    /// The neighbouring AS, among whose paths MED is compared; none: the path begins in our own, or MED is compared
+    /// among all.
     pub neighbour: Option<Asn>,
+    /// Paths that differ in this do not share the load: none in all, unless only those of one AS are to.
+    pub shares: Option<Asn>,
     /// MULTI_EXIT_DISC in force.
     pub med: u32,
     /// Learned from another AS.
@@ -162,6 +165,7 @@ pub(super) fn best(candidates: &[Candidate]) -> Option<(usize, SmallVec<[usize; 
     let metric = left.iter().map(|i| candidates[*i].metric).min()?;
     left.retain(|i| candidates[*i].metric == metric);
     let best = left.iter().copied().min_by_key(|i| last(&candidates[*i]))?;
+    left.retain(|i| candidates[*i].shares == candidates[best].shares);
     Some((best, left))
 }
 
@@ -195,9 +199,11 @@ pub fn decide(candidates: &[Candidate]) -> Vec<(usize, Verdict)> {
     step(Reason::PathId, &|left, one| best(left, &|c| c.path_id.into(), one));
 
     lost.sort_by_key(|&(reason, i)| (Reverse(reason), candidates[i].address, candidates[i].path_id));
+    let shares = left.first().map(|i| candidates[*i].shares);
     let winner = left.into_iter().map(|i| (i, Verdict::Best));
     let losers = lost.into_iter().map(|(reason, i)| {
-        (i, if reason >= Reason::RouterId { Verdict::Multipath } else { Verdict::Lost(reason) })
+        let multipath = reason >= Reason::RouterId && Some(candidates[i].shares) == shares;
+        (i, if multipath { Verdict::Multipath } else { Verdict::Lost(reason) })
     });
     winner.chain(losers).collect()
 }
@@ -229,6 +235,7 @@ mod tests {
                 path_length,
                 origin: if origin == 0 { Origin::Igp } else { Origin::Incomplete },
                 neighbour: Some(Asn(asn)),
+                shares: (metric > 0).then_some(Asn(asn)),
                 med,
                 external,
                 metric,

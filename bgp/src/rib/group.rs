@@ -7,6 +7,7 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+use super::adj_out;
 use super::adj_out::{Exports, Outbox, Run, Whom};
 use super::audience::Audience;
 use super::destinations::{Destinations, Slot};
@@ -16,7 +17,6 @@ use super::path::{Interner, Path, PeerId};
 use super::peers::Peers;
 use super::policy::Applied;
 use super::told::{Members, Told, Work};
-use super::{adj_out, policy};
 use crate::types::{Family, Prefix};
 use crate::wire::{self, Attributes, Message, NextHop, RouteRefresh, Update};
 
@@ -147,8 +147,8 @@ impl<K: Net> Group<K> {
             FxHashMap::default();
         self.told.retell(&self.members, |slot, path| {
             let prefix = destinations.get(slot).key.prefix();
-            let [old, new] = [&before, &audience]
-                .map(|audience| policy::export(audience, prefix, path, peers.source(path)));
+            let [old, new] =
+                [&before, &audience].map(|audience| adj_out::applied(path, prefix, peers, audience));
             *known.entry((Arc::as_ptr(path), old, new)).or_insert_with(|| {
                 adj_out::form(path, prefix, peers, &before) == adj_out::form(path, prefix, peers, &audience)
             })

@@ -4,7 +4,7 @@
 //!
 //! | tell | take |
 //! |---|---|
-//! | [`Rib::set_networks`], [`Rib::set_cluster_id`], [`Rib::set_underlay`], [`Rib::peer_up`], [`Rib::peer_down`], [`Rib::peer_stale`], [`Rib::freshen`], [`Rib::live_long`], [`Rib::refreshes`], [`Rib::sweep`], [`Rib::set_policy`], [`Rib::set_drain`], [`Rib::update`], [`Rib::refresh`] | [`Rib::take_changes`] for watchers, [`Rib::take_run`] for each peer |
+//! | [`Rib::set_networks`], [`Rib::set_aggregates`], [`Rib::set_decision`], [`Rib::set_cluster_id`], [`Rib::set_underlay`], [`Rib::peer_up`], [`Rib::peer_down`], [`Rib::peer_stale`], [`Rib::freshen`], [`Rib::live_long`], [`Rib::refreshes`], [`Rib::sweep`], [`Rib::set_policy`], [`Rib::set_drain`], [`Rib::update`], [`Rib::refresh`] | [`Rib::take_changes`] for watchers, [`Rib::take_run`] for each peer |
 //!
 //! Telling never produces output; taking coalesces everything told since. [`Rib::snapshot`],
 //! [`Rib::destinations`], [`Rib::received`], [`Rib::advertised`] and [`Rib::counts`] look without taking. Both takings are to be done again and
@@ -24,6 +24,7 @@
 
 mod adj_in;
 mod adj_out;
+mod aggregate;
 mod audience;
 pub mod decision;
 mod destination;
@@ -43,26 +44,25 @@ mod told;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use adj_in::Judge;
 pub use adj_out::Run;
+use aggregate::Wanted;
 use bytes::BytesMut;
 use group::Marks;
 use net::{Net, Net4, Net6};
 pub use path::PeerId;
-use path::{Generation, Interner, Path, PathKey, Received, Standing};
+use path::{Interner, Path, PathKey, Received, Standing};
 use peers::Peers;
 pub use policy::Policy;
 use table::Table;
 
-use crate::api::{Network, NextHopMode, PathCount, Reach, RouteChange};
+use crate::api::{Aggregate, Decision, Network, NextHopMode, PathCount, Reach, RouteChange};
 use crate::types::{Asn, Family, Interface, Prefix, RouterId, ScopedAddr};
 use crate::wire::frame::MAX_EXTENDED;
-use crate::wire::{
-    self, Announcement, Attributes, Community, Message, NextHop, Nlri, Session, Update, frame,
-};
+use crate::wire::{self, Announcement, Attributes, Community, Message, Nlri, Session, Update, frame};
 
 /// What the RIB has to know of an established peer.
 #[derive(Clone, Debug)]
@@ -100,6 +100,8 @@ pub struct PeerFacts {
     pub client: bool,
     /// What it is told as next hop of learned routes.
     pub next_hop: NextHopMode,
+    /// It is known to be more than one hop away.
+    pub multihop: bool,
     /// The AS we are to it.
     pub local_asn: Asn,
     /// How many times our AS may be in what it says.
@@ -185,6 +187,9 @@ pub enum NetworkError {
         /// What is wrong.
         source: crate::wire::ParseCommunityError,
     },
+    /// An aggregate that is there twice, or is a network as well.
+    #[error("aggregate {0} is listed twice, or is a network as well: a prefix is originated in one way")]
+    Aggregate(Prefix),
     /// It is there twice, with different communities.
     #[error("network {0} is listed twice with different communities: list it once")]
     Repeated(Prefix),
@@ -199,6 +204,7 @@ pub struct Rib {
     peers: Peers,
     /// What is originated, so that the next list can be compared.
     networks: BTreeMap<Prefix, Vec<Community>>,
+    aggregates: BTreeMap<Prefix, Wanted>,
     tables: Tables,
     interner: Interner,
     /// Next hops have begun to be looked at, or are no more: something else may be true of every one.
@@ -217,6 +223,7 @@ impl Rib {
         Self {
             peers: Peers::new(asn, router_id),
             networks: BTreeMap::new(),
+            aggregates: BTreeMap::new(),
             tables: Tables { ipv4: Table::new(), ipv6: Table::new() },
             interner: Interner::default(),
             looks_anew: false,
@@ -241,11 +248,20 @@ impl Rib {
     /// that was said.
     pub fn set_underlay(&mut self, ways: Option<&[Reach]>) {
         let told = self.peers.next_hops.are_told();
-        if self.peers.next_hops.set_ways(ways) && told != ways.is_some() {
-            self.looks_anew = true;
+        if !self.peers.next_hops.set_ways(ways) {
+            return;
+        }
+        // Which next hops are neighbours hangs on the networks as well, whatever their ways are.
+        self.looks_anew = true;
+        if told != ways.is_some() {
             for next_hop in self.next_hops() {
                 self.peers.next_hops.track(next_hop);
             }
+        }
+        let direct = self.peers.facts.iter().filter(|(_, facts)| facts.next_hop == NextHopMode::Direct);
+        for peer in direct.map(|(peer, _)| *peer) {
+            self.tables.ipv4.tell_anew(peer, &self.peers);
+            self.tables.ipv6.tell_anew(peer, &self.peers);
         }
     }
 
@@ -257,8 +273,9 @@ impl Rib {
 
     /// Finds out what is true of next hops, and what follows from it, as long as something does.
     fn settle(&mut self) {
-        let Self { peers, tables: Tables { ipv4, ipv6 }, interner, .. } = self;
         for _ in 0..ROUNDS {
+            self.aggregate();
+            let Self { peers, tables: Tables { ipv4, ipv6 }, interner, .. } = self;
             if !(ipv4.take_moved() | ipv6.take_moved() | peers.next_hops.is_doubtful()) {
                 return;
             }
@@ -275,7 +292,47 @@ impl Rib {
             }
         }
         // Routes that turn each other on and off: they are left as they are until something else changes.
-        let _ = (ipv4.take_moved(), ipv6.take_moved());
+        let _ = (self.tables.ipv4.take_moved(), self.tables.ipv6.take_moved());
+        self.aggregate();
+    }
+
+    /// Originates these as long as there is something in them; of a prefix that is originated as a network as well
+    /// after [`Rib::set_networks`].
+    ///
+    /// # Errors
+    /// See [`NetworkError`]; nothing was changed then.
+    pub fn set_aggregates(&mut self, aggregates: &[Aggregate]) -> Result<(), NetworkError> {
+        let wanted = originate::read_aggregates(aggregates, &self.networks)?;
+        if wanted != self.aggregates {
+            self.tables.ipv4.set_aggregates(&wanted, &self.peers);
+            self.tables.ipv6.set_aggregates(&wanted, &self.peers);
+            self.aggregates = wanted;
+        }
+        Ok(())
+    }
+
+    /// How paths are compared, from now on and of those held.
+    pub fn set_decision(&mut self, decision: Decision) {
+        if std::mem::replace(&mut self.peers.decision, decision) != decision {
+            self.tables.ipv4.rank_anew(&self.peers);
+            self.tables.ipv6.rank_anew(&self.peers);
+        }
+    }
+
+    /// Originates aggregates, and has their parts shown or hidden.
+    fn aggregate(&mut self) {
+        let Self { peers, tables: Tables { ipv4, ipv6 }, interner, .. } = self;
+        if !(ipv4.stirred() || ipv6.stirred()) {
+            return;
+        }
+        ipv4.aggregate(peers, interner);
+        ipv6.aggregate(peers, interner);
+        let suppressing = ipv4.suppressing().chain(ipv6.suppressing()).collect();
+        let before = std::mem::replace(&mut peers.suppressing, suppressing);
+        for prefix in before.symmetric_difference(&peers.suppressing) {
+            ipv4.note_within(*prefix);
+            ipv6.note_within(*prefix);
+        }
     }
 
     /// Originates exactly `networks`.
@@ -292,21 +349,7 @@ impl Rib {
             if before.get(prefix) == Some(communities) {
                 continue;
             }
-            let next_hop = match prefix.family() {
-                Family::Ipv4 => NextHop::V4(Ipv4Addr::UNSPECIFIED),
-                Family::Ipv6 => NextHop::V6 { global: Ipv6Addr::UNSPECIFIED, link_local: None },
-            };
-            let attributes = Arc::new(originate::attributes(communities.clone()));
-            let generation = Generation::default();
-            let path = Path {
-                attributes,
-                next_hop,
-                source: None,
-                path_id: 0,
-                refusal: None,
-                generation,
-                received: None,
-            };
+            let path = originate::path(*prefix, 0, originate::attributes(communities.clone()));
             let path = self.interner.intern(path);
             self.tables.learn(*prefix, path, &self.peers);
         }
@@ -341,11 +384,11 @@ impl Rib {
         for family in spoken {
             match family {
                 Family::Ipv4 => {
-                    ipv4.peer_up(peer, &facts);
+                    ipv4.peer_up(peer, &facts, peers);
                     ipv4.judge_again(peer, peers, interner);
                 }
                 Family::Ipv6 => {
-                    ipv6.peer_up(peer, &facts);
+                    ipv6.peer_up(peer, &facts, peers);
                     ipv6.judge_again(peer, peers, interner);
                 }
             }
@@ -545,8 +588,9 @@ impl Rib {
     /// comes out as the peer knows it; then nothing is pending any more.
     #[must_use]
     pub fn has_pending(&self, peer: PeerId) -> bool {
-        let unsettled =
-            self.tables.ipv4.moved() || self.tables.ipv6.moved() || self.peers.next_hops.is_doubtful();
+        let Tables { ipv4, ipv6 } = &self.tables;
+        let unsettled = ipv4.moved() || ipv6.moved() || ipv4.stirred() || ipv6.stirred();
+        let unsettled = unsettled || self.peers.next_hops.is_doubtful();
         unsettled || self.tables.ipv4.has_pending(peer) || self.tables.ipv6.has_pending(peer)
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Resolution {
     pub(super) neighbours: Neighbours,
     /// Of its cheapest way.
     pub(super) metric: u32,
+    /// It is on a network this machine is connected to.
+    connected: bool,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +99,16 @@ impl NextHops {
             || self.tracked.get(&next_hop).is_some_and(|known| !known.neighbours.is_empty())
     }
 
+    /// Whether it is on a network this machine is connected to, as far as anybody tells.
+    pub(super) fn is_connected(&self, next_hop: IpAddr) -> bool {
+        is_link_local(next_hop) || self.tracked.get(&next_hop).is_some_and(|known| known.connected)
+    }
+
+    /// The network this machine is connected to that an address is on.
+    pub(super) fn network_of(&self, addr: IpAddr) -> Option<Prefix> {
+        network_of(addr, self.ways.as_ref()?)
+    }
+
     pub(super) fn metric(&self, next_hop: IpAddr) -> u32 {
         self.tracked.get(&next_hop).map_or(0, |known| known.metric)
     }
@@ -149,13 +161,13 @@ fn resolve(
     learned: impl Fn(Prefix, IpAddr) -> SmallVec<[IpAddr; 1]>,
     known: &BTreeMap<IpAddr, Resolution>,
 ) -> Resolution {
-    let longest = Prefix::host(next_hop).length();
-    for prefix in (0..=longest).rev().filter_map(|length| Prefix::truncated(next_hop, length)) {
+    let connected = network_of(next_hop, ways).is_some();
+    for prefix in covering(next_hop) {
         if let Some(ways) = ways.get(&prefix) {
             let metric = ways.first().map_or(0, |way| way.metric);
             // A gateway that is link-local names no link: the next hop itself is left to stand for it.
             let gateway = |way: &Reach| way.gateway.filter(|gateway| !is_link_local(*gateway));
-            return of(ways.iter().map(|way| gateway(way).unwrap_or(next_hop)).collect(), metric);
+            return of(ways.iter().map(|way| gateway(way).unwrap_or(next_hop)).collect(), metric, connected);
         }
         let (mut neighbours, mut metric) = (Neighbours::new(), u32::MAX);
         for hop in learned(prefix, next_hop) {
@@ -168,16 +180,27 @@ fn resolve(
             }
         }
         if !neighbours.is_empty() {
-            return of(neighbours, metric);
+            return of(neighbours, metric, connected);
         }
     }
     Resolution::default()
 }
 
-fn of(mut neighbours: Neighbours, metric: u32) -> Resolution {
+fn of(mut neighbours: Neighbours, metric: u32, connected: bool) -> Resolution {
     neighbours.sort_unstable();
     neighbours.dedup();
-    Resolution { neighbours, metric }
+    Resolution { neighbours, metric, connected }
+}
+
+/// All prefixes it is in, the longest first.
+fn covering(addr: IpAddr) -> impl Iterator<Item = Prefix> {
+    let longest = Prefix::host(addr).length();
+    (0..=longest).rev().filter_map(move |length| Prefix::truncated(addr, length))
+}
+
+fn network_of(addr: IpAddr, ways: &Ways) -> Option<Prefix> {
+    let (prefix, ways) = covering(addr).find_map(|prefix| Some((prefix, ways.get(&prefix)?)))?;
+    ways.iter().any(|way| way.gateway.is_none()).then_some(prefix)
 }
 
 fn sort(told: &[Reach]) -> Ways {

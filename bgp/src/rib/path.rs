@@ -118,15 +118,11 @@ impl Path {
         PathKey { source: self.source, path_id: self.path_id }
     }
 
-    /// As it is with a next hop that is reached now, or no more; none where that is no news, or the path is refused
-    /// for something else.
-    pub(super) fn with_next_hop(&self, is_reached: bool) -> Option<Self> {
-        let refusal = match (self.refusal, is_reached) {
-            (None, false) => Some(Refusal::Unreachable),
-            (Some(Refusal::Unreachable), true) => None,
-            _ => return None,
-        };
-        Some(Self { refusal, ..self.clone() })
+    /// As it is where this is true of its next hop; none where that is no news, or the path is refused for
+    /// something else.
+    pub(super) fn with_next_hop(&self, refusal: Option<Refusal>) -> Option<Self> {
+        let open = matches!(self.refusal, None | Some(Refusal::Unreachable | Refusal::OffLink));
+        (open && self.refusal != refusal).then(|| Self { refusal, ..self.clone() })
     }
 
     /// As it came.
@@ -151,6 +147,8 @@ pub(super) enum Refusal {
     OwnNextHop,
     /// RFC 4271, section 9.1.2.
     Unreachable,
+    /// RFC 4271, section 5.1.3.
+    OffLink,
     /// It has no meaning beyond one link or one machine.
     Martian,
     /// It is a default route, which the peer may not give.
@@ -173,6 +171,7 @@ impl fmt::Display for Refusal {
             Self::OriginatorLoop => "refused: we are its originator",
             Self::ClusterLoop => "refused: it has been through our own cluster",
             Self::OwnNextHop => "refused: its next hop is our own address",
+            Self::OffLink => "refused: next hop on no network we share, though the peer is on one",
             Self::Unreachable => "refused: next hop unreachable",
             Self::Martian => "refused: a martian, of no meaning beyond one link or one machine",
             Self::DefaultRoute => "refused: a default route, and acceptDefaultRoute is not set",

@@ -1,14 +1,15 @@
 //! Who we are and whom we speak with: what every judgement about a path needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use smallvec::SmallVec;
 
-use super::PeerFacts;
 use super::decision::{Candidate, DEFAULT_LOCAL_PREF};
 use super::next_hops::NextHops;
-use super::path::{Hop, Path, PeerId};
-use crate::types::{Asn, RouterId, ScopedAddr};
+use super::path::{Hop, Path, PeerId, Refusal};
+use super::{PeerFacts, aggregate};
+use crate::api::Decision;
+use crate::types::{Asn, Prefix, RouterId, ScopedAddr};
 use crate::wire::Community;
 
 #[derive(Debug)]
@@ -19,12 +20,15 @@ pub(super) struct Peers {
     pub(super) cluster_id: RouterId,
     pub(super) facts: BTreeMap<PeerId, PeerFacts>,
     pub(super) next_hops: NextHops,
+    /// Aggregates whose parts are not told to external peers at present.
+    pub(super) suppressing: BTreeSet<Prefix>,
+    pub(super) decision: Decision,
 }
 
 impl Peers {
     pub(super) fn new(asn: Asn, router_id: RouterId) -> Self {
-        let (facts, next_hops) = Default::default();
-        Self { asn, router_id, cluster_id: router_id, facts, next_hops }
+        let (facts, next_hops, suppressing, decision) = Default::default();
+        Self { asn, router_id, cluster_id: router_id, facts, next_hops, suppressing, decision }
     }
 
     /// Whom a path came from; none: originated here.
@@ -46,6 +50,31 @@ impl Peers {
         told
     }
 
+    /// Whether a path is for this audience at all: aggregates and their parts are told instead of each other to
+    /// external peers, and the parts alone to internal ones.
+    pub(super) fn shows(&self, ebgp: bool, prefix: Prefix, path: &Path) -> bool {
+        if path.key() == aggregate::KEY {
+            return ebgp;
+        }
+        let hides = |whole: &Prefix| whole.length() < prefix.length() && whole.covers(prefix);
+        !ebgp || !self.suppressing.iter().any(hides)
+    }
+
+    /// Why a path's next hop is of no use: RFC 4271, sections 5.1.3 and 9.1.2. What an external peer one hop away
+    /// names is itself or a neighbour of ours; how many hops away it is shows where our networks are known. What a
+    /// policy of ours names is its own affair.
+    pub(super) fn unreached(&self, path: &Path) -> Option<Refusal> {
+        let next_hop = path.next_hop.addr();
+        let source = self.source(path)?;
+        if !self.next_hops.is_reached(next_hop) {
+            return Some(Refusal::Unreachable);
+        }
+        let named = path.received.as_ref().is_none_or(|received| received.next_hop == path.next_hop);
+        let one_hop = source.session.ebgp && !source.multihop && self.next_hops.is_connected(source.address);
+        let far = one_hop && named && next_hop != source.address && !self.next_hops.is_connected(next_hop);
+        far.then_some(Refusal::OffLink)
+    }
+
     /// What the decision process compares of a path.
     pub(super) fn candidate(&self, path: &Path) -> Candidate {
         let attributes = &path.attributes;
@@ -56,8 +85,9 @@ impl Peers {
             local_pref: attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF),
             path_length: attributes.as_path.length(),
             origin: attributes.origin,
-            neighbour: attributes.as_path.neighbour(),
-            med: attributes.med.unwrap_or(0),
+            neighbour: attributes.as_path.neighbour().filter(|_| !self.decision.always_compare_med),
+            shares: attributes.as_path.neighbour().filter(|_| self.decision.multipath_same_as),
+            med: attributes.med.unwrap_or(if self.decision.missing_med_as_worst { u32::MAX } else { 0 }),
             metric: source.map_or(0, |_| self.next_hops.metric(path.next_hop.addr())),
             external: source.is_some_and(|facts| facts.session.ebgp),
             router_id: attributes

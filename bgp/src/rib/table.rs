@@ -9,11 +9,13 @@ use smallvec::SmallVec;
 
 use super::adj_in::Judge;
 use super::adj_out::Run;
+use super::aggregate::{self, Aggregate, Wanted};
 use super::audience::Audience;
 use super::destination::{Destination, Paths};
 use super::destinations::{Destinations, Slot};
 use super::group::{Group, Marks, Said};
 use super::net::Net;
+use super::originate;
 use super::path::{Generation, Hop, Interner, Path, PathKey, PeerId, Standing};
 use super::peers::Peers;
 use super::{Counts, PeerFacts};
@@ -51,6 +53,9 @@ struct Followers<K> {
     groups: Vec<Group<K>>,
     /// A route that next hops may hang on is another.
     moved: bool,
+    aggregates: Vec<Aggregate<K>>,
+    /// Something in one of them is another.
+    stirred: bool,
 }
 
 /// Destinations that had no path at last; one may be here more than once.
@@ -99,6 +104,8 @@ impl<K: Net> Table<K> {
             peers: BTreeMap::new(),
             groups: Vec::new(),
             moved: false,
+            aggregates: Vec::new(),
+            stirred: false,
         };
         Self { destinations: Destinations::new(), followers }
     }
@@ -113,9 +120,9 @@ impl<K: Net> Table<K> {
         self.destinations.slots() == 0
     }
 
-    pub(super) fn peer_up(&mut self, peer: PeerId, facts: &PeerFacts) {
+    pub(super) fn peer_up(&mut self, peer: PeerId, facts: &PeerFacts, peers: &Peers) {
         let slots = self.destinations.iter().map(|(slot, _)| slot);
-        let group = Group::new(peer, Audience::of(facts), slots);
+        let group = Group::new(peer, Audience::of(facts, peers), slots);
         self.followers.groups.push(group);
         let group = Some(self.followers.groups.len() - 1);
         match self.followers.peers.get_mut(&peer) {
@@ -313,8 +320,8 @@ impl<K: Net> Table<K> {
             let mut others: SmallVec<[Arc<Path>; 1]> = SmallVec::new();
             for before in destination.paths.all().iter().filter(|path| has_changed(path)) {
                 let (_, path) = known.entry(Arc::as_ptr(before)).or_insert_with(|| {
-                    let is_reached = peers.next_hops.is_reached(before.next_hop.addr());
-                    let other = before.with_next_hop(is_reached).map(|path| interner.intern(path));
+                    let other = before.with_next_hop(peers.unreached(before));
+                    let other = other.map(|path| interner.intern(path));
                     (before.clone(), other)
                 });
                 let Some(path) = path else { continue };
@@ -346,6 +353,84 @@ impl<K: Net> Table<K> {
         hops.iter().map(|hop| hop.addr).collect()
     }
 
+    /// Ranks all paths again: they are compared otherwise.
+    pub(super) fn rank_anew(&mut self, peers: &Peers) {
+        for (slot, destination) in self.destinations.iter_mut() {
+            if destination.paths.are_many() {
+                self.followers.follow(slot, destination, peers, |destination| destination.paths.rank(peers));
+            }
+        }
+    }
+
+    /// Originates exactly these, as far as there is something in them.
+    pub(super) fn set_aggregates(&mut self, wanted: &BTreeMap<Prefix, Wanted>, peers: &Peers) {
+        let wanted: Vec<_> =
+            wanted.iter().filter_map(|(prefix, wanted)| Some((K::new(*prefix)?, wanted.clone()))).collect();
+        let stays =
+            |one: &Aggregate<K>| wanted.iter().any(|(key, wanted)| (*key, wanted) == (one.key, &one.wanted));
+        let before = std::mem::take(&mut self.followers.aggregates);
+        let (kept, gone): (Vec<_>, Vec<_>) = before.into_iter().partition(stays);
+        for (key, wanted) in wanted {
+            if kept.iter().any(|one| one.key == key) {
+                continue;
+            }
+            let mut new = Aggregate::new(key, wanted);
+            for (_, destination) in self.destinations.iter() {
+                if new.hides(destination.key.prefix()) {
+                    destination.paths.best().into_iter().for_each(|path| new.add(path));
+                }
+            }
+            self.followers.aggregates.push(new);
+        }
+        self.followers.aggregates.extend(kept);
+        self.followers.stirred = true;
+        for one in gone {
+            self.withdraw(one.key, aggregate::KEY, peers);
+        }
+    }
+
+    /// Whether something in an aggregate is another.
+    pub(super) fn stirred(&self) -> bool {
+        self.followers.stirred
+    }
+
+    /// Originates aggregates as what is in them has it.
+    pub(super) fn aggregate(&mut self, peers: &Peers, interner: &mut Interner) {
+        // One may be in another.
+        while std::mem::take(&mut self.followers.stirred) {
+            let news = self.followers.aggregates.iter_mut().filter_map(|one| {
+                let form = one.news()?;
+                Some((one.key, form.map(|form| one.attributes(form, peers))))
+            });
+            for (key, attributes) in news.collect::<Vec<_>>() {
+                match attributes {
+                    Some(attributes) => {
+                        let path = originate::path(key.prefix(), aggregate::PATH_ID, attributes);
+                        self.learn(key, interner.intern(path), peers);
+                    }
+                    None => self.withdraw(key, aggregate::KEY, peers),
+                }
+            }
+        }
+    }
+
+    /// Those whose parts are not told to external peers.
+    pub(super) fn suppressing(&self) -> impl Iterator<Item = Prefix> {
+        let aggregates =
+            self.followers.aggregates.iter().filter(|one| one.wanted.suppress && one.is_originated());
+        aggregates.map(|one| one.key.prefix())
+    }
+
+    /// Has everything in `prefix` looked at again.
+    pub(super) fn note_within(&mut self, prefix: Prefix) {
+        for (slot, destination) in self.destinations.iter().filter(|(_, one)| prefix.covers(one.key.prefix()))
+        {
+            for group in &mut self.followers.groups {
+                group.note(slot, destination.paths.best());
+            }
+        }
+    }
+
     /// Whether a route that next hops may hang on is another.
     pub(super) fn moved(&self) -> bool {
         self.followers.moved
@@ -359,7 +444,7 @@ impl<K: Net> Table<K> {
     pub(super) fn tell_anew(&mut self, peer: PeerId, peers: &Peers) {
         let Some(facts) = peers.facts.get(&peer) else { return };
         if let Some(group) = self.followers.alone(peer) {
-            group.address(Audience::of(facts), &self.destinations, peers);
+            group.address(Audience::of(facts, peers), &self.destinations, peers);
         }
     }
 
@@ -549,6 +634,14 @@ impl<K: Net> Followers<K> {
             (None, None) => true,
             _ => false,
         };
+        if !same {
+            let prefix = destination.key.prefix();
+            for aggregate in self.aggregates.iter_mut().filter(|aggregate| aggregate.hides(prefix)) {
+                best.iter().for_each(|path| aggregate.take(path));
+                now.into_iter().for_each(|path| aggregate.add(path));
+                self.stirred = true;
+            }
+        }
         for group in &mut self.groups {
             if !same || group.hears_several() {
                 group.note(slot, now);

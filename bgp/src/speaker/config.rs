@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::sockopt;
 use crate::api::{
-    AsnRange, Bfd, Config, GracefulRestart, MaxPrefixes, MaxPrefixesAction, PeerConfig, Range, RangeId,
-    Secret,
+    Aggregate, AsnRange, Bfd, Config, GracefulRestart, MaxPrefixes, MaxPrefixesAction, PeerConfig, Range,
+    RangeId, Secret,
 };
 use crate::fsm::restart;
 use crate::iana::BGP_PORT;
@@ -222,7 +222,9 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
         fault.map_err(|fault| ConfigError::Range { range: range.id(), fault })?;
     }
     check_passwords(config)?;
-    Ok(Rib::new(config.asn, config.router_id).set_networks(&config.networks)?)
+    let mut rib = Rib::new(config.asn, config.router_id);
+    rib.set_networks(&config.networks)?;
+    Ok(rib.set_aggregates(&config.aggregates)?)
 }
 
 fn check_peer(peer: &PeerConfig) -> Result<(), PeerFault> {
@@ -422,6 +424,24 @@ pub(super) fn describe(old: Option<&Config>, new: &Config) -> Vec<String> {
         && old.cluster_id != new.cluster_id
     {
         changes.push(format!("cluster id {}, was {}", new.cluster(), old.cluster()));
+    }
+    let aggregates = |config: &Config| {
+        let of = |one: &Aggregate| (one.prefix, (one.suppress, one.communities.clone()));
+        config.aggregates.iter().map(of).collect()
+    };
+    differ(
+        &old.map(aggregates).unwrap_or_default(),
+        &aggregates(new),
+        &mut changes,
+        |prefix, _| format!("aggregate {prefix} announced while there is something in it"),
+        |prefix| format!("aggregate {prefix} no longer announced"),
+        |prefix, _, (suppress, communities)| {
+            let parts = if *suppress { "hides" } else { "shows" };
+            format!("aggregate {prefix} {parts} its parts, and has communities [{}]", communities.join(" "))
+        },
+    );
+    if old.is_some_and(|old| old.decision != new.decision) {
+        changes.push("paths are compared by other rules".to_owned());
     }
     if old.and_then(|old| old.underlay.as_ref()) != new.underlay.as_ref() {
         changes.push(match &new.underlay {

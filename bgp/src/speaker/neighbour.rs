@@ -523,6 +523,10 @@ impl Neighbour {
             drain: Stage::of_rib(self.drain.as_ref()),
             client: self.config.route_reflector_client,
             next_hop: self.config.next_hop,
+            multihop: [self.config.multihop, self.config.ttl_security]
+                .into_iter()
+                .flatten()
+                .any(|hops| hops > 1),
             local_asn: self.local_asn,
             allow_own_as: self.config.allow_own_as,
             default_route: self.config.accept_default_route,

@@ -50,8 +50,11 @@ impl Speaker {
         let mut orders = self.identify(&config, now);
         orders.rib.set_cluster_id(config.cluster());
         orders.rib.set_underlay(config.underlay.as_deref());
+        orders.rib.set_decision(config.decision);
         // Cannot fail: the same was tried on an empty RIB by `check`.
-        let networks = orders.rib.set_networks(&config.networks).map_err(ConfigError::from);
+        let networks = orders.rib.set_networks(&config.networks);
+        let networks =
+            networks.and_then(|()| orders.rib.set_aggregates(&config.aggregates)).map_err(ConfigError::from);
         self.remove_peers(&config, &mut orders.rib, now);
         for peer in &config.peers {
             self.apply_peer(peer, us, &mut orders.rib, now);

@@ -16,6 +16,7 @@ fn base(n: u8) -> Candidate {
         path_length: 2,
         origin: Origin::Igp,
         neighbour: Some(Asn(65001)),
+        shares: None,
         med: 0,
         external: true,
         metric: 0,
@@ -65,6 +66,15 @@ fn each_step_decides_what_those_before_it_left_equal() {
 fn med_is_compared_among_paths_of_one_neighbouring_as_only() {
     let other_as = Candidate { neighbour: Some(Asn(65002)), med: 50, ..base(2) };
     assert_eq!(verdicts(&[base(1), other_as]), [Verdict::Best, Verdict::Multipath]);
+}
+
+#[test]
+fn load_may_be_shared_within_one_neighbouring_as_only() {
+    let of = |n: u8, asn: u32| Candidate { neighbour: Some(Asn(asn)), shares: Some(Asn(asn)), ..base(n) };
+    assert_eq!(
+        verdicts(&[of(1, 65001), of(2, 65002), of(3, 65001)]),
+        [Verdict::Best, Verdict::Lost(Reason::RouterId), Verdict::Multipath]
+    );
 }
 
 #[test]
@@ -124,9 +134,9 @@ prop_compose! {
         clusters in 0..2_usize,
     ) -> Candidate {
         let router_id = RouterId(Ipv4Addr::new(10, 0, 0, router_id));
-        let (address, path_id) = (None, 0);
+        let (address, path_id, shares) = (None, 0, None);
         Candidate {
-            originated, last_resort, local_pref, path_length, origin, neighbour, med, external, metric, router_id,
+            originated, last_resort, local_pref, path_length, origin, neighbour, shares, med, external, metric, router_id,
             clusters, address, path_id,
         }
     }

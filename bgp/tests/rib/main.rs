@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod add_path;
+mod aggregates;
 mod behaviour;
 mod decision;
 mod export;
@@ -91,6 +92,7 @@ fn facts(n: u8, asn: u32) -> PeerFacts {
         drain: Drain::default(),
         client: false,
         next_hop: NextHopMode::Auto,
+        multihop: false,
         local_asn: OUR_AS,
         allow_own_as: 0,
         default_route: true,

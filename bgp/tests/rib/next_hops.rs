@@ -1,9 +1,9 @@
 //! Next hops that are reached or not, at a cost, by others: RFC 4271, sections 5.1.3 and 9.1.2.
 
-use manx_bgp::api::Reach;
-use manx_bgp::rib::{PeerId, Rib};
+use manx_bgp::api::{NextHopMode, Reach};
+use manx_bgp::rib::{PeerFacts, PeerId, Rib};
 
-use crate::{announce, attributes, change, heard, policy, rib, up, verdicts, withdraw};
+use crate::{announce, attributes, change, facts, heard, policy, rib, up, up_with, verdicts, withdraw};
 
 const NET: &str = "192.0.2.0/24";
 
@@ -29,7 +29,7 @@ fn two(rib: &mut Rib) -> [PeerId; 2] {
 fn a_path_whose_next_hop_is_not_reached_is_held_with_the_reason() {
     let mut rib = rib();
     rib.set_underlay(Some(&[connected("10.0.0.0/24")]));
-    let (peer, listener) = (up(&mut rib, 1, 65001), up(&mut rib, 2, 65002));
+    let (peer, listener) = (up(&mut rib, 1, 64512), up(&mut rib, 2, 65002));
     rib.update(peer, announce("10.9.0.1", attributes(&[65001]), &[NET]));
     assert_eq!(rib.take_changes(), []);
     assert_eq!(verdicts(&rib, NET), ["peer1: refused: next hop unreachable"]);
@@ -136,7 +136,7 @@ fn routes_that_lead_to_each_others_next_hops_go_with_what_carried_them() {
 fn a_next_hop_set_by_a_policy_is_looked_at_instead_of_the_learned_one() {
     let mut rib = rib();
     rib.set_underlay(Some(&[connected("10.0.0.0/24")]));
-    let peer = up(&mut rib, 1, 65001);
+    let peer = up(&mut rib, 1, 64512);
     rib.update(peer, announce("10.9.0.1", attributes(&[65001]), &[NET]));
     assert_eq!(rib.take_changes(), []);
     let set = serde_json::from_str(
@@ -144,4 +144,59 @@ fn a_next_hop_set_by_a_policy_is_looked_at_instead_of_the_learned_one() {
     );
     rib.set_policy(peer, policy(&set.unwrap()), None);
     assert_eq!(rib.take_changes(), [change(NET, &["10.0.0.9"])]);
+}
+
+#[test]
+fn an_external_peer_one_hop_away_names_itself_or_a_neighbour() {
+    let mut rib = rib();
+    let ways = [connected("10.0.0.0/24"), by("0.0.0.0/0", "10.0.0.254", 0)];
+    rib.set_underlay(Some(&ways));
+    let peer = up(&mut rib, 1, 65001);
+    let far = up_with(&mut rib, 2, PeerFacts { multihop: true, ..facts(2, 65002) });
+    let beyond = up_with(&mut rib, 3, PeerFacts { address: "10.7.0.3".parse().unwrap(), ..facts(3, 65003) });
+    for (peer, asn, next_hop, net) in [
+        (peer, 65001, "10.0.0.1", "192.0.2.0/26"),
+        (peer, 65001, "10.0.0.8", "192.0.2.64/26"),
+        (peer, 65001, "10.9.0.1", "192.0.2.128/26"),
+        (far, 65002, "10.9.0.2", "198.51.100.0/26"),
+        (beyond, 65003, "10.9.0.3", "198.51.100.64/26"),
+    ] {
+        rib.update(peer, announce(next_hop, attributes(&[asn]), &[net]));
+    }
+    let told = [
+        change("192.0.2.0/26", &["10.0.0.1"]),
+        change("192.0.2.64/26", &["10.0.0.8"]),
+        change("198.51.100.0/26", &["10.0.0.254"]),
+        change("198.51.100.64/26", &["10.0.0.254"]),
+    ];
+    assert_eq!(rib.take_changes(), told);
+    let refused = "peer1: refused: next hop on no network we share, though the peer is on one";
+    assert_eq!(verdicts(&rib, "192.0.2.128/26"), [refused]);
+    // The network is found to be ours as well.
+    rib.set_underlay(Some(&[ways[0].clone(), ways[1].clone(), connected("10.9.0.0/24")]));
+    assert!(rib.take_changes().contains(&change("192.0.2.128/26", &["10.9.0.1"])));
+}
+
+#[test]
+fn a_third_partys_next_hop_is_kept_for_who_shares_its_network() {
+    let mut rib = rib();
+    let network = connected("10.0.0.0/24");
+    rib.set_underlay(Some(&[network.clone(), by("10.9.0.0/24", "10.0.0.254", 0)]));
+    let from = up(&mut rib, 1, 64512);
+    let direct = |n| PeerFacts { next_hop: NextHopMode::Direct, ..facts(n, 65000 + u32::from(n)) };
+    let shares = up_with(&mut rib, 2, direct(2));
+    let not = up_with(&mut rib, 3, PeerFacts { address: "10.7.0.3".parse().unwrap(), ..direct(3) });
+    let plain = up(&mut rib, 4, 65004);
+    rib.update(from, announce("10.0.0.1", attributes(&[]), &[NET]));
+    rib.update(from, announce("10.9.0.1", attributes(&[]), &["198.51.100.0/24"]));
+    let hops = |rib: &mut Rib, peer| {
+        let told = heard(rib, peer);
+        [told.next_hop(NET), told.next_hop("198.51.100.0/24")]
+    };
+    assert_eq!(hops(&mut rib, shares), ["10.0.0.1", "10.0.0.100"]);
+    assert_eq!(hops(&mut rib, not), ["10.0.0.100", "10.0.0.100"]);
+    assert_eq!(hops(&mut rib, plain), ["10.0.0.100", "10.0.0.100"]);
+    // Where the network is told to be another, so is what is said.
+    rib.set_underlay(Some(&[network, connected("10.0.0.2/32"), by("10.9.0.0/24", "10.0.0.254", 0)]));
+    assert_eq!(heard(&mut rib, shares).next_hop(NET), "10.0.0.100");
 }

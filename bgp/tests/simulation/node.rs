@@ -196,6 +196,7 @@ pub fn facts(
         drain: Drain::default(),
         client: topology.is_client(node, other),
         next_hop: NextHopMode::Auto,
+        multihop: false,
         local_asn: topology.asn(node),
         allow_own_as: 0,
         default_route: true,

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use manx_bgp::api::{self, Config, RouteChange};
-use manx_bgp::types::ScopedAddr;
+use manx_bgp::api::{self, Config, Reach, RouteChange};
+use manx_bgp::types::{Prefix, ScopedAddr};
 use manx_cni::protocol::AttachmentKey;
 use manx_ipam::claim::{Claim, Taken};
 use manx_ipam::{Allocator, BlockCidr, Pool};
@@ -183,6 +183,8 @@ pub struct Core {
     pub(super) mirror: Mirror,
     /// The dataplane as last seen.
     pub(super) kernel: dataplane::Status,
+    /// The ways this machine has without our routes; none before they were told.
+    underlay: Option<Vec<Reach>>,
     /// Whether the dataplane has ended: nothing is programmed any more.
     pub(super) kernel_gone: bool,
     pub(super) host: Box<dyn Host>,
@@ -257,6 +259,7 @@ impl Core {
             heard: Heard::default(),
             mirror: Mirror::default(),
             kernel: dataplane::Status::default(),
+            underlay: None,
             kernel_gone: false,
             host,
             files,
@@ -403,6 +406,14 @@ impl Core {
         self.kernel = kernel;
     }
 
+    /// Takes what the dataplane says of the ways this machine has without our routes.
+    pub fn see_underlay(&mut self, ways: Vec<Reach>) {
+        if self.underlay.as_ref() != Some(&ways) {
+            self.underlay = Some(ways);
+            self.unsent = self.unsent.take().or_else(|| self.graph.spoken().orders.clone());
+        }
+    }
+
     /// The dataplane has ended.
     pub fn lose_kernel(&mut self) {
         self.kernel_gone = true;
@@ -434,7 +445,11 @@ impl Core {
             self.unsent = speaking.orders;
         }
         let orders = if self.cluster.has_read(&SPEAKING) { self.unsent.take() } else { None };
-        let orders = orders.map(|orders| Config { restarting: self.respoken, ..orders });
+        let orders = orders.map(|orders| Config {
+            restarting: self.respoken,
+            underlay: self.underlay.as_deref().map(|ways| with_pods(ways, &orders)),
+            ..orders
+        });
         let answers = std::mem::take(&mut self.answers);
         let retire = std::mem::take(&mut self.retire);
         let complete = self.policed_all();
@@ -483,4 +498,14 @@ fn on_any_link(change: &RouteChange) -> Vec<IpAddr> {
         tracing::warn!(prefix = %change.prefix, next_hop = %hop, "link-local next hops are not installed");
     }
     there.iter().map(|hop| hop.addr).collect()
+}
+
+/// With the pods of this node that are neighbours: they are connected by routes of ours.
+fn with_pods(ways: &[Reach], orders: &Config) -> Vec<Reach> {
+    let here = |address: IpAddr| {
+        let host = Prefix::host(address);
+        orders.networks.iter().any(|network| network.prefix.covers(host)).then_some(Reach::connected(host))
+    };
+    let pods = orders.peers.iter().filter_map(|peer| here(peer.address));
+    ways.iter().cloned().chain(pods).collect()
 }

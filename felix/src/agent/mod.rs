@@ -186,6 +186,8 @@ impl Agent {
         let Watches { mut updates, doubt } = watches;
         self.doubt = doubt;
         let mut stop = std::pin::pin!(stop);
+        let mut underlay = self.dataplane.underlay();
+        self.core.see_underlay(underlay.borrow_and_update().clone());
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -198,6 +200,7 @@ impl Agent {
                 },
                 Some(update) = updates.recv() => self.update(update),
                 Some(event) = self.speaker.events.recv() => self.core.hear(event),
+                Ok(()) = underlay.changed() => self.core.see_underlay(underlay.borrow_and_update().clone()),
                 Some(done) = self.work.next() => self.done(done),
                 _ = tick.tick() => self.tick(),
             }

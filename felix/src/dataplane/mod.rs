@@ -4,6 +4,7 @@
 //!   Dataplane ──FibDelta──▶ syncer (one thread) ──batches──▶ kernel      tracker: wanted against actual
 //!       ▲                    │  ▲                              │           routes: a route as the kernel says it
 //!       └─ future resolves ──┘  └─── monitor (one thread) ◀────┘           what others did to our routes
+//!   Dataplane::underlay ◀─ underlay (one thread) ◀─ poked ─┘              the ways there are without us
 //!       └── veths to remove ──▶ retire (two threads) ─▶ down ─▶ removed
 //! ```
 
@@ -16,8 +17,9 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
 use ipnetwork::IpNetwork;
+use manx_bgp::api::Reach;
 use manx_cni::netlink::{Netlink, NetlinkError};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use monitor::Monitor;
 use retire::{LinkError, Removal, Retirement};
@@ -30,6 +32,7 @@ pub mod routes;
 mod syncer;
 pub mod sysctl;
 pub(crate) mod tracker;
+mod underlay;
 
 /// All routes wanted, by destination (no host bits).
 pub type Fib = BTreeMap<IpNetwork, Route>;
@@ -63,6 +66,7 @@ pub struct Dataplane {
     commands: mpsc::Sender<Command>,
     retirement: Retirement,
     status: Arc<Mutex<Status>>,
+    underlay: watch::Receiver<Vec<Reach>>,
     _stop: Arc<StopOnDrop>,
 }
 
@@ -155,6 +159,7 @@ impl Dataplane {
         let netlink = Netlink::open()?;
         // Listens before it reads, so that no change falls between the two.
         let monitor = Monitor::open(netlink.port())?;
+        let (poke, underlay) = underlay::start()?;
         let status = Arc::new(Mutex::new(Status::default()));
         let syncer = Syncer::new(netlink, Arc::clone(&status))?;
         let (commands, received) = mpsc::channel();
@@ -162,12 +167,12 @@ impl Dataplane {
         let events = (commands.clone(), Arc::downgrade(&alive));
         thread::Builder::new()
             .name("route-monitor".to_owned())
-            .spawn(move || monitor.run(&events.0, &events.1))?;
+            .spawn(move || monitor.run(&events.0, &poke, &events.1))?;
         thread::Builder::new().name("routes".to_owned()).spawn(move || {
             let _alive = alive;
             syncer.run(&received);
         })?;
-        Ok(Self { _stop: Arc::new(StopOnDrop(commands.clone())), commands, retirement, status })
+        Ok(Self { _stop: Arc::new(StopOnDrop(commands.clone())), commands, retirement, status, underlay })
     }
 
     /// Changes what is wanted. The future resolves once the kernel has answered for every route of `delta`; the
@@ -195,6 +200,12 @@ impl Dataplane {
     pub fn sweep(&self) {
         // With the thread gone there is nobody to sweep, and `update` tells.
         let _ = self.commands.send(Command::Sweep);
+    }
+
+    /// The ways this machine has without our routes, now and whenever they change: connected networks and other
+    /// programs' routes of the main table, sorted.
+    pub fn underlay(&self) -> watch::Receiver<Vec<Reach>> {
+        self.underlay.clone()
     }
 
     /// What it holds and has done, as of its last batch.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Weak;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Sender, SyncSender};
 
 use ipnetwork::IpNetwork;
 use manx_cni::netlink::Datagram;
@@ -17,14 +17,18 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::Route;
 use super::routes::{self, RTPROT_MANX};
 use super::syncer::Command;
+use super::{Route, underlay};
 
 /// `enum rtnetlink_groups` of linux/rtnetlink.h: links, addresses and routes of both families.
 const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
 
 /// Of linux/rtnetlink.h.
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 
@@ -75,13 +79,21 @@ impl Monitor {
     }
 
     /// Hands on events until nobody takes them or `alive` has gone.
-    pub fn run(mut self, commands: &Sender<Command>, alive: &Weak<()>) {
+    pub fn run(mut self, commands: &Sender<Command>, underlay: &SyncSender<()>, alive: &Weak<()>) {
         let mut buffer = Vec::with_capacity(64 * 1024);
         while alive.strong_count() > 0 {
             buffer.clear();
             let events = match self.socket.recv(&mut buffer, 0) {
-                Ok(_) => Datagram(&buffer).filter_map(|message| self.event(message)).collect(),
-                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => vec![Event::Doubt],
+                Ok(_) => {
+                    if Datagram(&buffer).any(is_of_the_underlay) {
+                        underlay::poke(underlay);
+                    }
+                    Datagram(&buffer).filter_map(|message| self.event(message)).collect()
+                }
+                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
+                    underlay::poke(underlay);
+                    vec![Event::Doubt]
+                }
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
                 {
@@ -133,6 +145,24 @@ impl Monitor {
             }
             _ => None,
         }
+    }
+}
+
+/// Whether the ways there are without us may be others: an address, a route that is not ours, or a link that is no
+/// pod's.
+fn is_of_the_underlay(message: &[u8]) -> bool {
+    let kind = message.get(4..).and_then(|rest| rest.first_chunk()).map(|kind| u16::from_ne_bytes(*kind));
+    match kind {
+        Some(RTM_NEWROUTE | RTM_DELROUTE) => {
+            message.get(16 + 5).is_some_and(|protocol| *protocol != RTPROT_MANX)
+        }
+        Some(RTM_NEWLINK | RTM_DELLINK) => {
+            // The name stands in the message as it is.
+            let prefix = HOST_IFNAME_PREFIX.as_bytes();
+            !message.windows(prefix.len()).any(|octets| octets == prefix)
+        }
+        Some(RTM_NEWADDR | RTM_DELADDR) => true,
+        _ => false,
     }
 }
 
