@@ -169,6 +169,14 @@ pub enum Request {
         /// See `manx_felix::graph::policy::Question`.
         question: serde_json::Value,
     },
+    /// What `manxctl` asks of the packet filter. Answered by [`Reply::Policy`], any number of them, and the end of the
+    /// connection.
+    Policy {
+        /// [`VERSION`].
+        version: u32,
+        /// See `manx_felix::acl::question::Question`.
+        question: serde_json::Value,
+    },
 }
 
 impl Request {
@@ -181,7 +189,8 @@ impl Request {
             | Self::Gc { version, .. }
             | Self::NodeReady { version }
             | Self::Status { version }
-            | Self::Explain { version, .. } => Some(*version),
+            | Self::Explain { version, .. }
+            | Self::Policy { version, .. } => Some(*version),
             Self::Ready { .. } | Self::Failed { .. } => None,
         }
     }
@@ -215,6 +224,11 @@ pub enum Reply {
     Explained {
         /// See `manx_felix::graph::policy::Explanation`; one a pair of addresses.
         explanations: serde_json::Value,
+    },
+    /// A part of the answer to [`Request::Policy`].
+    Policy {
+        /// See `manx_felix::acl::question::Answer`.
+        answer: serde_json::Value,
     },
     /// Nothing was done, or all that was done was undone.
     Error {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
+use crate::acl::driver::Connections;
+
 /// The Manx node agent: watches Kubernetes, programs this node's pod routes, tells manx-bgpd whom to speak with.
 ///
 /// Runs once on every node, as root or with CAP_NET_ADMIN, in the host's network namespace. It can be stopped, killed
@@ -62,6 +64,11 @@ pub struct Config {
     /// metadata.namespace.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE", default_value = "kube-system")]
     pub namespace: String,
+
+    /// What becomes of connections that were let through and that a later change of policies forbids: `end` has their
+    /// next packet judged anew, `keep` lets them go on.
+    #[arg(long, value_enum, value_name = "end|keep", default_value_t)]
+    pub connections: Connections,
 
     /// Where to serve /healthz, /readyz and /metrics (Prometheus).
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9098")]

@@ -20,6 +20,7 @@ use prometheus::{
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::acl::driver::Status;
 use crate::status::NodeReport;
 
 /// The agent's task turns once a second; silent for this long, it hangs.
@@ -53,6 +54,12 @@ pub struct Metrics {
     pub attachments: IntCounterVec,
     /// By verb: seconds of a plugin's run that were the agent's.
     pub plugin_seconds: HistogramVec,
+    policy_objects: IntGaugeVec,
+    policy_in_force: IntGauge,
+    policy_transactions: IntCounterVec,
+    policy_repairs: IntCounterVec,
+    policy_packets: IntCounterVec,
+    connections_ended: IntCounterVec,
     routes: IntGaugeVec,
     pods: IntGauge,
     blocks: IntGauge,
@@ -107,6 +114,35 @@ impl Metrics {
                 &["verb", "result"],
             )?,
             plugin_seconds,
+            policy_objects: gauges(
+                "manx_policy_objects",
+                "What the packet filter is to hold: endpoints, policies (one a direction), sets, members of sets.",
+                &["kind"],
+            )?,
+            policy_in_force: gauge(
+                "manx_policy_in_force",
+                "Whether the packet filter holds all it is to hold.",
+            )?,
+            policy_transactions: counters(
+                "manx_policy_transactions_total",
+                "Changes of the packet filter: made, refused.",
+                &["result"],
+            )?,
+            policy_repairs: counters(
+                "manx_policy_repairs_total",
+                "How often something was put right that someone else had done to the packet filter.",
+                &[],
+            )?,
+            policy_packets: counters(
+                "manx_policy_packets_total",
+                "Packets that open connections: accepted, denied, audited, spoofed, of an unknown pod.",
+                &["verdict"],
+            )?,
+            connections_ended: counters(
+                "manx_connections_ended_total",
+                "Connections ended because a later policy forbids them.",
+                &[],
+            )?,
             routes: gauges("manx_routes", "Routes of ours: wanted, installed, failing.", &["state"])?,
             pods: gauge("manx_pods", "Pods attached.")?,
             blocks: gauge("manx_blocks", "Blocks this node owns.")?,
@@ -117,6 +153,37 @@ impl Metrics {
             ready: gauge("manx_ready", "Whether the watches are in sync and the kernel is programmed.")?,
             registry,
         })
+    }
+
+    /// Takes what the packet filter says of itself.
+    pub fn see_acl(&self, status: &Status) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for (kind, count) in [
+            ("endpoints", status.endpoints),
+            ("policies", status.policies),
+            ("sets", status.sets),
+            ("members", status.members),
+        ] {
+            self.policy_objects.with_label_values(&[kind]).set(number(count));
+        }
+        self.policy_in_force.set(i64::from(status.in_force));
+        let upto = |counters: &IntCounterVec, labels: &[&str], total: u64| {
+            let counter = counters.with_label_values(labels);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        };
+        upto(&self.policy_transactions, &["made"], status.commits);
+        upto(&self.policy_transactions, &["refused"], status.refused);
+        upto(&self.policy_repairs, &[], status.repaired);
+        upto(&self.connections_ended, &[], status.ended);
+        for (verdict, packets) in [
+            ("accepted", status.packets.accepted),
+            ("denied", status.packets.denied),
+            ("audited", status.packets.audited),
+            ("spoofed", status.packets.spoofed),
+            ("unknown", status.packets.unknown),
+        ] {
+            upto(&self.policy_packets, &[verdict], packets);
+        }
     }
 
     /// The text format, with the report's numbers.

@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use manx_felix::acl::driver::Driver;
+use manx_felix::acl::question;
 use manx_felix::agent::Agent;
 use manx_felix::alone::alone;
 use manx_felix::config::Config;
@@ -23,6 +24,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Commands of plugins on their way to the agent; more wait in their connections.
 const COMMANDS: usize = 256;
+
+/// Questions of manxctl to the packet filter; more wait in their connections.
+const QUESTIONS: usize = 16;
 
 /// They log every try of a request; the agent says once that the API is away.
 const QUIET: &str = "kube_client=off,kube_runtime=off";
@@ -62,13 +66,15 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
     let plugin_seconds = metrics.plugin_seconds.clone();
     let dataplane = Dataplane::start()?;
-    let acl = Driver::start().context("cannot start the packet filter")?;
+    let acl = Driver::start(config.connections).context("cannot start the packet filter")?;
     let speaker = Speaker::start(&config.speaker_socket);
     let state_dir = config.state_dir();
-    let (agent, pulse) = Agent::new(&config, client.clone(), (dataplane, acl), speaker, metrics.clone())
-        .with_context(|| format!("state directory {}", state_dir.display()))?;
+    let (agent, pulse) =
+        Agent::new(&config, client.clone(), (dataplane, acl.clone()), speaker, metrics.clone())
+            .with_context(|| format!("state directory {}", state_dir.display()))?;
     let watches = watch::start(&client, &config.node_name);
     let (commands, received) = mpsc::channel(COMMANDS);
+    let (questions, asked) = mpsc::channel(QUESTIONS);
     let install = Install::new(&config).context("this program's own place")?;
 
     tokio::select! {
@@ -76,11 +82,21 @@ async fn run(config: Config) -> anyhow::Result<()> {
             tracing::info!("manx-felix stops; routes and sessions stay as they are");
             Ok(())
         }
-        () = attach::serve(listener, commands, plugin_seconds) => Ok(()),
+        () = attach::serve(listener, commands, questions, plugin_seconds) => Ok(()),
+        () = question::serve(acl.clone(), asked) => Ok(()),
+        () = watch_acl(acl, metrics.clone()) => Ok(()),
         () = install.run(pulse.clone()) => Ok(()),
         served = health::serve(config.health_addr, pulse, metrics) => {
             served.with_context(|| format!("--health-addr {}", config.health_addr))
         }
+    }
+}
+
+/// Shows how the packet filter is, once a second.
+async fn watch_acl(acl: Driver, metrics: Metrics) {
+    loop {
+        metrics.see_acl(&acl.status());
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

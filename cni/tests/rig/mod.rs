@@ -257,7 +257,10 @@ impl Agent {
             }
             Request::NodeReady { .. } if self.manner == Manner::Exhausted => error(50, "pool exhausted"),
             Request::NodeReady { .. } => Reply::NodeReady,
-            Request::Failed { .. } | Request::Status { .. } | Request::Explain { .. } => {
+            Request::Failed { .. }
+            | Request::Status { .. }
+            | Request::Explain { .. }
+            | Request::Policy { .. } => {
                 panic!("not a question of the plugin's")
             }
         }

@@ -20,6 +20,7 @@ use std::net::IpAddr;
 use manx_bgp::types::Family;
 use manx_cni::protocol::HOST_IFNAME_PREFIX;
 
+use super::merge::Merged;
 use super::nft::{
     BaseChain, Chain as NftChain, ChainType, CmpOp, Element, Field, Hook, Key, Rule as NftRule,
     Set as NftSet, Statement, Table, Type, Verdict,
@@ -418,11 +419,13 @@ fn port_set(objects: &mut Objects, policy: &str, rule: &Rule) {
     }
 }
 
-/// What one direction of the endpoints with these policies becomes. `find` knows the policies it names.
+/// What one direction of the endpoints with these policies becomes. `find` knows the policies it names; those `merged`
+/// are led to by [`peer`] and [`class`].
 pub fn chain<'a>(
     direction: Direction,
     chain: &Chain,
     find: impl Fn(&PolicyId) -> Option<&'a Policy>,
+    merged: &BTreeSet<PolicyId>,
 ) -> Objects {
     let mut objects = Objects::default();
     let name = chain_name(direction, chain);
@@ -446,7 +449,7 @@ pub fn chain<'a>(
         }
     }
     objects.chains.insert(name.clone(), NftChain { base: None, rules: admin });
-    let rest = if passes { network } else { name.clone() };
+    let mut rest = if passes { network } else { name.clone() };
     if passes {
         objects.rule(&name, goto(&rest));
     }
@@ -464,7 +467,21 @@ pub fn chain<'a>(
             }
             objects.chains.insert(after, NftChain { base: None, rules: baseline.clone() });
         }
-        for id in &isolated.policies {
+        if !merged.is_empty() {
+            for family in Family::ALL {
+                let map = peers(&name, family);
+                let field = match direction {
+                    Direction::Ingress => Field::Saddr(family),
+                    Direction::Egress => Field::Daddr(family),
+                };
+                objects.sets.insert(map.clone(), NftSet::to_verdicts([field.kind()]));
+                objects.rule(&rest, NftRule::new([Statement::Vmap { fields: vec![field], map }]));
+            }
+            let unmerged = unmerged(&name);
+            objects.rule(&rest, goto(&unmerged));
+            rest = unmerged;
+        }
+        for id in isolated.policies.iter().filter(|id| !merged.contains(id)) {
             objects.rule(&rest, jump(policy_name(id)));
         }
         match isolated.otherwise {
@@ -483,6 +500,42 @@ pub fn chain<'a>(
         objects.rule(&rest, rule);
     }
     objects
+}
+
+/// The map that leads from the other end's address to the policies of a chain that it may matter to.
+fn peers(chain: &str, family: Family) -> String {
+    match family {
+        Family::Ipv4 => format!("{chain}/peers4"),
+        Family::Ipv6 => format!("{chain}/peers6"),
+    }
+}
+
+/// What is looked at whatever the address.
+fn unmerged(chain: &str) -> String {
+    format!("{chain}/unmerged")
+}
+
+fn class_name(chain: &str, policies: &[PolicyId]) -> String {
+    format!("{chain}/{}", super::digest(&format!("{policies:?}")))
+}
+
+/// The part of a chain that addresses share which lead to the same policies.
+pub fn class(chain: &str, policies: &[PolicyId]) -> Objects {
+    let mut objects = Objects::default();
+    let name = class_name(chain, policies);
+    for id in policies {
+        objects.rule(&name, NftRule::new([Statement::Verdict(Verdict::Jump(policy_name(id)))]));
+    }
+    objects.rule(&name, NftRule::new([Statement::Verdict(Verdict::Goto(unmerged(chain)))]));
+    objects
+}
+
+/// Where an address leads.
+pub fn peer(chain: &str, address: IpAddr, policies: &[PolicyId]) -> Objects {
+    let verdict = Some(Verdict::Goto(class_name(chain, policies)));
+    let element = Element { verdict, ..single(&[&octets(address)]) };
+    let elements = [(peers(chain, Family::of(address)), [element].into())].into();
+    Objects { elements, ..Objects::default() }
 }
 
 /// Counts, tells and drops all that gets so far.
@@ -543,7 +596,15 @@ pub fn table(ruleset: &Ruleset) -> Table {
     for (name, found) in &ruleset.endpoints {
         objects.extend(endpoint(name, found));
         for (direction, of) in [(Direction::Ingress, &found.ingress), (Direction::Egress, &found.egress)] {
-            objects.extend(chain(direction, of, |id| ruleset.policies.get(id).map(|policy| &**policy)));
+            let find = |id: &PolicyId| ruleset.policies.get(id).map(|policy| &**policy);
+            let merged = Merged::new(of, find, |id| ruleset.sets.get(id)).unwrap_or_default();
+            objects.extend(chain(direction, of, find, &merged.policies()));
+            let name = chain_name(direction, of);
+            for address in merged.addresses() {
+                let policies = merged.found_by(address).unwrap_or_default();
+                objects.extend(class(&name, &policies));
+                objects.extend(peer(&name, address, &policies));
+            }
         }
     }
     for (id, Set { of, members }) in &ruleset.sets {

@@ -7,26 +7,29 @@
 //!                        └──────────────── read: at the start, after a doubt ◀──────────┘
 //! ```
 //!
-//! What deletes anything costs the kernel a grace period of 6 to 16 ms, however much it deletes: so such changes wait
-//! for each other for a moment, and what only adds does not wait for them. A transaction the kernel refuses changes
+//! What deletes anything costs the kernel a grace period of 6 to 16 ms, however much it deletes: so such changes, if
+//! they come one after the other, wait for each other for a moment, and what only adds does not wait for them. A transaction the kernel refuses changes
 //! nothing: what was in force stays so, and it is tried again from what is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 
 use super::compile::{self, TABLE};
+use super::conntrack::{self, Connection, Conntrack};
+use super::denied::{Denial, Listener, Packet};
 use super::nft::{CommitError, Counter, DumpError, Event, Monitor, Nft, Text};
-use super::ruleset::Delta;
+use super::ruleset::{Delta, PolicyId};
 use super::state::State;
 
-/// How long changes that delete wait for more of them.
+/// How long after one change that deletes the next waits for more of them.
 const TICK: Duration = Duration::from_millis(10);
 
 /// The table is read at most this often, whoever changes it.
@@ -39,6 +42,15 @@ const ASK_EVERY: Duration = Duration::from_secs(60);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(30);
 
+/// Denied packets that wait for a slow reader; it is told how many it missed.
+const DENIALS: usize = 1024;
+
+/// Denied packets that are remembered.
+const RECENT: usize = 256;
+
+/// How often what the table has counted is summed up for the status.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
+
 /// How often a silent monitor looks whether anybody still listens.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -47,7 +59,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Driver {
     commands: Sender<Command>,
     status: Arc<Mutex<Status>>,
+    denials: broadcast::Sender<Arc<Denial>>,
     _stop: Arc<StopOnDrop>,
+}
+
+/// What becomes of connections that were let through and are forbidden by a later change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Connections {
+    /// They end.
+    #[default]
+    End,
+    /// They go on until they end by themselves.
+    Keep,
 }
 
 #[derive(Debug)]
@@ -92,14 +115,55 @@ pub struct Status {
     pub failing: Option<String>,
     /// How often something was put right that someone else had done to the table.
     pub repaired: u64,
+    /// Connections ended because a policy forbids them now.
+    pub ended: u64,
+    /// Packets counted, as of some seconds ago.
+    pub packets: Packets,
     /// What the last transaction took.
     pub last_commit: Duration,
     /// Whether what nobody wants is removed.
     pub swept: bool,
 }
 
+/// Packets that opened, or would have opened, a connection, since the counters were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Packets {
+    /// Let through by a rule.
+    pub accepted: u64,
+    /// Dropped by policy.
+    pub denied: u64,
+    /// Not dropped by policies in audit mode.
+    pub audited: u64,
+    /// Dropped for their source address.
+    pub spoofed: u64,
+    /// Dropped because their pod is not known.
+    pub unknown: u64,
+}
+
+impl Packets {
+    /// Adds what was counted since the last time. A counter that has less is a new one of that name.
+    fn add(&mut self, counters: &BTreeMap<String, Counter>, before: &BTreeMap<String, Counter>) {
+        for (name, counter) in counters {
+            let sum = match name.split('/').next() {
+                Some("accept") => &mut self.accepted,
+                Some("deny") => &mut self.denied,
+                Some("audit") => &mut self.audited,
+                Some("spoofed") => &mut self.spoofed,
+                Some("unknown") => &mut self.unknown,
+                _ => continue,
+            };
+            let before = before.get(name).map_or(0, |before| before.packets);
+            *sum += counter.packets.checked_sub(before).unwrap_or(counter.packets);
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Command {
+    /// The kernel told of a denied packet.
+    Denied(Packet),
+    /// Connections of endpoints, to judge.
+    Connections(Vec<Connection>),
     Update(Box<Delta>, oneshot::Sender<Result<(), UpdateError>>),
     Sweep,
     /// Someone else changed the table, or may have.
@@ -109,6 +173,8 @@ enum Command {
         elements: bool,
         answer: oneshot::Sender<String>,
     },
+    Recent(oneshot::Sender<Vec<Arc<Denial>>>),
+    Policies(oneshot::Sender<Vec<PolicyId>>),
     Stop,
 }
 
@@ -117,22 +183,46 @@ impl Driver {
     ///
     /// # Errors
     /// A socket could not be opened, or a thread not started.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(connections: Connections) -> io::Result<Self> {
         let (commands, received) = mpsc::channel();
         let status = Arc::new(Mutex::new(Status::default()));
+        let (denials, _) = broadcast::channel(DENIALS);
         let nft = Nft::open()?;
         let monitor = Monitor::open(TABLE, nft.port(), PATIENCE)?;
         let alive = Arc::new(());
         let (sender, listens) = (commands.clone(), Arc::downgrade(&alive));
-        thread::Builder::new()
-            .name("acl-monitor".to_owned())
-            .spawn(move || listen(monitor, &sender, &listens))?;
-        let keeper = Keeper::new(nft, status.clone());
-        thread::Builder::new().name("acl".to_owned()).spawn(move || {
+        spawn("acl-monitor", move || listen(monitor, &sender, &listens))?;
+        match Listener::open() {
+            Ok(listener) => {
+                let (sender, listens) = (commands.clone(), Arc::downgrade(&alive));
+                spawn("acl-denied", move || {
+                    listener.run(&listens, |packet| sender.send(Command::Denied(packet)).is_ok());
+                })?;
+            }
+            Err(error) => {
+                let group = compile::NFLOG_GROUP;
+                tracing::warn!(%error, "cannot listen to NFLOG group {group}; denied packets are counted, not told");
+            }
+        }
+        let judge = match connections {
+            Connections::Keep => None,
+            Connections::End => {
+                let (judge, addresses) = mpsc::channel();
+                let (reader, sender) = (Conntrack::open()?, commands.clone());
+                spawn("acl-conntrack", move || {
+                    conntrack::read(reader, &addresses, |found| {
+                        sender.send(Command::Connections(found)).is_ok()
+                    });
+                })?;
+                Some((judge, Conntrack::open()?))
+            }
+        };
+        let keeper = Keeper::new(nft, status.clone(), denials.clone(), judge);
+        spawn("acl", move || {
             let _alive = alive;
             keeper.run(&received);
         })?;
-        Ok(Self { _stop: Arc::new(StopOnDrop(commands.clone())), commands, status })
+        Ok(Self { _stop: Arc::new(StopOnDrop(commands.clone())), commands, status, denials })
     }
 
     /// Changes what is wanted. The future resolves once all of it is in force, or the kernel has refused; the change
@@ -172,10 +262,33 @@ impl Driver {
         async move { answer.await.ok() }
     }
 
+    /// The policies that are wanted; none: the thread has ended.
+    pub fn policies(&self) -> impl Future<Output = Option<Vec<PolicyId>>> + Send + 'static + use<> {
+        let (sender, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Policies(sender));
+        async move { answer.await.ok() }
+    }
+
+    /// Packets denied lately, the oldest first.
+    pub fn recent(&self) -> impl Future<Output = Vec<Arc<Denial>>> + Send + 'static + use<> {
+        let (sender, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Recent(sender));
+        async move { answer.await.unwrap_or_default() }
+    }
+
+    /// Denied packets from now on.
+    pub fn denials(&self) -> broadcast::Receiver<Arc<Denial>> {
+        self.denials.subscribe()
+    }
+
     /// What is in force, as of the last transaction.
     pub fn status(&self) -> Status {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }
 
 /// Hands on what others do to the table until nobody takes it.
@@ -212,14 +325,27 @@ struct Keeper {
     read_at: Option<Instant>,
     last_read: Option<Instant>,
     flush_at: Option<Instant>,
+    /// When a change that deletes was last made.
+    deleted_at: Option<Instant>,
     retry_after: Duration,
     ask_at: Instant,
+    count_at: Instant,
+    counted: BTreeMap<String, Counter>,
+    denials: broadcast::Sender<Arc<Denial>>,
+    recent: VecDeque<Arc<Denial>>,
+    /// Who reads connections, and what ends them; none: they are kept.
+    judge: Option<(Sender<BTreeSet<IpAddr>>, Conntrack)>,
     counts: Status,
     status: Arc<Mutex<Status>>,
 }
 
 impl Keeper {
-    fn new(nft: Nft, status: Arc<Mutex<Status>>) -> Self {
+    fn new(
+        nft: Nft,
+        status: Arc<Mutex<Status>>,
+        denials: broadcast::Sender<Arc<Denial>>,
+        judge: Option<(Sender<BTreeSet<IpAddr>>, Conntrack)>,
+    ) -> Self {
         Self {
             nft,
             state: State::new(),
@@ -231,8 +357,14 @@ impl Keeper {
             read_at: None,
             last_read: None,
             flush_at: None,
+            deleted_at: None,
             retry_after: RETRY_FIRST,
             ask_at: Instant::now() + ASK_EVERY,
+            count_at: Instant::now(),
+            counted: BTreeMap::new(),
+            denials,
+            recent: VecDeque::new(),
+            judge,
             counts: Status::default(),
             status,
         }
@@ -240,7 +372,8 @@ impl Keeper {
 
     fn run(mut self, commands: &Receiver<Command>) {
         loop {
-            let due = [self.read_at, self.flush_at].into_iter().flatten().fold(self.ask_at, Instant::min);
+            let due = [self.read_at, self.flush_at, Some(self.count_at)];
+            let due = due.into_iter().flatten().fold(self.ask_at, Instant::min);
             let first = match commands.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(command) => Some(command),
                 Err(RecvTimeoutError::Timeout) => None,
@@ -255,11 +388,17 @@ impl Keeper {
                         self.read_at = Some(Instant::now());
                     }
                     Command::Doubt => self.doubt(),
+                    Command::Denied(packet) => self.tell(packet),
+                    Command::Connections(found) => self.judge(&found),
                     // Nobody waits for what was dropped.
                     Command::Counters(answer) => {
                         _ = answer.send(self.nft.counters(TABLE).map_err(|error| error.to_string()));
                     }
                     Command::Dump { elements, answer } => _ = answer.send(self.dump(elements)),
+                    Command::Recent(answer) => _ = answer.send(self.recent.iter().cloned().collect()),
+                    Command::Policies(answer) => {
+                        _ = answer.send(self.state.ruleset().policies.keys().cloned().collect());
+                    }
                     Command::Stop => return,
                 }
             }
@@ -278,7 +417,8 @@ impl Keeper {
         if !std::mem::replace(&mut self.has_orders, true) || is_unsure {
             self.read_at = Some(now);
         }
-        self.flush_at = self.flush_at.or(Some(now + TICK));
+        let earliest = self.deleted_at.map_or(now, |at| at + TICK);
+        self.flush_at = self.flush_at.or(Some(earliest));
         // It may be just what was in the way.
         if self.counts.failing.is_some() {
             self.retry_after = RETRY_FIRST;
@@ -293,7 +433,53 @@ impl Keeper {
         self.read_at = Some(self.read_at.map_or(earliest, |at| at.min(earliest)));
     }
 
+    fn tell(&mut self, packet: Packet) {
+        let denial = packet.explain(self.state.ruleset());
+        match serde_json::to_string(&denial) {
+            Ok(json) => tracing::info!(target: "manx_felix::acl::denied", "{json}"),
+            Err(error) => tracing::warn!(%error, "a denied packet cannot be told"),
+        }
+        let denial = Arc::new(denial);
+        self.recent.push_back(Arc::clone(&denial));
+        while self.recent.len() > RECENT {
+            self.recent.pop_front();
+        }
+        // An error means that nobody asks.
+        let _ = self.denials.send(denial);
+    }
+
+    /// Ends the connections that are forbidden.
+    fn judge(&mut self, found: &[Connection]) {
+        let Some((_, conntrack)) = &mut self.judge else { return };
+        // While a change waits the next reading follows it.
+        for connection in found.iter().filter(|connection| connection.is_denied(self.state.ruleset())) {
+            match conntrack.delete(connection) {
+                Ok(()) => self.counts.ended += 1,
+                Err(error) => {
+                    tracing::warn!(%error, flow = ?connection.flow, "cannot end a connection that is forbidden now");
+                }
+            }
+        }
+    }
+
+    /// Has connections judged by what is in force now.
+    fn judge_soon(&self) {
+        if let Some((judge, _)) = &self.judge {
+            let endpoints = self.state.ruleset().endpoints.values();
+            let addresses = endpoints.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
+            // An error means that the thread has ended, which it does only with this one.
+            let _ = judge.send(addresses);
+        }
+    }
+
     fn work(&mut self, now: Instant) {
+        if now >= self.count_at {
+            self.count_at = now + COUNT_EVERY;
+            if let Ok(counters) = self.nft.counters(TABLE) {
+                self.counts.packets.add(&counters, &self.counted);
+                self.counted = counters;
+            }
+        }
         if now >= self.ask_at {
             self.ask_at = now + ASK_EVERY;
             match self.nft.generation() {
@@ -357,6 +543,7 @@ impl Keeper {
         if self.flush_at.is_none() {
             return Ok(());
         }
+        let before = self.counts.commits;
         if let Some(batch) = self.state.creation() {
             self.commit(&batch)?;
         }
@@ -371,11 +558,15 @@ impl Keeper {
             let batch = self.state.everything();
             self.commit(&batch)?;
             self.state.done();
+            self.deleted_at = Some(Instant::now());
         }
         self.flush_at = None;
         self.retry_after = RETRY_FIRST;
         if self.counts.failing.take().is_some() {
             tracing::info!("the packet filter is as it should be again");
+        }
+        if self.counts.commits > before {
+            self.judge_soon();
         }
         self.publish();
         for done in self.waiting.drain(..) {

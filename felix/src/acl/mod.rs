@@ -6,9 +6,13 @@
 //! ```
 
 pub mod compile;
+pub mod conntrack;
+pub mod denied;
 pub mod driver;
 pub mod evaluate;
+mod merge;
 pub mod nft;
+pub mod question;
 pub mod ruleset;
 mod state;
 

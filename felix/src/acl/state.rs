@@ -4,11 +4,15 @@
 //! held once: what the kernel's differ by is what waits to be written.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::compile::{self, Objects, TABLE};
+use super::merge::Merged;
 use super::nft::{Batch, Element, Key, ReadChain, ReadTable, Rule, Set};
-use super::ruleset::{Chain, Delta, Direction, Endpoint, Ifname, PolicyId, Ruleset, SetChange, SetId};
+use super::ruleset::{
+    Chain, Delta, Direction, Endpoint, Ifname, Members, PolicyId, Ruleset, SetChange, SetId,
+};
 use crate::dataplane::tracker::{Change, Tracker};
 
 /// Octets of a transaction that only adds to sets: several make the load of a large one.
@@ -22,6 +26,10 @@ enum Unit {
     Policy(PolicyId),
     Chain(Direction, Arc<Chain>),
     Endpoint(Ifname),
+    /// Of a chain by its name: what an address leads to.
+    Peer(Arc<str>, IpAddr),
+    /// Of a chain by its name: what addresses share.
+    Class(Arc<str>, Vec<PolicyId>),
 }
 
 /// What a unit has become.
@@ -104,6 +112,11 @@ pub struct State {
     units: BTreeMap<Unit, Names>,
     /// Endpoints by the chains they share.
     shared: BTreeMap<(Direction, Arc<Chain>), usize>,
+    merged: BTreeMap<(Direction, Arc<Chain>), Merged>,
+    /// Addresses by the part of a chain that they share.
+    classes: BTreeMap<(Arc<str>, Vec<PolicyId>), usize>,
+    /// What an address leads to, by the chain's name.
+    peers: BTreeMap<(Arc<str>, IpAddr), Vec<PolicyId>>,
     counters: Tracked<String, ()>,
     sets: Tracked<String, Set>,
     elements: Tracked<(String, Key), Element>,
@@ -124,6 +137,9 @@ impl State {
             ruleset: Ruleset::default(),
             units: BTreeMap::new(),
             shared: BTreeMap::new(),
+            merged: BTreeMap::new(),
+            classes: BTreeMap::new(),
+            peers: BTreeMap::new(),
             counters: Tracked::new(),
             sets: Tracked::new(),
             elements: Tracked::new(),
@@ -213,27 +229,110 @@ impl State {
             let objects = endpoint.as_ref().map(|endpoint| compile::endpoint(name, endpoint));
             self.become_(Unit::Endpoint(name.clone()), objects);
         }
-        self.ruleset.apply(delta);
-        if !rewritten.is_empty() {
-            let names = |chain: &Chain| chain.admin.iter().any(|id| rewritten.contains(id));
-            touched.extend(self.shared.keys().filter(|(_, chain)| names(chain)).cloned());
+        // An endpoint more or less changes nothing of what it shares.
+        touched.retain(|chain| {
+            let used = self.shared.get(chain).is_some_and(|uses| *uses > 0);
+            !used || !self.units.contains_key(&Unit::Chain(chain.0, chain.1.clone()))
+        });
+        if !delta.policies.is_empty() {
+            let depends = |chain: &Chain| {
+                chain.admin.iter().any(|id| rewritten.contains(id))
+                    || Merged::may_be(chain) && chain.policies().any(|id| delta.policies.contains_key(id))
+            };
+            touched.extend(self.shared.keys().filter(|(_, chain)| depends(chain)).cloned());
         }
+        for (id, change) in &delta.sets {
+            if let SetChange::Members { add, remove } = change {
+                self.change_members(*id, add, remove, &touched);
+            }
+        }
+        self.ruleset.apply(delta);
         for (direction, chain) in touched {
-            let used = self.shared.get(&(direction, chain.clone())).is_some_and(|uses| *uses > 0);
-            let policies = &self.ruleset.policies;
-            let objects = used
-                .then(|| compile::chain(direction, &chain, |id| policies.get(id).map(|policy| &**policy)));
-            if !used {
-                self.shared.remove(&(direction, chain.clone()));
-            }
-            let unit = Unit::Chain(direction, chain);
-            // An endpoint more or less changes nothing of what it shares.
-            if used && self.units.contains_key(&unit) && rewritten.is_empty() {
-                continue;
-            }
-            self.become_(unit, objects);
+            self.rebuild(direction, chain);
         }
         unsure
+    }
+
+    /// A chain that endpoints share is new, is gone, or names something else.
+    fn rebuild(&mut self, direction: Direction, chain: Arc<Chain>) {
+        let key = (direction, Arc::clone(&chain));
+        let used = self.shared.get(&key).is_some_and(|uses| *uses > 0);
+        let name: Arc<str> = compile::chain_name(direction, &chain).into();
+        let policies = &self.ruleset.policies;
+        let find = |id: &PolicyId| policies.get(id).map(|policy| &**policy);
+        let sets = &self.ruleset.sets;
+        let merged = if used { Merged::new(&chain, find, |id| sets.get(id)) } else { None };
+        let found = merged.as_ref().map(Merged::policies).unwrap_or_default();
+        let objects = used.then(|| compile::chain(direction, &chain, find, &found));
+        let before = self.merged.remove(&key);
+        let mut addresses: BTreeSet<IpAddr> = before.iter().flat_map(Merged::addresses).collect();
+        if let Some(merged) = merged {
+            addresses.extend(merged.addresses());
+            self.merged.insert(key.clone(), merged);
+        }
+        if !used {
+            self.shared.remove(&key);
+        }
+        self.become_(Unit::Chain(direction, chain), objects);
+        for address in addresses {
+            let leads = self.merged.get(&key).and_then(|merged| merged.found_by(address));
+            self.lead(&name, address, leads);
+        }
+    }
+
+    /// Members of a set come and go: their addresses may lead elsewhere. Chains that are rebuilt see to it themselves.
+    fn change_members(
+        &mut self,
+        id: SetId,
+        add: &Members,
+        remove: &Members,
+        rebuilt: &BTreeSet<(Direction, Arc<Chain>)>,
+    ) {
+        let mut leads = Vec::new();
+        for (key, merged) in self.merged.iter_mut().filter(|(key, _)| !rebuilt.contains(key)) {
+            let touched = merged.change(id, add, remove);
+            if !touched.is_empty() {
+                let name: Arc<str> = compile::chain_name(key.0, &key.1).into();
+                leads.extend(touched.into_iter().map(|at| (Arc::clone(&name), at, merged.found_by(at))));
+            }
+        }
+        for (name, address, policies) in leads {
+            self.lead(&name, address, policies);
+        }
+    }
+
+    /// An address leads to these policies of a chain now; none: it leads nowhere.
+    fn lead(&mut self, chain: &Arc<str>, address: IpAddr, policies: Option<Vec<PolicyId>>) {
+        let place = (Arc::clone(chain), address);
+        if self.peers.get(&place) == policies.as_ref() {
+            return;
+        }
+        let unit = Unit::Peer(Arc::clone(chain), address);
+        let objects = policies.as_ref().map(|policies| compile::peer(chain, address, policies));
+        self.become_(unit, objects);
+        let before = match policies {
+            Some(policies) => {
+                let class = (Arc::clone(chain), policies.clone());
+                let uses = self.classes.entry(class).or_default();
+                *uses += 1;
+                if *uses == 1 {
+                    let objects = compile::class(chain, &policies);
+                    self.become_(Unit::Class(Arc::clone(chain), policies.clone()), Some(objects));
+                }
+                self.peers.insert(place, policies)
+            }
+            None => self.peers.remove(&place),
+        };
+        if let Some(before) = before {
+            let class = (Arc::clone(chain), before);
+            if let Some(uses) = self.classes.get_mut(&class) {
+                *uses -= 1;
+                if *uses == 0 {
+                    self.classes.remove(&class);
+                    self.become_(Unit::Class(class.0, class.1), None);
+                }
+            }
+        }
     }
 
     /// A unit's objects are wanted now, and what it was before and is no more is not.

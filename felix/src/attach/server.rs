@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use super::{Asked, Attempt, Command, Refusal};
+use crate::acl::question::Asking;
 
 /// For the first frame of a connection, and for each frame we write.
 const FRAME_DEADLINE: Duration = Duration::from_secs(5);
@@ -27,6 +28,9 @@ const AGENT_DEADLINE: Duration = Duration::from_secs(15);
 
 /// For the plugin to make the veth.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Answers of the packet filter that wait for a slow caller.
+const ANSWERS: usize = 16;
 
 /// Before the next try to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -101,9 +105,14 @@ fn bind(path: &Path) -> io::Result<Listener> {
     Ok(Listener { socket, callers: [0, own] })
 }
 
-/// Serves plugins until the receiver of `commands` is dropped; `took` is told, by verb, how many seconds of a plugin's
-/// run were the agent's.
-pub async fn serve(listener: Listener, commands: mpsc::Sender<Command>, took: HistogramVec) {
+/// Serves plugins until the receiver of `commands` is dropped. What `manxctl` asks of the packet filter goes to
+/// `questions`; `took` is told, by verb, how many seconds of a plugin's run were the agent's.
+pub async fn serve(
+    listener: Listener,
+    commands: mpsc::Sender<Command>,
+    questions: mpsc::Sender<Asking>,
+    took: HistogramVec,
+) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let attempts = Arc::new(AtomicU64::new(1));
     loop {
@@ -121,7 +130,7 @@ pub async fn serve(listener: Listener, commands: mpsc::Sender<Command>, took: Hi
                 continue;
             }
         };
-        let mut connection = Connection::new(stream, commands.clone());
+        let mut connection = Connection::new(stream, commands.clone(), questions.clone());
         let (callers, attempts, took) = (listener.callers, attempts.clone(), took.clone());
         tokio::spawn(async move {
             if let Err(error) = connection.serve(callers, &attempts).await {
@@ -138,6 +147,7 @@ pub async fn serve(listener: Listener, commands: mpsc::Sender<Command>, took: Hi
 struct Connection {
     frames: Framed<UnixStream, LengthDelimitedCodec>,
     commands: mpsc::Sender<Command>,
+    questions: mpsc::Sender<Asking>,
     /// What was asked first.
     verb: Option<&'static str>,
     /// When the last question was read.
@@ -147,10 +157,10 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(stream: UnixStream, commands: mpsc::Sender<Command>) -> Self {
+    fn new(stream: UnixStream, commands: mpsc::Sender<Command>, questions: mpsc::Sender<Asking>) -> Self {
         let codec = LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME as usize).new_codec();
         let frames = Framed::new(stream, codec);
-        Self { frames, commands, verb: None, heard: Instant::now(), spent: Duration::ZERO }
+        Self { frames, commands, questions, verb: None, heard: Instant::now(), spent: Duration::ZERO }
     }
 
     async fn serve(&mut self, callers: [u32; 2], attempts: &AtomicU64) -> io::Result<()> {
@@ -215,6 +225,7 @@ impl Connection {
                 let reply = answer.map(|answer| Reply::Explained { explanations: explained(answer) });
                 self.say(reply.unwrap_or_else(Reply::from)).await
             }
+            Request::Policy { question, .. } => self.policy(question).await,
             Request::Ready { .. } | Request::Failed { .. } => {
                 self.say(Refusal::protocol("what follows an \"add\" came before it").into()).await
             }
@@ -255,6 +266,27 @@ impl Connection {
         match answer.and_then(|answer| answer) {
             Ok(()) => self.say(Reply::Programmed).await.map(|()| Added::Programmed),
             Err(refusal) => self.say(refusal.into()).await.map(|()| Added::Undo),
+        }
+    }
+
+    /// Hands on answers until there are no more, or the caller has gone.
+    async fn policy(&mut self, question: serde_json::Value) -> io::Result<()> {
+        let question = match serde_json::from_value(question) {
+            Ok(question) => question,
+            Err(error) => return self.say(Refusal::protocol(error.to_string()).into()).await,
+        };
+        let (answers, mut answered) = mpsc::channel(ANSWERS);
+        // Taken or not, an answer that nobody gives ends the channel.
+        let _ = timeout(AGENT_DEADLINE, self.questions.send((question, answers))).await;
+        loop {
+            tokio::select! {
+                answer = answered.recv() => match answer {
+                    Some(answer) => self.say(Reply::Policy { answer: serde_json::to_value(answer)? }).await?,
+                    None => return Ok(()),
+                },
+                // Whoever asks says no more: this is the end of the connection.
+                _ = self.frames.next() => return Ok(()),
+            }
         }
     }
 
@@ -300,9 +332,11 @@ fn verb(request: &Request) -> Option<&'static str> {
         Request::Check { .. } => Some("check"),
         Request::Gc { .. } => Some("gc"),
         Request::NodeReady { .. } => Some("status"),
-        Request::Ready { .. } | Request::Failed { .. } | Request::Status { .. } | Request::Explain { .. } => {
-            None
-        }
+        Request::Ready { .. }
+        | Request::Failed { .. }
+        | Request::Status { .. }
+        | Request::Explain { .. }
+        | Request::Policy { .. } => None,
     }
 }
 

@@ -13,6 +13,7 @@ use netlink_packet_core::{
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
+use serde::{Deserialize, Serialize};
 
 use super::attr::{Attributes, Frame};
 use super::batch::{Batch, Part};
@@ -66,7 +67,7 @@ pub enum DumpError {
 }
 
 /// What a counter has counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counter {
     /// Packets.
     pub packets: u64,

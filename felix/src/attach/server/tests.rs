@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::acl::question::{Answer, Question};
 use crate::health::Metrics;
 
 /// A served socket, and the agent's end of the commands.
@@ -15,6 +16,7 @@ struct Server {
     _directory: TempDir,
     path: PathBuf,
     commands: mpsc::Receiver<Command>,
+    asked: mpsc::Receiver<Asking>,
     task: JoinHandle<()>,
 }
 
@@ -29,8 +31,9 @@ impl Server {
         let mut listener = listen(&path).await.unwrap();
         listener.callers = callers.unwrap_or(listener.callers);
         let (tx, commands) = mpsc::channel(4);
-        let task = tokio::spawn(serve(listener, tx, Metrics::new().unwrap().plugin_seconds));
-        Self { _directory: directory, path, commands, task }
+        let (questions, asked) = mpsc::channel(1);
+        let task = tokio::spawn(serve(listener, tx, questions, Metrics::new().unwrap().plugin_seconds));
+        Self { _directory: directory, path, commands, asked, task }
     }
 
     async fn connect(&self) -> Plugin {
@@ -365,4 +368,33 @@ async fn a_file_in_the_place_of_the_socket_is_left_alone() {
     assert!(matches!(error, ListenError::NotASocket(_)), "{error}");
     assert_eq!(fs::read(&path).unwrap(), b"precious");
     assert!(!path.with_extension("new").exists());
+}
+
+#[tokio::test]
+async fn a_question_is_answered_part_by_part_until_there_is_no_more() {
+    let mut server = Server::start().await;
+    let mut caller = server.connect().await;
+    let question = serde_json::to_value(Question::Denied { follow: true }).unwrap();
+    caller.say(&Request::Policy { version: VERSION, question }).await;
+    let (question, answers) = server.asked.recv().await.unwrap();
+    assert_eq!(question, Question::Denied { follow: true });
+    for packets in [1, 2] {
+        answers.send(Answer::Missed { packets }).await.unwrap();
+        let Reply::Policy { answer } = caller.hear().await else { panic!("no answer") };
+        assert_eq!(serde_json::from_value::<Answer>(answer).unwrap(), Answer::Missed { packets });
+    }
+    drop(answers);
+    caller.hear_end().await;
+
+    let mut caller = server.connect().await;
+    caller.say(&Request::Policy { version: VERSION, question: "what?".into() }).await;
+    assert!(matches!(caller.hear().await, Reply::Error { .. }));
+
+    // Who has gone is asked no more.
+    let mut caller = server.connect().await;
+    let question = serde_json::to_value(Question::Counters).unwrap();
+    caller.say(&Request::Policy { version: VERSION, question }).await;
+    let (_, answers) = server.asked.recv().await.unwrap();
+    drop(caller);
+    answers.closed().await;
 }

@@ -5,6 +5,7 @@ mod bgp;
 mod cluster;
 mod explain;
 mod operate;
+mod policy;
 mod status;
 mod table;
 
@@ -32,6 +33,8 @@ Examples:
   manxctl status -o json | jq .node    the same for programs
   manxctl policy explain --from shop/web --to shop/db --port 5432
                                        whether a packet passes, and which rule of which policy decides
+  manxctl policy top                   what each policy has let through and denied
+  manxctl flows --denied --follow      denied packets as they are, and what denies them
   manxctl bgp peers                    every BGP session of this node, and why it is not up
   manxctl bgp peer tor1                all about one of them
   manxctl bgp routes --received tor1   what it said, and what became of each route; --advertised: what it was told
@@ -63,9 +66,25 @@ enum Command {
     /// What this node's BGP speaker knows.
     #[command(subcommand)]
     Bgp(BgpCommand),
-    /// What policies let through.
+    /// What policies let through: why, what they have counted, and what is in the kernel.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Packets that policies deny, or would deny (audit), as this node sees them.
+    ///
+    /// Those denied lately, then with --follow all that are, until interrupted. Of many only some are told; all are
+    /// counted: see `manxctl policy top`.
+    Flows {
+        /// Denied ones: there are no others.
+        #[arg(long, required = true)]
+        denied: bool,
+        /// Go on with those to come.
+        #[arg(short, long)]
+        follow: bool,
+        #[command(flatten)]
+        agent: AgentArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
 }
 
 #[derive(Subcommand)]
@@ -87,6 +106,23 @@ enum PolicyCommand {
         /// The agent's socket.
         #[arg(long, default_value = manx_cni::protocol::DEFAULT_SOCKET)]
         agent_socket: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// The packet filter's table as it is wanted, as `nft list` would print it, with what has been counted.
+    Dump {
+        /// What sets hold, too.
+        #[arg(long)]
+        elements: bool,
+        #[command(flatten)]
+        agent: AgentArgs,
+    },
+    /// What each policy has let through and denied, those with most packets first.
+    ///
+    /// Counted are packets that open connections: others belong to one that was let through, and are not judged.
+    Top {
+        #[command(flatten)]
+        agent: AgentArgs,
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -238,6 +274,13 @@ struct ClusterArgs {
 }
 
 #[derive(Args)]
+struct AgentArgs {
+    /// The agent's socket.
+    #[arg(long, default_value = manx_cni::protocol::DEFAULT_SOCKET)]
+    agent_socket: PathBuf,
+}
+
+#[derive(Args)]
 struct SpeakerArgs {
     /// The speaker's socket.
     #[arg(long, default_value = manx_bgp::api::DEFAULT_SOCKET)]
@@ -271,6 +314,14 @@ async fn main() -> ExitCode {
             let question = Question { from: explain::end(&from), to: explain::end(&to), port };
             let explained = explain::ask(&agent_socket, &question);
             explained.and_then(|explained| print(output.output, &explained, || explain::render(&explained)))
+        }
+        Command::Policy(PolicyCommand::Dump { elements, agent }) => {
+            policy::dump(&agent.agent_socket, elements)
+        }
+        Command::Policy(PolicyCommand::Top { agent, output }) => policy::top(&agent.agent_socket)
+            .and_then(|counted| print(output.output, &counted, || policy::render_top(&counted))),
+        Command::Flows { denied: _, follow, agent, output } => {
+            policy::flows(&agent.agent_socket, follow, output.output == Output::Json)
         }
     };
     match done {
