@@ -7,7 +7,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 LAB := target/debug/manx-lab
 
-.PHONY: demo test build deps lint pure crds clean-labs help
+.PHONY: demo test build deps lint pure crds manifests clean-labs help
 
 help:
 	@sed -n '1,4s/^# \{0,1\}//p' Makefile
@@ -35,6 +35,10 @@ pure:
 # The custom resource definitions are generated from the Rust types and checked in.
 crds:
 	$(CARGO) run --locked -q -p manx-felix --bin crds -- --dir deploy/crds
+
+# So is the Helm chart, from the manifests of deploy/base.
+manifests: crds
+	$(CARGO) run --locked -q -p manx-testbed --bin chart -- deploy
 
 clean-labs:
 	$(LAB) down --all

@@ -28,7 +28,7 @@ pub struct Config {
     pub socket: PathBuf,
 
     /// Where manx-bgpd listens.
-    #[arg(long, value_name = "PATH", default_value = manx_bgp::api::DEFAULT_SOCKET)]
+    #[arg(long, env = "MANX_SPEAKER_SOCKET", value_name = "PATH", default_value = manx_bgp::api::DEFAULT_SOCKET)]
     pub speaker_socket: PathBuf,
 
     /// What must outlive the agent, but not the boot: a directory on a tmpfs; the one the socket is in unless set.
@@ -69,6 +69,11 @@ pub struct Config {
     /// next packet judged anew, `keep` lets them go on.
     #[arg(long, value_enum, value_name = "end|keep", default_value_t)]
     pub connections: Connections,
+
+    /// Where the kernel's settings are written; a container that is not privileged has its own /proc/sys read-only, and
+    /// the node's mounted elsewhere.
+    #[arg(long, value_name = "DIR", default_value = "/proc/sys")]
+    pub proc_sys: PathBuf,
 
     /// Where to serve /healthz, /readyz and /metrics (Prometheus).
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9098")]

@@ -2,12 +2,12 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
-use kube::{CustomResource, CustomResourceExt, ResourceExt};
+use kube::{CustomResource, CustomResourceExt, KubeSchema, ResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How this cluster speaks BGP. The object named `default` counts.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "manx.io",
     version = "v1alpha1",
@@ -37,17 +37,19 @@ pub struct BGPConfigurationSpec {
     pub listen_port: u16,
     /// Hold time offered, in seconds: 0 (never expires) or 3–65535; 90 unless set.
     #[serde(default = "default_hold_time")]
+    #[x_kube(validation = Rule::new("self == 0 || self >= 3").message("a hold time is 0 (never) or 3 to 65535 seconds"))]
     pub hold_time_seconds: u16,
 }
 
 /// A neighbour outside the mesh: a top-of-rack switch, a route reflector, another speaker.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "manx.io",
     version = "v1alpha1",
     kind = "BGPPeer",
     doc = "A neighbour outside the mesh: a top-of-rack switch, a route reflector, another speaker.",
     plural = "bgppeers",
+    shortname = "peer",
     status = "AcceptedStatus",
     category = "manx",
     printcolumn = r#"{"name":"Address","type":"string","jsonPath":".spec.address"}"#,
@@ -61,6 +63,8 @@ pub struct BGPPeerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<LabelSelector>,
     /// The neighbour's address.
+    #[x_kube(validation = Rule::new("isIP(self)").message("address must be an IP address, as 10.10.0.251 or fd00::251"))]
+    #[schemars(length(max = 45))]
     pub address: String,
     /// The neighbour's AS number, 1–4294967295; equal to the node's own makes it iBGP.
     #[schemars(range(min = 1))]
@@ -71,6 +75,7 @@ pub struct BGPPeerSpec {
     pub port: u16,
     /// Hold time offered, in seconds; that of the BGPConfiguration unless set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self == 0 || self >= 3").message("a hold time is 0 (never) or 3 to 65535 seconds"))]
     pub hold_time_seconds: Option<u16>,
 }
 
@@ -91,6 +96,7 @@ pub struct AcceptedStatus {
     kind = "NodeStatus",
     doc = "What a node's agent sees; written by it.",
     plural = "nodestatuses",
+    shortname = "nodestat",
     status = "NodeStatusStatus",
     category = "manx",
     printcolumn = r#"{"name":"Sessions","type":"string","jsonPath":".status.sessionSummary"}"#,

@@ -152,7 +152,21 @@ impl Metrics {
             api_reachable: gauge("manx_api_reachable", "Whether the Kubernetes API answers.")?,
             ready: gauge("manx_ready", "Whether the watches are in sync and the kernel is programmed.")?,
             registry,
-        })
+        }
+        .zeroed())
+    }
+
+    /// A rate cannot be told from a counter that begins with its first event.
+    fn zeroed(self) -> Self {
+        for operation in ["claim", "watch", "write"] {
+            self.api_errors.with_label_values(&[operation]);
+        }
+        for (verb, result) in
+            [("add", "attached"), ("add", "refused"), ("add", "undone"), ("del", "released")]
+        {
+            self.attachments.with_label_values(&[verb, result]);
+        }
+        self
     }
 
     /// Takes what the packet filter says of itself.
@@ -187,7 +201,10 @@ impl Metrics {
     }
 
     /// The text format, with the report's numbers.
-    fn render(&self, report: &NodeReport) -> Result<String, prometheus::Error> {
+    ///
+    /// # Errors
+    /// Two metrics of one name: a mistake of this file.
+    pub fn render(&self, report: &NodeReport) -> Result<String, prometheus::Error> {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         for (state, count) in [
             ("wanted", report.routes.wanted),

@@ -19,10 +19,10 @@ use crate::config::Config;
 use crate::health::Pulse;
 
 /// Name of the program in its directory; a configuration's `type` names it.
-const PLUGIN: &str = "manx";
+pub const PLUGIN: &str = "manx";
 
 /// Name of the configuration in its directory; runtimes take the first in order of name.
-const CONFLIST: &str = "10-manx.conflist";
+pub const CONFLIST: &str = "10-manx.conflist";
 
 /// The plugin that leads ports of the node to pods (`hostPort`), which follows ours where the node has it.
 const PORTMAP: &str = "portmap";

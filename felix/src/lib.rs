@@ -23,4 +23,5 @@ pub mod install;
 pub mod model;
 pub mod speaker;
 pub mod status;
+pub mod uninstall;
 pub mod watch;

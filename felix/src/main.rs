@@ -1,6 +1,8 @@
 //! `manx-felix`: the node agent.
 
 use std::io::IsTerminal;
+#[cfg(not(test))]
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -31,8 +33,21 @@ const QUESTIONS: usize = 16;
 /// They log every try of a request; the agent says once that the API is away.
 const QUIET: &str = "kube_client=off,kube_runtime=off";
 
+// In the image the two are one program under two names, since they link the same libraries.
+#[cfg(not(test))]
+#[path = "bin/manxctl/main.rs"]
+mod manxctl;
+
+fn main() -> ExitCode {
+    #[cfg(not(test))]
+    if std::env::args_os().next().is_some_and(|name| Path::new(&name).ends_with("manxctl")) {
+        return manxctl::main();
+    }
+    agent()
+}
+
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> ExitCode {
+async fn agent() -> ExitCode {
     match start(Config::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -55,7 +70,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     // First of all: a second agent must find this one before it touches anything.
     alone().await?;
     let listener = attach::listen(&config.socket).await?;
-    let report = sysctl::prepare_node();
+    let report = sysctl::prepare_node(&config.proc_sys);
     for change in &report.changed {
         tracing::info!("{} was {}, is {} now", change.name, change.from, change.to);
     }

@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::path::Path;
 use std::pin::pin;
 use std::process::Command;
 use std::sync::Arc;
@@ -376,11 +377,11 @@ fn a_node_is_prepared_and_its_uplinks_mtu_found() {
         assert_eq!(links::mtu_of_uplink(&["192.0.2.77".parse().unwrap()]).unwrap(), None);
         assert_eq!(links::index_of("none").unwrap(), None);
 
-        let report = sysctl::prepare_node();
+        let report = sysctl::prepare_node(Path::new("/proc/sys"));
         assert!(report.failed.is_empty(), "{report:?}");
         let changed: Vec<_> = report.changed.iter().map(|change| change.name.as_str()).collect();
         assert!(changed.contains(&"net/ipv6/conf/all/forwarding"), "{changed:?}");
-        assert!(sysctl::prepare_node().changed.is_empty());
+        assert!(sysctl::prepare_node(Path::new("/proc/sys")).changed.is_empty());
     });
 }
 

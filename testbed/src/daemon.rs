@@ -1,7 +1,7 @@
 //! The programs a node runs: their command lines, the folders they keep for themselves, and how one
 //! knows that they are ready.
 
-use crate::topology::{Node, Runs};
+use crate::topology::{Node, PROGRAMS_LABEL, Runs};
 
 /// One long-running program of a node. All of them stay in the foreground.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub fn of(node: &Node) -> Vec<Daemon> {
         Runs::ManxBgpd => {
             vec![daemon("manx-bgpd", &["manx-bgpd", "--config", "/etc/manx/bgpd.toml"], Ready::Bgpd)]
         }
+        // What DaemonSets say: `kubelet`.
+        Runs::Manx if node.labels.get(PROGRAMS_LABEL).is_some_and(|from| from == "daemonsets") => vec![],
         Runs::Manx => vec![
             daemon("manx-bgpd", &["manx-bgpd"], Ready::Bgpd),
             daemon(

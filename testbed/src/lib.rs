@@ -5,6 +5,7 @@
 //!                                  ├─ enter            a node as a machine of its own
 //!                                  ├─ daemon           FRR, BIRD, GoBGP, OpenBGPD, Manx
 //!                                  ├─ kube, apiserver  Kubernetes
+//!                                  ├─ kubelet          the pods of DaemonSets, by a real container runtime
 //!                                  ├─ pod              pods, by the real CNI plugin
 //!                                  └─ graph            pictures of it all
 //!   demo              the whole way, once, with every claim checked
@@ -19,6 +20,7 @@ pub mod enter;
 pub mod eventually;
 pub mod graph;
 pub mod kube;
+pub mod kubelet;
 pub mod lab;
 pub mod link;
 pub mod netns;

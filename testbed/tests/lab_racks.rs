@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use manx_bgp::api::{PathInfo, Reply, Request};
+use manx_bgp::types::ScopedAddr;
 use manx_testbed::{Lab, Options, Topology, eventually};
 use serde_json::Value;
 
@@ -31,7 +32,7 @@ async fn routes(lab: &Lab, node: &str) -> Vec<(String, String)> {
 
 /// The paths a node's speaker has whose next hop is the other node, to the blocks of that one.
 async fn paths(lab: &Lab, node: &str, other: &str) -> Vec<PathInfo> {
-    let other: IpAddr = other.parse().unwrap();
+    let other = ScopedAddr::from(other.parse::<IpAddr>().unwrap());
     match lab.ask_bgpd(node, &Request::Routes { prefix: None }).await {
         Ok(Reply::Table { destinations }) => {
             let paths = destinations.into_iter().flat_map(|destination| destination.paths);

@@ -1,4 +1,4 @@
-//! `/metrics` over plain HTTP, for Prometheus.
+//! `/metrics` over plain HTTP, for Prometheus, and `/healthz`, for whoever restarts what hangs.
 //!
 //! The speaker's task is asked for a [`Report`] and what it says is written out: nothing is shared with it, and a
 //! neighbour that is no longer configured leaves no series behind. Series are bounded by the configured neighbours.
@@ -102,10 +102,13 @@ async fn respond<B>(request: &Request<B>, speaker: &Handle) -> Response<Full<Byt
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
     }
-    if request.uri().path() != "/metrics" {
-        return text(StatusCode::NOT_FOUND, "/metrics\n".to_owned());
+    let path = request.uri().path();
+    if !matches!(path, "/metrics" | "/healthz") {
+        return text(StatusCode::NOT_FOUND, "/healthz or /metrics\n".to_owned());
     }
     match speaker.report().await {
+        // That the speaker's task has answered is all there is to say: no neighbour makes it ill.
+        Ok(_) if path == "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
         Ok(report) => match render(&report) {
             Ok(body) => text(StatusCode::OK, body),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),

@@ -1,5 +1,6 @@
 //! `crds`: writes the CustomResourceDefinitions, which are generated from the Rust types, as YAML.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -9,27 +10,44 @@ use clap::Parser;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use manx_felix::crd;
 
+const HEADER: &str = "# Generated from the Rust types by `crds --dir deploy/crds`: do not edit.\n";
+
 /// Prints the CustomResourceDefinitions of Manx as YAML: `crds | kubectl apply -f -`.
 #[derive(Parser)]
 struct Args {
-    /// Write one file each, `<group>_<plural>.yaml`, into this directory instead.
+    /// Write one file each, `<group>_<plural>.yaml`, into this directory instead, and a kustomization of them.
     #[arg(long)]
     dir: Option<PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    for crd in crd::all() {
-        let text = yaml(&crd)?;
-        match &args.dir {
-            None => write!(io::stdout(), "---\n{text}")?,
-            Some(directory) => {
-                let path = directory.join(file_name(&crd));
-                fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-            }
+    let Some(directory) = &args.dir else {
+        for crd in crd::all() {
+            write!(io::stdout(), "---\n{}", yaml(&crd)?)?;
         }
+        return Ok(());
+    };
+    for (name, text) in files()? {
+        let path = directory.join(name);
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
+}
+
+/// What a directory of them holds.
+fn files() -> anyhow::Result<BTreeMap<String, String>> {
+    let crds = crd::all();
+    let mut files = crds
+        .iter()
+        .map(|crd| Ok((file_name(crd), yaml(crd)?)))
+        .collect::<anyhow::Result<BTreeMap<String, String>>>()?;
+    let names: String = files.keys().map(|name| format!("  - {name}\n")).collect();
+    let text = format!(
+        "{HEADER}apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n{names}"
+    );
+    files.insert("kustomization.yaml".to_owned(), text);
+    Ok(files)
 }
 
 fn file_name(crd: &CustomResourceDefinition) -> String {
@@ -38,12 +56,11 @@ fn file_name(crd: &CustomResourceDefinition) -> String {
 
 fn yaml(crd: &CustomResourceDefinition) -> anyhow::Result<String> {
     let body = serde_saphyr::to_string(crd)?;
-    Ok(format!("# Generated from the Rust types by `crds --dir deploy/crds`: do not edit.\n{body}"))
+    Ok(format!("{HEADER}{body}"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::path::Path;
 
     use super::*;
@@ -58,10 +75,8 @@ mod tests {
                 (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap())
             })
             .collect();
-        let generated: BTreeMap<String, String> =
-            crd::all().iter().map(|crd| (file_name(crd), yaml(crd).unwrap())).collect();
         assert!(
-            checked_in == generated,
+            checked_in == files().unwrap(),
             "deploy/crds is stale: run `cargo run -p manx-felix --bin crds -- --dir deploy/crds`"
         );
     }

@@ -41,12 +41,14 @@ pub struct Change {
 
 /// A setting that could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("{name} should be {wanted}, but /proc/sys cannot be {what}: {source}{}", hint(source))]
+#[error("{name} should be {wanted}, but {root} cannot be {what}: {source}{}", hint(source), root = .root.display())]
 pub struct SysctlError {
     /// As in [`Change`].
     pub name: String,
     /// What it should be.
     pub wanted: String,
+    /// Where the settings are.
+    pub root: PathBuf,
     /// "read" or "written".
     pub what: &'static str,
     /// The file's error.
@@ -56,15 +58,17 @@ pub struct SysctlError {
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-            "; the agent's container must be privileged, or the node must set it itself"
+            "; the node's own /proc/sys/net must be mounted somewhere below --proc-sys, or the node must set it itself"
         }
         _ => "",
     }
 }
 
 /// Makes the calling thread's network namespace one that routes. Writes only what differs.
-pub fn prepare_node() -> Report {
-    Sysctls { root: "/proc/sys".into(), report: Report::default() }.prepare()
+///
+/// `root` is `/proc/sys`, or where it is mounted as well: a container's own is read-only.
+pub fn prepare_node(root: &Path) -> Report {
+    Sysctls { root: root.to_owned(), report: Report::default() }.prepare()
 }
 
 struct Sysctls {
@@ -121,8 +125,13 @@ impl Sysctls {
     /// Replaces the value of `name` by what `decide` makes of it.
     fn change(&mut self, name: &str, decide: impl Fn(&str) -> Option<String>) {
         let path = self.root.join(name);
-        let failed =
-            |what, wanted: String, source| SysctlError { name: name.to_owned(), wanted, what, source };
+        let failed = |what, wanted: String, source| SysctlError {
+            name: name.to_owned(),
+            wanted,
+            root: self.root.clone(),
+            what,
+            source,
+        };
         let from = match read(&path) {
             Ok(value) => value,
             Err(source) => {
@@ -204,10 +213,9 @@ mod tests {
         let root = tree(&[("net/ipv4/conf/all/rp_filter", "0"), ("net/ipv4/fib_multipath_hash_policy", "1")]);
         let report = prepare(root.path());
         let words = report.failed[0].to_string();
-        assert!(
-            words.starts_with("net/ipv4/ip_forward should be 1, but /proc/sys cannot be read: "),
-            "{words}"
-        );
+        let expected =
+            format!("net/ipv4/ip_forward should be 1, but {} cannot be read: ", root.path().display());
+        assert!(words.starts_with(&expected), "{words}");
         assert_eq!((report.failed.len(), report.changed.len()), (1, 0));
     }
 }

@@ -196,7 +196,7 @@ impl Lab {
         ] {
             outside.ip(words.to_owned());
         }
-        let report = sysctl::prepare_node();
+        let report = sysctl::prepare_node(std::path::Path::new("/proc/sys"));
         assert!(report.failed.is_empty(), "{report:?}");
         let pods: Vec<_> = (0..pods)
             .map(|number| {

@@ -9,6 +9,7 @@ use std::{
 use k8s_openapi::{
     ListableResource, Metadata, NamespaceResourceScope, Resource as ApiResource,
     api::{
+        admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
         apps::v1::{DaemonSet, Deployment},
         coordination::v1::Lease,
         core::v1 as core,
@@ -16,6 +17,7 @@ use k8s_openapi::{
         events::v1::Event,
         networking::v1::NetworkPolicy,
         rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
+        scheduling::v1::PriorityClass,
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -78,6 +80,9 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         builtin::<RoleBinding>(&[], Status::None, &[]),
         builtin::<ClusterRole>(&[], Status::None, &[]),
         builtin::<ClusterRoleBinding>(&[], Status::None, &[]),
+        builtin::<PriorityClass>(&["pc"], Status::None, &[]),
+        builtin::<ValidatingAdmissionPolicy>(&[], Status::Split, &[]),
+        builtin::<ValidatingAdmissionPolicyBinding>(&[], Status::None, &[]),
         crd_resource(),
     ]
 });

@@ -10,6 +10,7 @@
 //! It is right in what it does and honest about what it does not; `testbed/README.md` says both. Requests go through
 //! one lock and change one log, so their order is the order of revisions.
 
+mod access;
 mod admission;
 mod base64;
 mod builtin;
@@ -36,6 +37,7 @@ mod start;
 mod state;
 pub mod store;
 mod table;
+mod tls;
 mod watch;
 mod write;
 
@@ -49,6 +51,7 @@ pub use requests::Requests;
 pub use serve::{kubeconfig, serve};
 pub use service::Answer;
 pub use start::{Running, StartError};
+pub use tls::Https;
 pub use watch::{Broken, WatchSettings};
 
 use error::ApiError;

@@ -60,6 +60,14 @@ impl Path {
 }
 
 impl Target {
+    /// Whether a service account's token is asked for.
+    pub fn is_token_request(&self, method: &Method) -> bool {
+        *method == Method::POST
+            && (self.group.as_str(), self.plural.as_str()) == ("", "serviceaccounts")
+            && self.name.is_some()
+            && self.subresource.as_deref() == Some("token")
+    }
+
     fn parse(group: &str, version: &str, rest: &[&str]) -> Result<Self, ApiError> {
         let mut target = Self { group: group.to_owned(), version: version.to_owned(), ..Self::default() };
         // `namespaces/NAME/status` is a namespace's own, `namespaces/NAME/pods` are pods in it.

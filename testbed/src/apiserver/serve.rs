@@ -4,7 +4,11 @@ use std::io;
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    task::JoinSet,
+};
 
 use super::ApiServer;
 
@@ -23,7 +27,7 @@ pub async fn serve(listener: TcpListener, server: ApiServer) -> io::Result<()> {
                 Ok((stream, _)) => {
                     // A watch is many small writes, each of them waited for.
                     stream.set_nodelay(true)?;
-                    connections.spawn(connection(TokioIo::new(stream), server.clone()));
+                    connections.spawn(connection(stream, server.clone()));
                 }
                 // The peer was gone before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -34,12 +38,14 @@ pub async fn serve(listener: TcpListener, server: ApiServer) -> io::Result<()> {
     }
 }
 
-async fn connection(stream: TokioIo<tokio::net::TcpStream>, server: ApiServer) {
+/// Answers what comes by one connection, until it ends.
+pub(super) async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, server: ApiServer) {
     let service = service_fn(move |request| {
         let server = server.clone();
         async move { server.answer(request).await }
     });
-    let served = http1::Builder::new().timer(TokioTimer::new()).serve_connection(stream, service).await;
+    let served =
+        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended");
     }

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::{
     ApiServer,
+    access::Caller,
     delete::{self, Deleted, Options},
     discovery,
     error::ApiError,
@@ -85,6 +86,21 @@ impl ApiServer {
             Ok(path) => path,
             Err(error) => return Ok(Err(error)),
         };
+        let caller = match Caller::of(&parts.headers) {
+            Ok(caller) => caller,
+            Err(error) => return Ok(Err(error)),
+        };
+        if let Path::Objects(target) = &path
+            && target.is_token_request(&parts.method)
+        {
+            return Ok(match (read_body(&parts.headers, body).await, caller) {
+                (Ok(request), None) => {
+                    self.state().token(target, &request).map(|token| reply(201, &token, &[]))
+                }
+                (Ok(_), Some(_)) => Err(ApiError::method_not_allowed()),
+                (Err(error), _) => Err(error),
+            });
+        }
         let verb = match &path {
             Path::Objects(target) => match Verb::of(&parts.method, target, &query, &parts.headers) {
                 Ok(verb) => Some(verb),
@@ -92,6 +108,11 @@ impl ApiServer {
             },
             _ => None,
         };
+        if let (Path::Objects(target), Some(verb), Some(caller)) = (&path, verb, &caller)
+            && let Err(error) = self.state().authorize(caller, verb, target)
+        {
+            return Ok(Err(error));
+        }
         if let Verdict::Refuse(error) = self.inner.faults.meet(verb).await? {
             return Ok(Err(error));
         }

@@ -22,9 +22,10 @@ use kube::{Api, Client, Config};
 use serde_json::json;
 
 use crate::eventually::eventually;
-use crate::lab::{Lab, LabError, NODE_KUBECONFIG, own_folder};
+use crate::lab::{Lab, LabError, NODE_KUBECONFIG, own_folder, succeeded};
 use crate::topology::{MANIFESTS_LABEL, RUNS_LABEL, Runs};
 
+pub(crate) use server::{AUTHORITY, HTTPS_PORT};
 pub use server::{ServeError, serve};
 
 /// Name of the API server among its node's programs.
@@ -116,7 +117,7 @@ pub(crate) async fn fill(lab: &Lab, api: &str, say: &(dyn Fn(&str) + Send + Sync
     let client = lab.client().await?;
     let crds = create_crds(&client).await?;
     let manifests = match lab.node(api)?.labels.get(MANIFESTS_LABEL) {
-        Some(folder) => apply_manifests(&client, &lab.topology().relative(folder)).await?,
+        Some(folder) => apply_manifests(lab, &client, &lab.topology().relative(folder)).await?,
         None => 0,
     };
     let mut nodes = 0;
@@ -151,42 +152,49 @@ async fn create_crds(client: &Client) -> Result<usize, LabError> {
     Ok(crds.len())
 }
 
-/// Applies every document of every `*.yaml` in a folder, in order of file name.
-async fn apply_manifests(client: &Client, folder: &Path) -> Result<usize, LabError> {
+/// Applies what the kustomization of a folder builds, or every document of every `*.yaml` in it, in order of file name.
+async fn apply_manifests(lab: &Lab, client: &Client, folder: &Path) -> Result<usize, LabError> {
+    if folder.join("kustomization.yaml").exists() {
+        let argv = ["kubectl", "kustomize", &folder.to_string_lossy()];
+        let output = lab.child(argv[0]).args(&argv[1..]).output().await;
+        let output = output.map_err(|source| LabError::start(&argv, source))?;
+        return apply(client, folder, &succeeded("this machine", &argv, output)?).await;
+    }
     let entries = fs::read_dir(folder).map_err(LabError::file(folder))?;
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
     files.sort();
-    let discovery = Discovery::new(client.clone()).run().await.map_err(LabError::kube("discovery"))?;
     let mut applied = 0;
     for file in files {
-        let bad = |why: String| LabError::Manifest { file: file.clone(), why };
         let text = fs::read_to_string(&file).map_err(LabError::file(&file))?;
-        let documents: Vec<DynamicObject> =
-            serde_saphyr::from_multiple(&text).map_err(|error| bad(error.to_string()))?;
-        for document in documents {
-            let types =
-                document.types.clone().ok_or_else(|| bad("apiVersion and kind are missing".into()))?;
-            let gvk =
-                kube::core::GroupVersionKind::try_from(&types).map_err(|error| bad(error.to_string()))?;
-            let unknown = || bad(format!("the API server has no {} {}", types.api_version, types.kind));
-            let (resource, capabilities) = discovery.resolve_gvk(&gvk).ok_or_else(unknown)?;
-            let name =
-                document.metadata.name.clone().ok_or_else(|| bad("metadata.name is missing".into()))?;
-            let api: Api<DynamicObject> = match (capabilities.scope, &document.metadata.namespace) {
-                (Scope::Cluster, _) => Api::all_with(client.clone(), &resource),
-                (Scope::Namespaced, None) => Api::default_namespaced_with(client.clone(), &resource),
-                (Scope::Namespaced, Some(namespace)) => {
-                    Api::namespaced_with(client.clone(), namespace, &resource)
-                }
-            };
-            let patch =
-                api.patch(&name, &PatchParams::apply("manx-lab").force(), &Patch::Apply(&document)).await;
-            patch.map_err(LabError::kube(format!("apply {} {name} of {}", types.kind, file.display())))?;
-            applied += 1;
-        }
+        applied += apply(client, &file, &text).await?;
     }
     Ok(applied)
+}
+
+/// Applies every document of a text, which is that of `file`.
+async fn apply(client: &Client, file: &Path, text: &str) -> Result<usize, LabError> {
+    let bad = |why: String| LabError::Manifest { file: file.to_owned(), why };
+    let discovery = Discovery::new(client.clone()).run().await.map_err(LabError::kube("discovery"))?;
+    let documents: Vec<DynamicObject> =
+        serde_saphyr::from_multiple(text).map_err(|error| bad(error.to_string()))?;
+    for document in &documents {
+        let types = document.types.clone().ok_or_else(|| bad("apiVersion and kind are missing".into()))?;
+        let gvk = kube::core::GroupVersionKind::try_from(&types).map_err(|error| bad(error.to_string()))?;
+        let unknown = || bad(format!("the API server has no {} {}", types.api_version, types.kind));
+        let (resource, capabilities) = discovery.resolve_gvk(&gvk).ok_or_else(unknown)?;
+        let name = document.metadata.name.clone().ok_or_else(|| bad("metadata.name is missing".into()))?;
+        let api: Api<DynamicObject> = match (capabilities.scope, &document.metadata.namespace) {
+            (Scope::Cluster, _) => Api::all_with(client.clone(), &resource),
+            (Scope::Namespaced, None) => Api::default_namespaced_with(client.clone(), &resource),
+            (Scope::Namespaced, Some(namespace)) => {
+                Api::namespaced_with(client.clone(), namespace, &resource)
+            }
+        };
+        let patch = api.patch(&name, &PatchParams::apply("manx-lab").force(), &Patch::Apply(document)).await;
+        patch.map_err(LabError::kube(format!("apply {} {name} of {}", types.kind, file.display())))?;
+    }
+    Ok(documents.len())
 }
 
 /// The Node object a kubelet would make, with the node's addresses on the rack.

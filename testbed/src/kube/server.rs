@@ -11,10 +11,16 @@ use thiserror::Error;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::apiserver::{ApiServer, StartError};
+use crate::apiserver::{ApiServer, Https, StartError};
 
 /// Where the kubeconfig is put once the server answers, as the node sees it.
 pub(super) const KUBECONFIG: &str = "/run/kubeconfig";
+
+/// Where the certificate of the authority is put that vouches for it, as the node sees it.
+pub(crate) const AUTHORITY: &str = "/run/ca.crt";
+
+/// Where pods reach the small server, which the machine's own programs reach without TLS.
+pub(crate) const HTTPS_PORT: u16 = 443;
 
 /// Why there is no API server.
 #[derive(Debug, Error)]
@@ -41,6 +47,12 @@ pub enum ServeError {
 pub async fn serve(listen: SocketAddr, host: bool) -> Result<(), ServeError> {
     let io = |what| move |source| ServeError::Io { what, source };
     let running = ApiServer::start(listen).await?;
+    if let Some(server) = running.small_server().cloned() {
+        let https = Https::bind(SocketAddr::new(listen.ip(), HTTPS_PORT)).await;
+        let https = https.map_err(io("listen for pods, by HTTPS"))?;
+        fs::write(AUTHORITY, https.authority()).map_err(io("write /run/ca.crt"))?;
+        tokio::spawn(https.serve(server));
+    }
     let text = fs::read(&running.kubeconfig_path).map_err(io("read the server's kubeconfig"))?;
     // Whoever sees the file sees all of it.
     let half = Path::new(KUBECONFIG).with_extension("half");

@@ -20,6 +20,9 @@ pub const RUNS_LABEL: &str = "manx.io/runs";
 /// On a `kube-apiserver` node: a folder of YAML manifests to apply, relative to the topology file.
 pub const MANIFESTS_LABEL: &str = "manx.io/manifests";
 
+/// On a `manx` node: `daemonsets` where its programs are what the cluster's DaemonSets say; see [`crate::kubelet`].
+pub const PROGRAMS_LABEL: &str = "manx.io/programs";
+
 /// A place in a topology file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {

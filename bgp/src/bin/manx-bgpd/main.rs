@@ -32,7 +32,7 @@ struct Cli {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Where to serve /metrics for Prometheus over HTTP; empty: nowhere.
+    /// Where to serve /metrics for Prometheus and /healthz over HTTP; empty: nowhere.
     #[arg(long, value_name = "ADDRESS", default_value = DEFAULT_ADDRESS)]
     metrics_addr: String,
 

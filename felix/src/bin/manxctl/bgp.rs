@@ -11,7 +11,7 @@ use manx_bgp::bfd::State;
 use manx_bgp::types::{Prefix, ScopedAddr};
 use manx_felix::speaker;
 
-use crate::table::{age, facts, list, or_dash, table};
+use super::table::{age, facts, list, or_dash, table};
 
 /// Whose view of the routes is asked for; peers by address or name.
 #[derive(Clone, Debug)]

@@ -103,7 +103,8 @@ pub async fn read(kubeconfig: Option<&Path>) -> anyhow::Result<ClusterReport> {
     Ok(summarise(&objects.await.with_context(|| format!("reading {url}"))?))
 }
 
-async fn configuration(kubeconfig: Option<&Path>) -> anyhow::Result<Config> {
+/// By a kubeconfig, or as the pod it runs in.
+pub async fn configuration(kubeconfig: Option<&Path>) -> anyhow::Result<Config> {
     let on_node = || Some(Path::new(NODE_KUBECONFIG)).filter(|path| path.exists());
     let path = match kubeconfig {
         Some(path) => Some(path),

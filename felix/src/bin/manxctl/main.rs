@@ -4,6 +4,7 @@ mod agent;
 mod bgp;
 mod cluster;
 mod explain;
+mod migrate;
 mod operate;
 mod policy;
 mod status;
@@ -17,8 +18,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use manx_bgp::api::{AfterDrain, DEFAULT_WAIT, Direction};
 use manx_bgp::types::Prefix;
 use manx_felix::graph::policy::Question;
+use manx_felix::uninstall::{Pods, Uninstall};
 use manx_felix::watch::convert::words;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Shows what Manx does: on this node, and in the cluster.
 ///
@@ -26,6 +29,7 @@ use serde::Serialize;
 /// What concerns the cluster is read from the Kubernetes API, from anywhere with a kubeconfig.
 #[derive(Parser)]
 #[command(
+    name = "manxctl",
     version,
     after_help = "\
 Examples:
@@ -42,7 +46,9 @@ Examples:
   manxctl bgp refresh tor1             have it say all its routes again; out: say ours again
   manxctl bgp reset tor1 --reason \"new filters\"
   manxctl bgp drain --wait 30          before maintenance: peers move their traffic away, then our routes go
-  manxctl bgp undrain                  after it"
+  manxctl bgp undrain                  after it
+  manxctl migrate calico --dry-run     Calico's pools and peers as Manx's objects, and what has no counterpart
+  manxctl uninstall                    this node without Manx, once its agent and speaker are gone"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -84,6 +90,50 @@ enum Command {
         agent: AgentArgs,
         #[command(flatten)]
         output: OutputArgs,
+    },
+    /// What another pod network was told, as objects of Manx.
+    #[command(subcommand)]
+    Migrate(MigrateCommand),
+    /// Removes from this node what Manx has put there: its routes and interfaces, the CNI plugin and its configuration,
+    /// and what the agent remembers.
+    ///
+    /// The agent and the speaker must have ended. Kernel settings stay as they are.
+    Uninstall {
+        /// The agent's state directory.
+        #[arg(long, value_name = "DIR", default_value = "/run/manx")]
+        state_dir: PathBuf,
+        /// The container runtime's folder of CNI plugins.
+        #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+        cni_bin_dir: PathBuf,
+        /// The container runtime's folder of network configurations.
+        #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+        cni_conf_dir: PathBuf,
+        #[command(flatten)]
+        speaker: SpeakerArgs,
+        /// Also while pods of this node have their network by it: they lose it.
+        #[arg(long)]
+        force: bool,
+        /// Then wait for SIGTERM: a DaemonSet whose pods are ready says that all nodes are clean.
+        #[arg(long)]
+        wait: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum MigrateCommand {
+    /// Calico's IPPools, BGPConfigurations, BGPPeers and BGPFilters, of a cluster or of files.
+    ///
+    /// Prints YAML to be read and then applied; comments say what has no counterpart. Changes nothing.
+    Calico {
+        /// Only print. There is no other way: what has no counterpart is for people to decide.
+        #[arg(long, required = true)]
+        dry_run: bool,
+        /// Read this file of YAML, as `kubectl get -o yaml` or `calicoctl get -o yaml` print it, instead of the cluster;
+        /// can be given several times.
+        #[arg(long, value_name = "FILE")]
+        from: Vec<PathBuf>,
+        #[command(flatten)]
+        cluster: ClusterArgs,
     },
 }
 
@@ -283,7 +333,7 @@ struct AgentArgs {
 #[derive(Args)]
 struct SpeakerArgs {
     /// The speaker's socket.
-    #[arg(long, default_value = manx_bgp::api::DEFAULT_SOCKET)]
+    #[arg(long, env = "MANX_SPEAKER_SOCKET", default_value = manx_bgp::api::DEFAULT_SOCKET)]
     speaker_socket: PathBuf,
 }
 
@@ -300,8 +350,9 @@ enum Output {
     Json,
 }
 
+/// The program. In the image `manx-felix` is it too, called by this name.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+pub async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Status { cluster, agent_socket, output } => {
             let report = status::gather(&agent_socket, cluster.kubeconfig.as_deref()).await;
@@ -322,6 +373,20 @@ async fn main() -> ExitCode {
             .and_then(|counted| print(output.output, &counted, || policy::render_top(&counted))),
         Command::Flows { denied: _, follow, agent, output } => {
             policy::flows(&agent.agent_socket, follow, output.output == Output::Json)
+        }
+        Command::Migrate(MigrateCommand::Calico { dry_run: _, from, cluster }) => {
+            let printed = migrate::calico(&from, cluster.kubeconfig.as_deref()).await;
+            printed.and_then(|text| write(&text))
+        }
+        Command::Uninstall { state_dir, cni_bin_dir, cni_conf_dir, speaker, force, wait } => {
+            let uninstall = Uninstall {
+                state_dir,
+                cni_bin_dir: Some(cni_bin_dir),
+                cni_conf_dir: Some(cni_conf_dir),
+                speaker_socket: speaker.speaker_socket,
+            };
+            let pods = if force { Pods::LoseTheirNetwork } else { Pods::AreKept };
+            remove(&uninstall, pods, wait).await
         }
     };
     match done {
@@ -381,11 +446,30 @@ async fn ask_speaker(command: BgpCommand) -> anyhow::Result<()> {
     }
 }
 
+/// Says what was removed as a line each; fails when something could not be.
+async fn remove(uninstall: &Uninstall, pods: Pods, wait: bool) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    uninstall.allowed(pods).await?;
+    let outcome = uninstall.run();
+    let removed = outcome.removed.iter().map(|what| format!("removed {what}\n"));
+    write(&removed.collect::<String>())?;
+    anyhow::ensure!(outcome.failed.is_empty(), "not removed: {}", outcome.failed.join("; "));
+    write("this node is clean\n")?;
+    if wait {
+        terminate.recv().await;
+    }
+    Ok(())
+}
+
 fn print(output: Output, document: &impl Serialize, table: impl FnOnce() -> String) -> anyhow::Result<()> {
     let text = match output {
         Output::Table => table(),
         Output::Json => serde_json::to_string_pretty(document)? + "\n",
     };
+    write(&text)
+}
+
+fn write(text: &str) -> anyhow::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         // The reader (head, less) has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -8,8 +8,8 @@ use manx_bgp::types::ScopedAddr;
 use manx_felix::speaker;
 use serde::Serialize;
 
-use crate::bgp::{peer, title};
-use crate::table::{or_dash, table};
+use super::bgp::{peer, title};
+use super::table::{or_dash, table};
 
 /// What came of it with one peer.
 #[derive(Clone, Debug, PartialEq, Serialize)]

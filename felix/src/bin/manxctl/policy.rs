@@ -11,7 +11,7 @@ use manx_felix::acl::nft::Counter;
 use manx_felix::acl::question::{Answer, Counted, Question};
 use manx_felix::acl::ruleset::Direction;
 
-use crate::table::{list, or_dash, table};
+use super::table::{list, or_dash, table};
 
 /// Hands each part of the answer to `take`, until that says that it is enough.
 fn ask(

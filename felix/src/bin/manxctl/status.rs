@@ -8,9 +8,9 @@ use manx_felix::status::NodeReport;
 use manx_felix::watch::convert::words;
 use serde::Serialize;
 
-use crate::cluster::{self, ClusterReport};
-use crate::table::{age, list, or_dash, table};
-use crate::{agent, bgp};
+use super::cluster::{self, ClusterReport};
+use super::table::{age, list, or_dash, table};
+use super::{agent, bgp};
 
 /// Both halves, or why not.
 #[derive(Serialize)]

@@ -8,20 +8,20 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-pub(super) const AUTHORITY: &str = "ca.crt";
-pub(super) const SERVER_CERTIFICATE: &str = "apiserver.crt";
-pub(super) const SERVER_KEY: &str = "apiserver.key";
-pub(super) const ADMIN_CERTIFICATE: &str = "admin.crt";
-pub(super) const ADMIN_KEY: &str = "admin.key";
-pub(super) const SERVICE_ACCOUNT_KEY: &str = "sa.key";
-pub(super) const SERVICE_ACCOUNT_PUBLIC: &str = "sa.pub";
+pub(in crate::apiserver) const AUTHORITY: &str = "ca.crt";
+pub(in crate::apiserver) const SERVER_CERTIFICATE: &str = "apiserver.crt";
+pub(in crate::apiserver) const SERVER_KEY: &str = "apiserver.key";
+pub(in crate::apiserver) const ADMIN_CERTIFICATE: &str = "admin.crt";
+pub(in crate::apiserver) const ADMIN_KEY: &str = "admin.key";
+pub(in crate::apiserver) const SERVICE_ACCOUNT_KEY: &str = "sa.key";
+pub(in crate::apiserver) const SERVICE_ACCOUNT_PUBLIC: &str = "sa.pub";
 
 /// All of them in PEM, by file name.
-pub(super) struct Certificates(Vec<(&'static str, String)>);
+pub(in crate::apiserver) struct Certificates(Vec<(&'static str, String)>);
 
 impl Certificates {
     /// Makes a set for a server that listens on `ip`.
-    pub(super) fn make(ip: IpAddr) -> Result<Self, rcgen::Error> {
+    pub(in crate::apiserver) fn make(ip: IpAddr) -> Result<Self, rcgen::Error> {
         let mut authority = CertificateParams::default();
         authority.distinguished_name.push(DnType::CommonName, "manx-testbed-ca");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -61,11 +61,11 @@ impl Certificates {
     }
 
     /// One of them; empty for a name that is none of ours.
-    pub(super) fn file(&self, name: &str) -> &str {
+    pub(in crate::apiserver) fn file(&self, name: &str) -> &str {
         self.0.iter().find(|(other, _)| *other == name).map_or("", |(_, content)| content)
     }
 
-    pub(super) fn files(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    pub(in crate::apiserver) fn files(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.0.iter().map(|(name, content)| (*name, content.as_str()))
     }
 }

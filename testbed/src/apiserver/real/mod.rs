@@ -1,6 +1,6 @@
 //! A real kube-apiserver on a real etcd, as envtest runs them: for tests of ours where both programs are at hand.
 
-mod certificates;
+pub(super) mod certificates;
 
 use std::{
     fs,

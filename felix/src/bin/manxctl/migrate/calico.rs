@@ -1,0 +1,265 @@
+//! Calico's objects (crd.projectcalico.org/v1, projectcalico.org/v3) as Manx's.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Map, Value, json};
+
+use super::{Source, Step, object, selector};
+
+/// What is read: kind and plural.
+pub const KINDS: [(&str, &str); 4] = [
+    ("IPPool", "ippools"),
+    ("BGPConfiguration", "bgpconfigurations"),
+    ("BGPPeer", "bgppeers"),
+    ("BGPFilter", "bgpfilters"),
+];
+
+/// Calico's AS number where nothing is said.
+const DEFAULT_AS: u64 = 64512;
+
+/// Whether a document is one of Calico's objects that are read.
+pub fn is_one(document: &Value) -> bool {
+    let api = document["apiVersion"].as_str().unwrap_or_default();
+    let group = api.split('/').next().unwrap_or_default();
+    matches!(group, "crd.projectcalico.org" | "projectcalico.org")
+        && KINDS.iter().any(|(kind, _)| document["kind"] == *kind)
+}
+
+/// What becomes of each.
+pub fn steps(sources: &[Source]) -> Vec<Step> {
+    let default_as = sources
+        .iter()
+        .filter(|source| source.kind == "BGPConfiguration" && source.metadata.name == "default")
+        .find_map(|source| source.spec.get("asNumber").and_then(number))
+        .unwrap_or(DEFAULT_AS);
+    let mut steps: Vec<Step> = Vec::new();
+    for (kind, _) in KINDS {
+        for source in sources.iter().filter(|source| source.kind == kind) {
+            let mut reading = Reading { spec: source.spec.clone(), notes: Vec::new() };
+            let objects = match kind {
+                "IPPool" => reading.pool(&source.metadata.name),
+                "BGPConfiguration" => reading.configuration(&source.metadata.name),
+                "BGPPeer" => reading.peer(&source.metadata.name, default_as),
+                _ => reading.filter(),
+            };
+            if !objects.is_empty() {
+                reading.rest();
+            }
+            let of = format!("Calico's {kind} {}", source.metadata.name);
+            steps.push(Step { of, notes: reading.notes, objects });
+        }
+    }
+    let has_default = |step: &Step| step.objects.iter().any(|object| object["kind"] == "BGPConfiguration");
+    if !steps.is_empty() && !steps.iter().any(has_default) {
+        // Calico goes by its defaults then.
+        let spec = json!({ "asNumber": DEFAULT_AS, "mesh": true });
+        let of = "Calico's BGPConfiguration default, which is not there: its defaults".to_owned();
+        let objects = vec![object("BGPConfiguration", "default", spec)];
+        steps.push(Step { of, notes: Vec::new(), objects });
+    }
+    steps
+}
+
+/// One spec, from which is taken what is understood; the rest is told.
+struct Reading {
+    spec: Map<String, Value>,
+    notes: Vec<String>,
+}
+
+impl Reading {
+    fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+
+    fn take(&mut self, key: &str) -> Option<Value> {
+        self.spec.remove(key).filter(|value| !value.is_null())
+    }
+
+    fn text(&mut self, key: &str) -> Option<String> {
+        self.take(key)?.as_str().map(str::to_owned).filter(|text| !text.is_empty())
+    }
+
+    fn flag(&mut self, key: &str) -> Option<bool> {
+        self.take(key)?.as_bool()
+    }
+
+    /// Puts a selector; `Err` when there is none that says the same, which is noted.
+    fn selector(&mut self, key: &str, spec: &mut Value) -> Result<(), ()> {
+        let Some(text) = self.text(key) else { return Ok(()) };
+        match selector::convert(&text) {
+            Ok(None) => Ok(()),
+            Ok(Some(selector)) => {
+                spec[key] = selector;
+                Ok(())
+            }
+            Err(why) => {
+                self.note(format!("spec.{key}: {why}"));
+                Err(())
+            }
+        }
+    }
+
+    /// What nobody has asked for: said, unless it says nothing.
+    fn rest(&mut self) {
+        for (key, value) in std::mem::take(&mut self.spec) {
+            let empty = match &value {
+                Value::Null | Value::Bool(false) => true,
+                Value::String(text) => text.is_empty(),
+                Value::Array(list) => list.is_empty(),
+                Value::Object(map) => map.is_empty(),
+                Value::Bool(true) | Value::Number(_) => false,
+            };
+            if !empty {
+                self.note(format!("spec.{key} has no counterpart: it was {value}"));
+            }
+        }
+    }
+
+    fn pool(&mut self, name: &str) -> Vec<Value> {
+        let Some(cidr) = self.text("cidr") else {
+            self.note("spec.cidr is missing");
+            return Vec::new();
+        };
+        let mut spec = json!({ "cidr": cidr });
+        if let Some(size) = self.take("blockSize") {
+            spec["blockSize"] = size;
+        }
+        if self.flag("disabled") == Some(true) {
+            spec["disabled"] = json!(true);
+        }
+        for (key, what) in [("ipipMode", "IPIP"), ("vxlanMode", "VXLAN")] {
+            if let Some(mode) = self.text(key).filter(|mode| mode != "Never") {
+                self.note(format!(
+                    "spec.{key} was {mode}: Manx does not encapsulate ({what}); routers between nodes of different \
+                     networks must learn the pods' routes by BGP, or pods there are not reached"
+                ));
+            }
+        }
+        if self.flag("natOutgoing") == Some(true) {
+            self.note(
+                "spec.natOutgoing was true: Manx does not translate what pods send out of the cluster; the network \
+                 must know the way back to them, or a router translate",
+            );
+        }
+        if self.flag("disableBGPExport") == Some(true) {
+            spec["bgpExport"] = json!(false);
+        }
+        let uses = self.take("allowedUses").unwrap_or_default();
+        let uses: Vec<&str> = uses.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let known = [("Workload", "Pods"), ("LoadBalancer", "Services")];
+        let known = known.into_iter().filter(|(theirs, _)| uses.contains(theirs));
+        let known: Vec<&str> = known.map(|(_, ours)| ours).collect();
+        if !uses.is_empty() && known.is_empty() {
+            self.note(format!(
+                "spec.allowedUses was {}: Manx has no tunnels to give addresses to",
+                uses.join(", ")
+            ));
+            return Vec::new();
+        }
+        if !known.is_empty() && known != ["Pods"] {
+            spec["allowedUses"] = json!(known);
+        }
+        if self.text("assignmentMode").is_some_and(|mode| mode == "Manual") {
+            self.note("spec.assignmentMode was Manual: its addresses were given to pods that asked for them; disabled here");
+            spec["disabled"] = json!(true);
+        }
+        let selected = ["nodeSelector", "namespaceSelector"].map(|key| self.selector(key, &mut spec));
+        if selected.iter().any(Result::is_err) {
+            return Vec::new();
+        }
+        vec![object("IPPool", name, spec)]
+    }
+
+    fn configuration(&mut self, name: &str) -> Vec<Value> {
+        if name != "default" {
+            self.note("Manx has no BGPConfiguration of a single node");
+            return Vec::new();
+        }
+        let mut spec = json!({ "asNumber": DEFAULT_AS });
+        if let Some(asn) = self.take("asNumber").as_ref().and_then(number) {
+            spec["asNumber"] = json!(asn);
+        }
+        spec["mesh"] = json!(self.flag("nodeToNodeMeshEnabled").unwrap_or(true));
+        if let Some(port) = self.take("listenPort").as_ref().and_then(number) {
+            spec["listenPort"] = json!(port);
+        }
+        // How BIRD logs is nothing to move.
+        self.take("logSeverityScreen");
+        for key in ["serviceClusterIPs", "serviceExternalIPs", "serviceLoadBalancerIPs"] {
+            if let Some(value) = self.take(key).filter(|value| *value != json!([])) {
+                self.note(format!(
+                    "spec.{key}: Manx does not announce addresses of Services; they were {value}"
+                ));
+            }
+        }
+        if self.take("nodeMeshPassword").is_some() {
+            self.note("spec.nodeMeshPassword: sessions between nodes have no password");
+        }
+        vec![object("BGPConfiguration", name, spec)]
+    }
+
+    fn peer(&mut self, name: &str, default_as: u64) -> Vec<Value> {
+        if let Some(selector) = self.text("peerSelector") {
+            self.note(format!(
+                "spec.peerSelector \"{selector}\" names nodes as neighbours: write a BGPPeer for each with its address"
+            ));
+            return Vec::new();
+        }
+        let Some(peer) = self.text("peerIP") else {
+            self.note("spec.peerIP is missing");
+            return Vec::new();
+        };
+        let (address, port) = match (peer.parse::<IpAddr>(), peer.parse::<SocketAddr>()) {
+            (Ok(address), _) => (address, None),
+            (_, Ok(both)) => (both.ip(), Some(both.port())),
+            _ => {
+                self.note(format!("spec.peerIP \"{peer}\" is no address"));
+                return Vec::new();
+            }
+        };
+        let asn = self.take("asNumber").as_ref().and_then(number).filter(|asn| *asn != 0);
+        let mut spec = json!({ "address": address, "asNumber": asn.unwrap_or(default_as) });
+        if let Some(port) = port {
+            spec["port"] = json!(port);
+        }
+        if let Some(node) = self.text("node") {
+            spec["nodeSelector"] = json!({ "matchLabels": { "kubernetes.io/hostname": node } });
+            self.note(
+                "spec.node: by the label kubernetes.io/hostname, which is the node's name on most nodes",
+            );
+        } else if self.selector("nodeSelector", &mut spec).is_err() {
+            return Vec::new();
+        }
+        if self.take("password").is_some() {
+            self.note(
+                "spec.password: Manx's BGPPeer has none, and the session comes up only when the router asks for none",
+            );
+        }
+        if let Some(filters) = self.take("filters").filter(|filters| *filters != json!([])) {
+            self.note(format!("spec.filters: Manx has no BGPFilter; they were {filters}"));
+        }
+        vec![object("BGPPeer", name, spec)]
+    }
+
+    fn filter(&mut self) -> Vec<Value> {
+        self.note(
+            "Manx has no BGPFilter: a node takes every route from its neighbours but those of its own blocks, and tells \
+             them its blocks alone; the router can filter",
+        );
+        Vec::new()
+    }
+}
+
+/// AS numbers are written as numbers, as strings of a number, and as `asdot` strings (RFC 5396).
+fn number(value: &Value) -> Option<u64> {
+    if let Some(number) = value.as_u64() {
+        return Some(number);
+    }
+    let text = value.as_str()?;
+    match text.split_once('.') {
+        None => text.parse().ok(),
+        Some((high, low)) => {
+            Some(u64::from(high.parse::<u16>().ok()?) << 16 | u64::from(low.parse::<u16>().ok()?))
+        }
+    }
+}
