@@ -173,7 +173,11 @@ impl Core {
 
     /// The pools of a pod nobody says anything of: those for every namespace.
     pub(super) fn general_pools(&self) -> Vec<Pool> {
-        self.pools().iter().filter(|pool| pool.namespace_selector.is_none()).cloned().collect()
+        let general = self.pools().iter().filter(|pool| pool.namespace_selector.is_none());
+        let mut general: Vec<Pool> = general.cloned().collect();
+        // As they are chosen from, and claimed of.
+        general.sort_by_key(|pool| (std::cmp::Reverse(pool.specificity()), pool.name.clone()));
+        general
     }
 
     /// Takes the blocks known before the restart back, not yet acknowledged anew.

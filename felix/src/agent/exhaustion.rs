@@ -15,6 +15,9 @@ use super::mirror::Write;
 /// An Event of one object is not told again before this.
 const REPEAT: Duration = Duration::from_secs(600);
 
+/// How long a pod that was refused is thought to come back: its runtime tries again.
+const REMEMBERED: Duration = Duration::from_secs(300);
+
 /// What an Event is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Regarding {
@@ -33,6 +36,8 @@ pub struct Regarding {
 pub struct Exhaustion {
     /// Why not, in words.
     words: Option<String>,
+    /// Pools a pod waited for in vain, and when it last did.
+    short: BTreeMap<Want, (Vec<Pool>, Instant)>,
     /// When an Event was last told.
     told: BTreeMap<Regarding, Instant>,
     /// Events not written yet.
@@ -52,8 +57,17 @@ impl Core {
         if !self.in_sync() {
             return;
         }
-        let wanted = self.shortages().into_iter().map(|(_, pools)| pools);
-        let full = [self.general_pools()].into_iter().chain(wanted).find_map(|pools| self.exhausted(&pools));
+        for (want, pools) in self.shortages() {
+            if self.exhausted(&pools).is_some() {
+                self.exhaustion.short.insert(want, (pools, now));
+            }
+        }
+        let allocator = &self.allocator;
+        self.exhaustion.short.retain(|_, (pools, at)| {
+            now.saturating_duration_since(*at) < REMEMBERED && allocator.can_assign(pools).is_err()
+        });
+        let waited = self.exhaustion.short.values().find_map(|(pools, _)| self.refused(pools));
+        let full = waited.or_else(|| self.exhausted(&self.general_pools()));
         let before = self.exhaustion.words.is_some();
         let Some((words, pools)) = full else {
             if before {
@@ -75,15 +89,19 @@ impl Core {
         self.exhaustion.words = Some(words);
     }
 
-    /// Why a pod with this choice cannot have an address, though nothing is under way, and the names of the full pools.
-    fn exhausted(&self, pools: &[Pool]) -> Option<(String, BTreeSet<String>)> {
+    /// Why a pod with this choice cannot have an address, and the names of the full pools.
+    fn refused(&self, pools: &[Pool]) -> Option<(String, BTreeSet<String>)> {
         let Err(error) = self.allocator.can_assign(pools) else { return None };
-        let AssignError::Exhausted { family, pools } = &error else { return None };
-        let full: Vec<Pool> = pools.iter().map(|used| used.pool.clone()).collect();
-        if self.claims_in_hope(*family) || !Want::of(&full).is_some_and(|want| self.blocks.full(&want)) {
-            return None;
-        }
-        Some((error.to_string(), full.into_iter().map(|pool| pool.name).collect()))
+        let AssignError::Exhausted { pools, .. } = &error else { return None };
+        Some((error.to_string(), pools.iter().map(|used| used.pool.name.clone()).collect()))
+    }
+
+    /// The same, if there is no block to claim either, nor one under way.
+    fn exhausted(&self, pools: &[Pool]) -> Option<(String, BTreeSet<String>)> {
+        let (words, names) = self.refused(pools)?;
+        let full: Vec<Pool> = pools.iter().filter(|pool| names.contains(&pool.name)).cloned().collect();
+        let want = Want::of(&full)?;
+        (!self.claims_in_hope(want.family) && self.blocks.full(&want)).then_some((words, names))
     }
 
     /// This node and these pools.

@@ -40,7 +40,7 @@ pub type Reply<T> = oneshot::Receiver<Result<T, Refusal>>;
 
 /// Interfaces by name, and the pod routes an agent that starts finds; a clone is the same kernel.
 #[derive(Clone, Default)]
-pub struct Links(Arc<Mutex<BTreeMap<String, u32>>>, Arc<Mutex<Vec<PodLink>>>);
+pub struct Links(pub(super) Arc<Mutex<BTreeMap<String, u32>>>, pub(super) Arc<Mutex<Vec<PodLink>>>);
 
 impl Host for Links {
     fn index_of(&self, name: &str) -> io::Result<Option<u32>> {
@@ -175,16 +175,7 @@ impl Machine {
     pub fn kill(&mut self) {
         self.now += Duration::from_secs(1);
         self.remove_retired();
-        let names: BTreeMap<u32, String> =
-            self.links.0.lock().unwrap().iter().map(|(name, index)| (*index, name.clone())).collect();
-        let routed = self.fib.iter().filter_map(|(destination, route)| match route {
-            Route::Pod { ifindex } => {
-                let ifname = names.get(ifindex)?.clone();
-                Some(PodLink { address: destination.ip(), ifname, ifindex: *ifindex })
-            }
-            Route::Blackhole | Route::Via(_) => None,
-        });
-        *self.links.1.lock().unwrap() = routed.collect();
+        self.links.note_routes(&self.fib);
         self.core = core(self.directory.path().to_owned(), self.links.clone(), self.now);
         self.swept = false;
         self.swept_acl = false;
@@ -434,8 +425,12 @@ impl Machine {
 }
 
 pub fn core(directory: PathBuf, links: Links, now: Instant) -> Core {
+    core_of("node1", directory, links, now)
+}
+
+pub fn core_of(me: &str, directory: PathBuf, links: Links, now: Instant) -> Core {
     let start = Start {
-        me: "node1".to_owned(),
+        me: me.to_owned(),
         files: Files::open(&directory).unwrap(),
         socket: directory.join("agent.sock"),
         known: KnownFile::new(&directory),

@@ -3,6 +3,7 @@
 mod addresses;
 mod answers;
 mod machine;
+mod model;
 mod policy;
 mod upkeep;
 mod walk;

@@ -62,6 +62,27 @@ fn a_node_without_addresses_says_so_on_its_node_and_tells_an_event_once_until_th
 }
 
 #[test]
+fn a_namespace_without_addresses_is_said_while_its_pods_come_back_and_not_longer() {
+    let mut machine = Machine::new();
+    machine.read_these(vec![pool("v4", "10.244.0.0/24", 30), pool("tiny", "10.9.0.0/32", 32)]);
+    let tiny = super::machine::namespace("default", &[], &[("manx.io/ip-pools", "tiny")]);
+    machine.update(Update::Namespace(Change::Apply(tiny)));
+    machine.add("a");
+    let (_, mut answer) = machine.allocate("b");
+    machine.pass(12);
+    assert!(answer.try_recv().unwrap().is_err());
+    let mut full = node("node1");
+    full.spec.as_mut().unwrap().exhausted = Some(true);
+    machine.update(Update::Node(Change::Apply(full)));
+    machine.pass(30);
+    assert_eq!(exhausted(&machine).iter().filter(|words| words.is_none()).count(), 0, "it may come back");
+    assert!(exhausted(&machine)[0].as_ref().unwrap().contains("\"tiny\""));
+    machine.del("a");
+    machine.pass(1);
+    assert_eq!(exhausted(&machine).last(), Some(&None));
+}
+
+#[test]
 fn a_pods_address_is_held_when_its_file_is_lost_and_the_mirror_says_whose_it_is() {
     let mut machine = Machine::in_sync();
     let addresses = machine.add("web");

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt};
@@ -83,24 +83,34 @@ pub struct Objects {
     pub statuses: Vec<NodeStatus>,
     pub pools: Vec<IPPool>,
     pub blocks: Vec<IPAMBlock>,
+    /// Read only where they matter.
+    pub pods: Vec<Pod>,
 }
 
-/// Reads the cluster.
-pub async fn read(kubeconfig: Option<&Path>) -> anyhow::Result<ClusterReport> {
+/// A client of the cluster's API, and where that is.
+pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<(Client, String)> {
     let mut config = configuration(kubeconfig).await?;
     config.connect_timeout = Some(DEADLINE);
     config.read_timeout = Some(DEADLINE);
     let url = config.cluster_url.to_string();
-    let client = Client::try_from(config)?;
-    let objects = async {
-        Ok::<_, kube::Error>(Objects {
-            nodes: all(&client).await?,
-            statuses: all(&client).await?,
-            pools: all(&client).await?,
-            blocks: all(&client).await?,
-        })
-    };
-    Ok(summarise(&objects.await.with_context(|| format!("reading {url}"))?))
+    Ok((Client::try_from(config)?, url))
+}
+
+/// Reads the cluster.
+pub async fn read(kubeconfig: Option<&Path>) -> anyhow::Result<ClusterReport> {
+    let (client, url) = client(kubeconfig).await?;
+    Ok(summarise(&objects(&client).await.with_context(|| format!("reading {url}"))?))
+}
+
+/// Reads the objects of the cluster, but for its pods.
+pub async fn objects(client: &Client) -> kube::Result<Objects> {
+    Ok(Objects {
+        nodes: all(client).await?,
+        statuses: all(client).await?,
+        pools: all(client).await?,
+        blocks: all(client).await?,
+        pods: Vec::new(),
+    })
 }
 
 /// By a kubeconfig, or as the pod it runs in.
@@ -117,7 +127,8 @@ pub async fn configuration(kubeconfig: Option<&Path>) -> anyhow::Result<Config> 
     config.with_context(|| format!("kubeconfig {}", path.display()))
 }
 
-async fn all<K>(client: &Client) -> kube::Result<Vec<K>>
+/// All objects of a kind.
+pub async fn all<K>(client: &Client) -> kube::Result<Vec<K>>
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
@@ -259,6 +270,7 @@ pub mod tests {
                 block("10-244-3-64-26", "10.244.3.64/26", "node1", 2),
                 block("10-244-7-0-26", "10.244.7.0/26", "gone", 1),
             ],
+            pods: Vec::new(),
         })
     }
 

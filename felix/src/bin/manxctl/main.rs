@@ -4,6 +4,7 @@ mod agent;
 mod bgp;
 mod cluster;
 mod explain;
+mod ipam;
 mod migrate;
 mod operate;
 mod policy;
@@ -14,6 +15,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use manx_bgp::api::{AfterDrain, DEFAULT_WAIT, Direction};
 use manx_bgp::types::Prefix;
@@ -48,7 +50,9 @@ Examples:
   manxctl bgp drain --wait 30          before maintenance: peers move their traffic away, then our routes go
   manxctl bgp undrain                  after it
   manxctl migrate calico --dry-run     Calico's pools and peers as Manx's objects, and what has no counterpart
-  manxctl uninstall                    this node without Manx, once its agent and speaker are gone"
+  manxctl uninstall                    this node without Manx, once its agent and speaker are gone
+  manxctl ipam show 10.244.3.7         who has an address; or what a pod, a node or a pool has
+  manxctl ipam check                   whether blocks, pods, this node's agent and its kernel agree"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -91,6 +95,9 @@ enum Command {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Addresses: who has which, and whether all agree.
+    #[command(subcommand)]
+    Ipam(IpamCommand),
     /// What another pod network was told, as objects of Manx.
     #[command(subcommand)]
     Migrate(MigrateCommand),
@@ -132,6 +139,40 @@ enum MigrateCommand {
         /// can be given several times.
         #[arg(long, value_name = "FILE")]
         from: Vec<PathBuf>,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+}
+
+#[derive(Subcommand)]
+enum IpamCommand {
+    /// Pools with their size and use; or what an address, a pod, a node or a pool has.
+    Show {
+        /// An address, a pod (`namespace/name`), a node or a pool.
+        target: Option<String>,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Compares blocks, pools, nodes and pods with each other, and where an agent answers here, with it and its kernel.
+    ///
+    /// Each discrepancy is a line; there being any is a failure. What is on its way (a pod that starts, a status a second
+    /// old) may be one for a moment.
+    Check {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+        /// The agent's socket.
+        #[arg(long, default_value = manx_cni::protocol::DEFAULT_SOCKET)]
+        agent_socket: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Frees the blocks of a node that is gone, now: refused while its Node or a pod of it is there.
+    Release {
+        /// The node.
+        #[arg(long)]
+        node: String,
         #[command(flatten)]
         cluster: ClusterArgs,
     },
@@ -359,6 +400,7 @@ pub async fn main() -> ExitCode {
             let printed = print(output.output, &report, || status::render(&report));
             printed.and_then(|()| report.verdict())
         }
+        Command::Ipam(command) => addresses(command).await,
         Command::Bgp(command) => ask_speaker(command).await,
         Command::Policy(PolicyCommand::Explain { from, to, port, agent_socket, output }) => {
             let port = port.map(|explain::Port(protocol, number)| (protocol, number));
@@ -394,6 +436,43 @@ pub async fn main() -> ExitCode {
         Err(error) => {
             eprintln!("manxctl: {}", words(&*error));
             ExitCode::FAILURE
+        }
+    }
+}
+
+async fn addresses(command: IpamCommand) -> anyhow::Result<()> {
+    match command {
+        IpamCommand::Show { target, cluster, output } => {
+            let (client, url) = cluster::client(cluster.kubeconfig.as_deref()).await?;
+            let objects = cluster::objects(&client).await.with_context(|| format!("reading {url}"))?;
+            let shown = ipam::show(&objects, target.as_deref())?;
+            print(output.output, &shown, || ipam::render(&shown))
+        }
+        IpamCommand::Check { cluster, agent_socket, output } => {
+            let (client, url) = cluster::client(cluster.kubeconfig.as_deref()).await?;
+            let mut objects = cluster::objects(&client).await.with_context(|| format!("reading {url}"))?;
+            objects.pods = cluster::all(&client).await.with_context(|| format!("reading pods of {url}"))?;
+            let here = match agent::report(&agent_socket) {
+                Ok(report) => Some(ipam::Here::new(report)?),
+                Err(error) => {
+                    eprintln!(
+                        "manxctl: no agent answers here, so only the cluster is checked: {}",
+                        words(&*error)
+                    );
+                    None
+                }
+            };
+            let found = ipam::discrepancies(&objects, here.as_ref());
+            print(output.output, &found, || found.iter().map(|line| format!("{line}\n")).collect())?;
+            anyhow::ensure!(found.is_empty(), "{} discrepancies", found.len());
+            Ok(())
+        }
+        IpamCommand::Release { node, cluster } => {
+            let (client, url) = cluster::client(cluster.kubeconfig.as_deref()).await?;
+            let objects = cluster::objects(&client).await.with_context(|| format!("reading {url}"))?;
+            let freed = ipam::release_node(client, &objects, &node).await?;
+            println!("freed {}", table::list(freed));
+            Ok(())
         }
     }
 }
