@@ -216,12 +216,18 @@ impl Core {
                 carving.asking.insert(want, asking);
             }
         }
+        // A request that was answered is not answered again: the next can be made once it is gone.
+        let asked: BTreeSet<BlockCidr> = carving.asking.values().map(|asking| asking.block).collect();
+        let answered = |block: BlockCidr| {
+            !asked.contains(&block) && self.cluster.requests.contains_key(&request_name(&self.me, block))
+        };
         for want in short {
             let others = self.cluster.blocks.values().filter(|block| {
                 block.claim.node != self.me
                     && block.free > 0
                     && want.pools.contains(&block.claim.pool)
                     && !carving.declined.contains_key(&block.claim.cidr)
+                    && !answered(block.claim.cidr)
             });
             let most = others.max_by_key(|block| (block.free, std::cmp::Reverse(block.claim.cidr)));
             if let Some(block) = most {

@@ -283,6 +283,22 @@ fn a_node_without_an_address_asks_the_owner_with_most_to_give_and_then_the_next(
     give(&mut machine, &part);
     assert_eq!(answer.try_recv().unwrap().unwrap().addresses[0].to_string(), "10.1.0.6");
     assert_eq!(machine.fib.get(&"10.1.0.6/31".parse().unwrap()), Some(&Route::Blackhole));
+
+    // A request that was granted is taken back before the next is made.
+    let name = super::super::carve::request_name("node1", cidr("10.1.0.4/30"));
+    let said =
+        Request { node: "node1".to_owned(), block: cidr("10.1.0.4/30"), uid: "r2".to_owned(), refused: None };
+    machine.update(Update::Request(Change::Apply(object(&name, Ok(said)))));
+    machine.allocate("second").1.try_recv().unwrap().unwrap();
+    let (_, _waits) = machine.allocate("third");
+    machine.writes.clear();
+    machine.pass(2);
+    assert_eq!(asked(&machine), <[&str; 0]>::default());
+    assert!(machine.writes.contains(&Write::Asked { name: name.clone() }));
+    machine.update(Update::Request(Change::Delete(name)));
+    machine.pass(2);
+    assert_eq!(asked(&machine).last().map(String::as_str), Some("10.1.0.4/30"));
+
     let orphan = Parent { cidr: cidr("10.1.0.0/30"), uid: "another".to_owned() };
     give(&mut machine, &Claim { parent: Some(orphan), ..Claim { cidr: cidr("10.1.0.2/31"), ..part } });
     assert_eq!(own(&machine), ["10.1.0.6/31"], "its parent is another block by now");
