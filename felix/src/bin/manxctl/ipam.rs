@@ -181,6 +181,16 @@ pub fn discrepancies(objects: &Objects, here: Option<&Here>) -> Vec<String> {
     found
 }
 
+/// For people: each discrepancy a line, or what was compared and agrees.
+pub fn render_check(found: &[String], objects: &Objects, here: Option<&Here>) -> String {
+    if !found.is_empty() {
+        return found.iter().map(|line| format!("{line}\n")).collect();
+    }
+    let also =
+        here.map_or(String::new(), |here| format!(", and the agent and kernel of node {}", here.report.node));
+    format!("{} blocks and {} pods agree{also}\n", objects.blocks.len(), objects.pods.len())
+}
+
 /// The blocks that are ones, by name.
 fn claims<'a>(objects: &'a Objects, found: &mut Vec<String>) -> BTreeMap<String, (Claim, &'a IPAMBlock)> {
     let mut claims = BTreeMap::new();
@@ -468,6 +478,8 @@ mod tests {
     #[test]
     fn where_all_agree_there_is_nothing_to_say() {
         assert_eq!(discrepancies(&objects(), Some(&here())), Vec::<String>::new());
+        let said = render_check(&[], &objects(), Some(&here()));
+        assert_eq!(said, "2 blocks and 1 pods agree, and the agent and kernel of node node1\n");
     }
 
     #[test]

@@ -463,7 +463,7 @@ async fn addresses(command: IpamCommand) -> anyhow::Result<()> {
                 }
             };
             let found = ipam::discrepancies(&objects, here.as_ref());
-            print(output.output, &found, || found.iter().map(|line| format!("{line}\n")).collect())?;
+            print(output.output, &found, || ipam::render_check(&found, &objects, here.as_ref()))?;
             anyhow::ensure!(found.is_empty(), "{} discrepancies", found.len());
             Ok(())
         }
