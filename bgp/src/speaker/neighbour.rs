@@ -1,32 +1,33 @@
 //! One neighbour as the speaker's task keeps it: its state machine, its links and its counters.
 
-use std::collections::{BTreeSet, VecDeque};
+mod act;
+mod pace;
+
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use socket2::SockRef;
-use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
+use self::pace::Pace;
 use super::NoPeer;
 use super::bfd::{Failure, Way};
 use super::config::title;
 use super::drain::Stage;
 use super::guard::Guard;
-use super::limit::{Verdict, Watermarks};
+use super::limit::Watermarks;
 use super::link::{self, Link};
 use super::stats::Stats;
 use super::task::Io;
-use crate::api::{AsnRange, Direction, DrainPhase, Held, PeerConfig, RangeId, SessionState};
+use crate::api::{AsnRange, Direction, DrainPhase, PeerConfig, RangeId, SessionState};
 use crate::bfd::State;
 use crate::fsm::restart::{Due, Forwarding, Helper, MAX_LONG_LIVED, Offer, Progress, Start};
-use crate::fsm::{Action, Cause, Event, Local, Negotiated, Peer, Role};
-use crate::iana::{MessageType, refresh as subtype};
-use crate::rib::{PeerFacts, PeerId, Rib};
+use crate::fsm::{Cause, Event, Local, Peer, Role};
+use crate::iana::MessageType;
+use crate::rib::{PeerId, Rib};
 use crate::types::{Asn, Family, RouterId};
-use crate::wire::{Message, Notification, RouteRefresh, SendReceive, Update};
+use crate::wire::{Message, Notification, RouteRefresh, SendReceive};
 
 /// How much of what our neighbours know we know ourselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,19 +36,6 @@ pub(super) enum Table {
     Restarting,
     /// As much as can be had.
     Complete,
-}
-
-/// How long those that hear the same wait for one that does not read.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Whether it reads as fast as there is something to say.
-#[derive(Clone, Copy, Debug)]
-enum Pace {
-    Keeping,
-    /// It has had no room since then.
-    Waiting(Instant),
-    /// Nobody waits for it any more.
-    Parted,
 }
 
 /// Everything of one neighbour.
@@ -331,343 +319,6 @@ impl Neighbour {
             }
         }
         Ok(())
-    }
-
-    /// The call that was made as number `call` was answered.
-    pub fn called(
-        &mut self,
-        call: u64,
-        result: Result<TcpStream, String>,
-        io: &mut Io,
-        rib: &mut Rib,
-        now: Instant,
-    ) {
-        if self.call.as_ref().is_none_or(|(current, _)| *current != call) {
-            return;
-        }
-        self.call = None;
-        let opened =
-            result.and_then(|stream| io.link(stream, &self.config, Role::Active).map_err(link::words));
-        let event = match opened {
-            Ok(link) => {
-                self.links[Role::Active as usize] = Some(link);
-                Event::Connected
-            }
-            Err(why) => Event::ConnectFailed(why),
-        };
-        self.handle(event, None, io, rib, now);
-    }
-
-    /// Feeds the state machine and does what it says.
-    pub fn handle(
-        &mut self,
-        event: Event,
-        mut incoming: Option<TcpStream>,
-        io: &mut Io,
-        rib: &mut Rib,
-        now: Instant,
-    ) {
-        let before = (self.fsm.state(), self.fsm.reason().cloned());
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
-            if let Event::Received(_, message) = &event {
-                self.stats.received(message.kind());
-            }
-            for action in self.fsm.handle(event, now) {
-                events.extend(self.act(action, &mut incoming, io, rib, now));
-            }
-            if let Some(kind) = self.fsm.take_ended() {
-                self.stats.ended(kind);
-            }
-        }
-        self.log(before);
-    }
-
-    /// Whether it hears more of us than what we originate.
-    fn hears_learned(&self) -> bool {
-        match &self.config.export {
-            Some(policy) => policy.takes_learned(),
-            None => self.fsm.established().is_some_and(|negotiated| !negotiated.session.ebgp),
-        }
-    }
-
-    /// Hands updates to the link as far as it has room. One that has none for long is parted from those that
-    /// hear the same: they wait no more. Until our table is complete after a restart, one that hears learned
-    /// routes is not told that it has heard them all.
-    pub fn pump(&mut self, rib: &mut Rib, table: Table, now: Instant) {
-        let hold = table == Table::Restarting && self.hears_learned();
-        let Some(link) = self.up.and_then(|role| self.links[role as usize].as_ref()) else { return };
-        if !hold && self.held.is_empty() {
-            // Not before its End-of-RIB (RFC 7313, section 4); asked for ten times at once, it is said once.
-            std::mem::take(&mut self.asked).into_iter().for_each(|family| rib.refresh(self.id, family));
-        }
-        while rib.has_pending(self.id) {
-            let Some(room) = link.room() else {
-                match self.pace {
-                    Pace::Keeping => self.pace = Pace::Waiting(now),
-                    Pace::Waiting(since) if now >= since + PATIENCE => {
-                        rib.part(self.id);
-                        self.pace = Pace::Parted;
-                    }
-                    Pace::Waiting(_) | Pace::Parted => {}
-                }
-                return;
-            };
-            let Some(run) = rib.take_run(self.id) else { break };
-            self.pace = Pace::Keeping;
-            if hold && run.end_of_rib.is_some() {
-                self.held.push(run.octets);
-                continue;
-            }
-            self.stats.sent(run.kind, u64::from(run.messages));
-            room.send(run.octets);
-        }
-        self.pace = Pace::Keeping;
-        while !hold
-            && !self.held.is_empty()
-            && let Some(room) = link.room()
-        {
-            self.stats.sent(MessageType::Update, 1);
-            room.send(self.held.remove(0));
-        }
-    }
-
-    /// When it has had no room for too long.
-    pub fn impatient_at(&self) -> Option<Instant> {
-        match self.pace {
-            Pace::Waiting(since) => Some(since + PATIENCE),
-            Pace::Keeping | Pace::Parted => None,
-        }
-    }
-
-    fn act(
-        &mut self,
-        action: Action,
-        incoming: &mut Option<TcpStream>,
-        io: &mut Io,
-        rib: &mut Rib,
-        now: Instant,
-    ) -> Option<Event> {
-        match action {
-            Action::Connect => {
-                let (to, port) = (self.config.scoped(), self.config.port);
-                let call = link::call(to, port, self.config.local_address, self.guard.clone());
-                self.call = Some(io.call(to, call));
-            }
-            Action::Admit => match self.admit(incoming.take()?, io) {
-                Ok(link) => self.links[Role::Passive as usize] = Some(link),
-                Err(error) => return Some(Event::Lost(Role::Passive, link::words(error))),
-            },
-            Action::Refuse(notification) => io.refuse(incoming.take()?, notification),
-            Action::Send(role, message) => {
-                let link = self.links[role as usize].as_ref()?;
-                self.stats.sent(message.kind(), 1);
-                if link.send(message).is_err() {
-                    return Some(Event::Lost(role, "the neighbour has stopped reading".to_owned()));
-                }
-            }
-            Action::Close(role) => {
-                if let Some(link) = self.links[role as usize].take() {
-                    io.forget(link.id);
-                } else if role == Role::Active
-                    && let Some((_, task)) = self.call.take()
-                {
-                    task.abort();
-                }
-            }
-            Action::Negotiated(role, negotiated) => {
-                let link = self.links[role as usize].as_ref()?;
-                link.negotiated(negotiated.session, negotiated.send_hold_time);
-                if self.range.is_some() {
-                    self.config.asn = negotiated.asn;
-                    self.title = title(&self.config);
-                }
-            }
-            Action::Up(role) => self.up(role, rib, now),
-            Action::Down(cause) => self.down(&cause, rib, now),
-            Action::Update(update) => return self.update(update, rib),
-            Action::Refresh(refresh) => self.refresh(refresh, rib, now),
-        }
-        None
-    }
-
-    fn admit(&self, stream: TcpStream, io: &mut Io) -> std::io::Result<Link> {
-        self.guard.connected(SockRef::from(&stream))?;
-        io.link(stream, &self.config, Role::Passive)
-    }
-
-    fn up(&mut self, role: Role, rib: &mut Rib, now: Instant) {
-        let (Some(link), Some(negotiated)) = (&self.links[role as usize], self.fsm.established()) else {
-            return;
-        };
-        self.up = Some(role);
-        self.pace = Pace::Keeping;
-        self.stats.up();
-        self.progress.up(negotiated);
-        let mut next_hops = self.config.next_hops.clone();
-        next_hops.push(link.local);
-        self.log_up(negotiated, &next_hops);
-        let facts = PeerFacts {
-            address: self.config.address,
-            zone: self.config.scoped().zone,
-            name: self.config.name.clone(),
-            asn: negotiated.asn,
-            router_id: negotiated.router_id,
-            session: negotiated.session.clone(),
-            next_hops,
-            extended_next_hop: negotiated.extended_next_hop,
-            add_paths: self.config.add_paths.send,
-            enhanced_refresh: negotiated.enhanced_refresh,
-            long_lived: negotiated.restart.as_ref().is_some_and(|restart| restart.long_lived.is_some()),
-            graceful_shutdown: self.config.graceful_shutdown,
-            drain: Stage::of_rib(self.drain.as_ref()),
-            client: self.config.route_reflector_client,
-            next_hop: self.config.next_hop,
-            multihop: [self.config.multihop, self.config.ttl_security]
-                .into_iter()
-                .flatten()
-                .any(|hops| hops > 1),
-            local_asn: self.local_asn,
-            allow_own_as: self.config.allow_own_as,
-            default_route: self.config.accept_default_route,
-            import: self.config.import.as_ref().map(Into::into),
-            export: self.config.export.as_ref().map(Into::into),
-        };
-        for family in self.helper.up(negotiated, now) {
-            rib.sweep(self.id, family);
-        }
-        rib.peer_up(self.id, facts);
-    }
-
-    fn down(&mut self, cause: &Cause, rib: &mut Rib, now: Instant) {
-        self.up = None;
-        self.pace = Pace::Keeping;
-        self.held.clear();
-        self.progress.down();
-        self.watermarks = Watermarks::default();
-        self.asked.clear();
-        self.stats.flaps += 1;
-        let kept = self.helper.down(cause, now);
-        if kept.is_empty() {
-            rib.peer_down(self.id);
-        } else {
-            kept.iter().filter(|kept| kept.stale).for_each(|kept| rib.freshen(self.id, kept.family));
-            let families: Vec<_> = kept.iter().map(|kept| kept.family).collect();
-            rib.peer_stale(self.id, &families);
-        }
-        let stale = rib.counts(self.id).stale;
-        tracing::warn!(peer = %self.title, reason = %cause, stale, "session down");
-    }
-
-    fn update(&mut self, update: Update, rib: &mut Rib) -> Option<Event> {
-        self.stats.forgive(&self.title, &update);
-        let end = update.end_of_rib;
-        rib.update(self.id, update);
-        if let Some(family) = end {
-            self.progress.end_of_rib(family);
-            if self.helper.end_of_rib(family) {
-                rib.sweep(self.id, family);
-            }
-        }
-        self.judge_held(rib)
-    }
-
-    /// What is held of it, and what it may give.
-    pub fn held(&self, rib: &Rib) -> Vec<Held> {
-        let families = self.fsm.established().map(|negotiated| negotiated.session.families.as_slice());
-        let of = |family: &Family| Held {
-            family: *family,
-            held: rib.held(self.id, *family),
-            limit: self.config.max_prefixes.limit(*family),
-        };
-        families.unwrap_or_default().iter().map(of).collect()
-    }
-
-    /// Whether it gives more prefixes than it may; that it comes near is said.
-    fn judge_held(&mut self, rib: &Rib) -> Option<Event> {
-        let limits = self.config.max_prefixes;
-        for family in Family::ALL {
-            let held = rib.held(self.id, family);
-            let limit = limits.limit(family);
-            match self.watermarks.judge(&limits, family, held) {
-                Verdict::Fine => {}
-                Verdict::Near => tracing::warn!(
-                    peer = %self.title, %family, held, limit,
-                    "it gives almost as many prefixes as it may (maxPrefixes)"
-                ),
-                Verdict::Past => tracing::warn!(
-                    peer = %self.title, %family, held, limit,
-                    "it gives more prefixes than it should (maxPrefixes, which only warns)"
-                ),
-                Verdict::Over(over) => return Some(Event::PrefixLimit(over)),
-            }
-        }
-        None
-    }
-
-    /// RFC 2918, RFC 7313. What makes no sense is ignored, as both say.
-    fn refresh(&mut self, refresh: RouteRefresh, rib: &mut Rib, now: Instant) {
-        let Some(negotiated) = self.fsm.established() else { return };
-        let spoken = |family: &Family| negotiated.session.families.contains(family);
-        let done = match (refresh.subtype, refresh.family().filter(spoken)) {
-            (subtype::REQUEST, Some(family)) => {
-                self.asked.insert(family);
-                true
-            }
-            (subtype::BORR, Some(family)) if negotiated.enhanced_refresh => {
-                let begins = self.helper.refresh_begins(family, now);
-                if begins {
-                    rib.refreshes(self.id, family);
-                }
-                begins
-            }
-            (subtype::EORR, Some(family)) if negotiated.enhanced_refresh => {
-                let ends = self.helper.refresh_ends(family);
-                if ends {
-                    rib.sweep(self.id, family);
-                }
-                ends
-            }
-            _ => false,
-        };
-        if !done {
-            tracing::debug!(peer = %self.title, ?refresh, "a ROUTE-REFRESH that has no place here was ignored");
-        }
-    }
-
-    fn log_up(&self, negotiated: &Negotiated, next_hops: &[IpAddr]) {
-        let families = &negotiated.session.families;
-        tracing::info!(
-            peer = %self.title,
-            router_id = %negotiated.router_id,
-            hold_time = negotiated.hold_time,
-            families = families.iter().map(Family::to_string).collect::<Vec<_>>().join(", "),
-            "session established"
-        );
-        for family in families {
-            let known = |address: &IpAddr| Family::of(*address) == *family || negotiated.extended_next_hop;
-            if !next_hops.iter().any(known) {
-                tracing::warn!(
-                    peer = %self.title,
-                    "{family} is spoken, but no next hop of ours is known for it: add one to nextHops; \
-                     until then no {family} prefix of ours is announced"
-                );
-            }
-        }
-    }
-
-    /// Leaving Established is told by `down`; here, everything on the way to it.
-    fn log(&self, before: (SessionState, Option<Cause>)) {
-        let (state, reason) = (self.fsm.state(), self.fsm.reason());
-        if reason != before.1.as_ref()
-            && let Some(reason) = reason
-            && before.0 != SessionState::Established
-            && state != SessionState::Established
-        {
-            tracing::info!(peer = %self.title, %state, %reason, "session not up");
-        } else if state != before.0 {
-            tracing::debug!(peer = %self.title, from = %before.0, to = %state, "session state");
-        }
     }
 }
 

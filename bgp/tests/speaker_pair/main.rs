@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod graceful;
+mod guards;
+mod orders;
+mod restart;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -184,90 +187,6 @@ async fn a_watcher_that_comes_later_is_told_all_that_is_there() {
 }
 
 #[tokio::test]
-async fn networks_names_and_policies_change_without_a_session_noticing() {
-    let speakers = Lab(3).mesh::<2>().await;
-    let mut table = Table::of(&speakers[0].0).await;
-    table.until("the other's networks", |t| t.routes.len() == 2).await;
-    let before = speakers[0].0.status().await.unwrap();
-
-    let (handle, config) = &speakers[0];
-    let mut changed = config.clone();
-    changed.peers[0].name = "tor1".to_owned();
-    changed.peers[0].import = Some(Policy::accept_except("ours", ["10.1.0.0/16".parse().unwrap()]));
-    let changes = handle.apply(changed.clone()).await.unwrap();
-    assert_eq!(changes.len(), 1);
-    assert!(changes[0].contains("renamed") && changes[0].contains("import policy"), "{changes:?}");
-    table.until("one refused", |t| t.routes.len() == 1 && t.has("fd00:1:2::/64", v6(2))).await;
-    assert_eq!(handle.apply(changed.clone()).await.unwrap(), [""; 0]);
-
-    changed.peers[0].import = None;
-    handle.apply(changed).await.unwrap();
-    table.until("taken again, from memory", |t| t.routes.len() == 2).await;
-    let learned = handle.routes(Some("10.1.2.0/26".parse().unwrap())).await.unwrap();
-    assert_eq!(learned[0].paths[0].peer_name, "tor1");
-
-    let after = handle.status().await.unwrap();
-    assert_eq!(after.sessions[0].state, SessionState::Established);
-    assert_eq!((after.sessions[0].flaps, before.sessions[0].flaps), (0, 0));
-}
-
-#[tokio::test]
-async fn only_the_session_whose_settings_changed_starts_anew() {
-    let speakers = Lab(4).mesh::<3>().await;
-    let (handle, config) = &speakers[0];
-    let mut changed = config.clone();
-    changed.peers[1].hold_time = 30;
-    handle.apply(changed).await.unwrap();
-    let status = eventually("up again with the other side's hold time", handle, |status| {
-        status
-            .sessions
-            .iter()
-            .all(|session| session.state == SessionState::Established && session.hold_time == Some(9))
-            && status.sessions[1].flaps == 1
-    })
-    .await;
-    assert_eq!(status.sessions[0].flaps, 0);
-    let other =
-        eventually("the neighbour knows why", &speakers[2].0, |status| status.sessions[0].flaps == 1).await;
-    let reason = other.sessions[0].reason.clone().unwrap();
-    assert_eq!(reason, "they sent cease: other configuration change (6/6)");
-}
-
-#[tokio::test]
-async fn a_removed_peer_is_told_and_its_routes_go() {
-    let speakers = Lab(5).mesh::<2>().await;
-    let mut table = Table::of(&speakers[1].0).await;
-    table.until("networks", |t| t.routes.len() == 2).await;
-    let (handle, config) = &speakers[0];
-    handle.apply(Config { peers: Vec::new(), ..config.clone() }).await.unwrap();
-    table.until("gone", |t| t.routes.is_empty()).await;
-    eventually("it calls and is refused", &speakers[1].0, |status| {
-        status.sessions[0].reason.as_deref()
-            == Some("they sent cease: hard reset (6/9): cease: peer de-configured (6/3)")
-    })
-    .await;
-    assert!(handle.status().await.unwrap().sessions.is_empty());
-}
-
-#[tokio::test]
-async fn another_as_or_identifier_restarts_everything_and_watchers_hear_it() {
-    let speakers = Lab(6).mesh::<2>().await;
-    let mut table = Table::of(&speakers[0].0).await;
-    table.until("networks", |t| t.routes.len() == 2 && t.synced).await;
-    let (handle, config) = &speakers[0];
-    let router_id = RouterId(Ipv4Addr::new(10, 0, 0, 99));
-    let changes = handle.apply(Config { router_id, ..config.clone() }).await.unwrap();
-    assert_eq!(
-        changes,
-        ["now AS64512 with identifier 10.0.0.99, was AS64512 with 10.0.0.1: all sessions restart"]
-    );
-    table.until("gone", |t| t.routes.is_empty()).await;
-    table.until("back", |t| t.routes.len() == 2).await;
-    let other = speakers[1].0.status().await.unwrap();
-    assert_eq!(other.sessions[0].router_id, Some(router_id));
-}
-
-#[tokio::test]
 async fn shutdown_tells_the_neighbours_why() {
     let speakers = Lab(7).mesh::<2>().await;
     let started = Instant::now();
@@ -294,34 +213,6 @@ async fn the_table_is_complete_at_once_without_peers_and_after_the_wait_with_a_s
     assert!(started.elapsed() >= Duration::from_millis(300));
     let session = waits.status().await.unwrap().sessions.remove(0);
     assert_eq!(session.reason.as_deref(), Some("connection refused"));
-}
-
-#[tokio::test]
-async fn an_address_that_cannot_be_listened_on_is_named_and_nothing_changes() {
-    let lab = Lab(9);
-    let taken = SocketAddr::new(lab.address(9), PORT);
-    let _other = std::net::TcpListener::bind(taken).unwrap();
-    let (handle, _) = speaker::start(Options::default());
-    let good = lab.config(1);
-    handle.apply(good.clone()).await.unwrap();
-    let bad = Config { listen: vec![SocketAddr::new(lab.address(2), PORT), taken], ..good.clone() };
-    let error = handle.apply(bad).await.unwrap_err().to_string();
-    assert!(error.starts_with(&format!("cannot listen on {taken}: another process has the port")), "{error}");
-    assert!(error.contains("bird") && error.contains("ss -ltnp sport = :1790"), "{error}");
-
-    assert_eq!(handle.apply(good).await.unwrap(), [""; 0], "as before");
-    assert!(TcpStream::connect((lab.address(1), PORT)).await.is_ok(), "listens as before");
-    assert!(TcpStream::connect((lab.address(2), PORT)).await.is_err(), "what was opened is closed again");
-}
-
-#[tokio::test]
-async fn a_config_that_is_wrong_in_itself_is_refused_in_words() {
-    let lab = Lab(10);
-    let (handle, _) = speaker::start(Options::default());
-    let twice = Config { peers: vec![lab.peer(1, 2), lab.peer(1, 2)], ..lab.config(1) };
-    let error = handle.apply(twice).await.unwrap_err().to_string();
-    assert!(error.contains("listed twice"), "{error}");
-    assert_eq!(handle.status().await.unwrap().asn, None);
 }
 
 /// A neighbour made by hand.
@@ -457,117 +348,6 @@ fn internal() -> wire::Session {
     wire::Session { asn4: true, families, ebgp: false, extended: false, add_path }
 }
 
-/// Our own, whose forwarding stays while the speaker is away, told to external peers.
-fn restartable(peer: PeerConfig) -> PeerConfig {
-    let graceful_restart =
-        GracefulRestart { restart_time: 60, preserve_forwarding: true, ..GracefulRestart::default() };
-    PeerConfig { graceful_restart, import: Some(Policy::accept()), export: Some(Policy::accept()), ..peer }
-}
-
-/// Of AS 64512, which restarts; the router before it, of AS 65001; and one behind that, of AS 65002.
-async fn line(lab: Lab) -> (Config, tokio::task::JoinHandle<()>, Handle, Handle) {
-    let external = |host, other, asn| PeerConfig { asn: Asn(asn), ..restartable(lab.peer(host, other)) };
-    let of = |host, asn| Config { asn: Asn(asn), ..lab.config(host) };
-    let config = Config { peers: vec![external(1, 2, 65001)], networks: networks(1), ..of(1, 64512) };
-    let (first, task) = speaker::start(Options::default());
-    let (router, _) = speaker::start(Options::default());
-    let (behind, _) = speaker::start(Options::default());
-    first.apply(config.clone()).await.unwrap();
-    let peers = vec![external(2, 1, 64512), external(2, 3, 65002)];
-    router.apply(Config { peers, ..of(2, 65001) }).await.unwrap();
-    behind.apply(Config { peers: vec![external(3, 2, 65001)], ..of(3, 65002) }).await.unwrap();
-    // The task ends with its last handle, as well as by being aborted.
-    std::mem::forget(first);
-    (config, task, router, behind)
-}
-
-/// A new speaker, as soon as the dead one's port is free.
-async fn start_again(config: Config) -> Handle {
-    let (handle, _) = speaker::start(Options::default());
-    let deadline = Instant::now() + DEADLINE;
-    while let Err(error) = handle.apply(config.clone()).await {
-        assert!(Instant::now() < deadline, "{error}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    handle
-}
-
-#[tokio::test]
-async fn a_speaker_that_dies_and_comes_back_is_not_missed_behind_its_neighbour() {
-    let lab = Lab(14);
-    let (config, task, router, behind) = line(lab).await;
-    let mut table = Table::of(&behind).await;
-    table.until("both networks", |t| t.routes.len() == 2 && t.synced).await;
-
-    task.abort();
-    let status = eventually("it is missed by its neighbour", &router, |status| {
-        status.sessions[0].state != SessionState::Established && status.sessions[0].flaps == 1
-    })
-    .await;
-    assert_eq!((status.sessions[0].stale, status.sessions[0].received), (2, 2));
-
-    // It has one network less when it comes back, and one more.
-    let networks = vec![network("10.1.1.0/26"), network("10.9.0.0/16")];
-    let _again = start_again(Config { networks, restarting: true, ..config }).await;
-    let gone: Prefix = "fd00:1:1::/64".parse().unwrap();
-    table
-        .until("what it still has was there all the time", |t| {
-            assert!(t.routes.contains_key(&"10.1.1.0/26".parse().unwrap()));
-            !t.routes.contains_key(&gone) && t.routes.len() == 2
-        })
-        .await;
-    let status = router.status().await.unwrap();
-    assert_eq!((status.sessions[0].stale, status.sessions[0].received), (0, 2));
-}
-
-#[tokio::test]
-async fn what_a_cold_start_finds_stale_at_its_neighbour_goes_at_once() {
-    let (config, task, router, behind) = line(Lab(15)).await;
-    let mut table = Table::of(&behind).await;
-    table.until("both networks", |t| t.routes.len() == 2).await;
-    task.abort();
-    let _again = start_again(Config { networks: Vec::new(), ..config }).await;
-    table.until("gone", |t| t.routes.is_empty()).await;
-    assert_eq!(router.status().await.unwrap().sessions[0].stale, 0);
-}
-
-#[tokio::test]
-async fn a_speaker_that_is_to_be_back_ends_without_a_word_and_any_other_with_one() {
-    for (preserve_forwarding, left) in [(true, 2), (false, 0)] {
-        let lab = Lab(16 + u8::from(preserve_forwarding));
-        let (first, _) = speaker::start(Options::default());
-        let (other, _) = speaker::start(Options::default());
-        let graceful_restart =
-            GracefulRestart { restart_time: 60, preserve_forwarding, ..GracefulRestart::default() };
-        let peer = PeerConfig { graceful_restart, ..lab.peer(1, 2) };
-        let config = Config { peers: vec![peer], networks: networks(1), ..lab.config(1) };
-        first.apply(config).await.unwrap();
-        other.apply(Config { peers: vec![lab.peer(2, 1)], ..lab.config(2) }).await.unwrap();
-        eventually("networks", &other, |status| status.destinations == 2).await;
-        first.shutdown("").await.unwrap();
-        let status = eventually("down", &other, |status| status.sessions[0].flaps == 1).await;
-        assert_eq!((status.sessions[0].stale, status.destinations), (left, left));
-    }
-}
-
-#[tokio::test]
-async fn two_that_restart_together_do_not_wait_for_each_other() {
-    let lab = Lab(18);
-    let hour = Options { start_wait: Duration::from_secs(3600) };
-    let (left, _) = speaker::start(hour.clone());
-    let (right, _) = speaker::start(hour);
-    let config = |host, other| Config {
-        peers: vec![PeerConfig { export: Some(Policy::accept()), ..lab.peer(host, other) }],
-        networks: networks(host),
-        restarting: true,
-        ..lab.config(host)
-    };
-    left.apply(config(1, 2)).await.unwrap();
-    right.apply(config(2, 1)).await.unwrap();
-    Table::of(&left).await.until("complete", |t| t.synced && t.routes.len() == 2).await;
-    Table::of(&right).await.until("complete", |t| t.synced && t.routes.len() == 2).await;
-}
-
 /// Two speakers, each told of the other with something more.
 async fn pair(lab: Lab, more: [fn(&mut PeerConfig); 2]) -> [Handle; 2] {
     let mut handles = Vec::new();
@@ -582,64 +362,6 @@ async fn pair(lab: Lab, more: [fn(&mut PeerConfig); 2]) -> [Handle; 2] {
         handles.push(handle);
     }
     handles.try_into().unwrap()
-}
-
-fn password(peer: &mut PeerConfig) {
-    peer.password = Some("hunter2".to_owned().into());
-}
-
-#[tokio::test]
-async fn two_with_the_same_password_speak_and_whoever_calls() {
-    let waits: fn(&mut PeerConfig) = |peer| {
-        password(peer);
-        peer.passive = true;
-    };
-    let speaks: fn(&mut PeerConfig) = password;
-    for (test, one) in [(19, waits), (20, speaks)] {
-        let [one, _other] = pair(Lab(test), [one, password]).await;
-        let status = eventually("established", &one, |status| status.destinations == 4).await;
-        assert!(!format!("{status:?}").contains("hunter2"));
-    }
-}
-
-#[tokio::test]
-async fn another_password_and_none_are_told_in_words() {
-    let none: fn(&mut PeerConfig) = |_| {};
-    let another: fn(&mut PeerConfig) = |peer| peer.password = Some("x".to_owned().into());
-    for (test, other) in [(21, none), (22, another)] {
-        let [one, other] = pair(Lab(test), [password, other]).await;
-        let told = |reason: &str| reason.starts_with("no answer with this password");
-        eventually("why", &one, |status| status.sessions[0].reason.as_deref().is_some_and(told)).await;
-        assert_eq!(other.status().await.unwrap().sessions[0].flaps, 0);
-    }
-}
-
-#[tokio::test]
-async fn a_password_that_changes_on_both_sides_brings_a_new_session() {
-    let lab = Lab(23);
-    let [one, other] = pair(lab, [password, password]).await;
-    eventually("established", &one, |status| status.destinations == 4).await;
-    for (handle, host, to) in [(&one, 1, 2), (&other, 2, 1)] {
-        let peer = PeerConfig { password: Some("new".to_owned().into()), ..lab.peer(host, to) };
-        handle
-            .apply(Config { peers: vec![peer], networks: networks(host), ..lab.config(host) })
-            .await
-            .unwrap();
-    }
-    eventually("established again", &one, |status| status.sessions[0].flaps >= 1 && status.destinations == 4)
-        .await;
-}
-
-#[tokio::test]
-async fn a_neighbour_at_the_other_end_of_the_cable_is_taken_and_one_that_sends_from_afar_is_not() {
-    let gtsm: fn(&mut PeerConfig) = |peer| peer.ttl_security = Some(1);
-    let [one, _other] = pair(Lab(24), [gtsm, gtsm]).await;
-    eventually("established", &one, |status| status.destinations == 4).await;
-
-    let far: fn(&mut PeerConfig) = |peer| peer.multihop = Some(100);
-    let [one, _other] = pair(Lab(25), [gtsm, far]).await;
-    let status = eventually("tried and tried again", &one, |s| s.sessions[0].messages_out >= 3).await;
-    assert_eq!((status.sessions[0].messages_in, status.sessions[0].flaps), (0, 0), "nothing is heard");
 }
 
 #[tokio::test]
