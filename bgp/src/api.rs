@@ -19,6 +19,7 @@ mod max_prefixes;
 mod policy;
 mod range;
 mod status;
+mod tcp_ao;
 mod underlay;
 
 pub use add_paths::{AddPaths, PathCount};
@@ -31,6 +32,7 @@ pub use policy::{Match, Outcome, PathMatch, Policy, PrefixRange, RangeError, Rul
 pub use range::{AsnRange, AsnRangeError, Range, RangeId, RangeStatus};
 use serde::{Deserialize, Serialize};
 pub use status::{Destination, PathInfo, RouteChange, Session, SessionState, Status};
+pub use tcp_ao::{TcpAoAlgorithm, TcpAoKey};
 pub use underlay::Reach;
 
 use crate::types::{Prefix, ScopedAddr};

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{AddPaths, Bfd, MaxPrefixes, Policy, Range, Reach};
+use super::{AddPaths, Bfd, MaxPrefixes, Policy, Range, Reach, TcpAoKey};
 use crate::types::{Asn, Family, Interface, Prefix, RouterId, ScopedAddr};
 
 /// The whole wanted state of the speaker.
@@ -98,8 +98,13 @@ pub struct PeerConfig {
     /// Signs every segment (TCP MD5, RFC 2385); the neighbour has the same: 1–80 octets.
     #[serde(default)]
     pub password: Option<Secret>,
+    /// Keys of TCP-AO (RFC 5925), in place of `password`: every segment carries a code made with one of them, at first
+    /// with the first. Without it in the kernel no session is opened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tcp_ao: Vec<TcpAoKey>,
     /// Take only what comes from at most so many hops away, 1–254 (GTSM, RFC 5082): the neighbour has to send
-    /// with a TTL of 255, as its own GTSM does. 1: it is at the other end of the cable. Anything is taken unless set.
+    /// with a TTL of 255, as its own GTSM does. 1: it is at the other end of the cable. Unless set, that is so with an
+    /// external neighbour without `multihop` once it has called with a TTL of 255, and anything is taken of others.
     #[serde(default)]
     pub ttl_security: Option<u8>,
     /// The neighbour is so many hops away, 1–255: the TTL of what is sent to it. Unless set it is 255 to
@@ -148,6 +153,10 @@ pub struct PeerConfig {
     /// Reflect routes to and from it (RFC 4456): it is one of our clients. Internal neighbours only.
     #[serde(default)]
     pub route_reflector_client: bool,
+    /// It is a mere peer, to whom neither side pays: external, and not told learned routes with the community NOPEER
+    /// (RFC 3765).
+    #[serde(default)]
+    pub bilateral: bool,
 }
 
 impl Config {
@@ -192,6 +201,7 @@ impl PeerConfig {
             connect_retry: default_connect_retry(),
             passive: false,
             password: None,
+            tcp_ao: Vec::new(),
             ttl_security: None,
             multihop: None,
             bfd: None,
@@ -207,6 +217,7 @@ impl PeerConfig {
             add_paths: AddPaths::default(),
             accept_default_route: false,
             route_reflector_client: false,
+            bilateral: false,
         }
     }
 

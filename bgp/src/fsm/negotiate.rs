@@ -35,10 +35,22 @@ pub struct Local {
     pub add_path: Option<SendReceive>,
     /// Never call, only be called.
     pub passive: bool,
-    /// Segments are signed, so that a neighbour with another password hears nothing and says nothing.
-    pub authenticated: bool,
+    /// What signs segments, so that a neighbour with another hears nothing and says nothing.
+    pub authentication: Authentication,
     /// What is offered of graceful restart.
     pub restart: restart::Offer,
+}
+
+/// How segments are authenticated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Authentication {
+    /// They are not.
+    #[default]
+    None,
+    /// TCP MD5 signatures (RFC 2385).
+    Password,
+    /// TCP-AO (RFC 5925).
+    TcpAo,
 }
 
 /// What both OPENs together mean.
@@ -225,7 +237,7 @@ mod tests {
             extended_next_hop: true,
             add_path: None,
             passive: false,
-            authenticated: false,
+            authentication: Authentication::None,
             restart: restart::Offer {
                 time: 120,
                 long_lived: 0,

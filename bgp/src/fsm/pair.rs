@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::negotiate::Authentication;
 use super::restart::{Forwarding, Offer, Start};
 use super::{Action, Cause, Event, Local, Peer, Role};
 use crate::types::{Asn, Family, RouterId};
@@ -63,7 +64,7 @@ pub(super) fn local(asn: u32, id: u8, peer_asn: u32) -> Local {
         extended_next_hop: false,
         add_path: None,
         passive: false,
-        authenticated: false,
+        authentication: Authentication::None,
         restart: Offer { time: 120, long_lived: 0, forwarding: Forwarding::Preserved, start: Start::Over },
     }
 }

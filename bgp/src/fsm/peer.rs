@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::connection::{Connection, Input, Next, Opened};
-use super::negotiate::{Local, Negotiated};
+use super::negotiate::{Authentication, Local, Negotiated};
 use super::restart::Start;
 use super::timer::{Jitter, Timer, TimerTable};
 use super::{Action, Cause, Event, PrefixLimit, Role};
@@ -287,11 +287,14 @@ impl Peer {
                 (Timer::ConnectRetry, Phase::Connect) => {
                     self.give_up_call(now, out);
                     if self.is_alone() {
-                        let why = match self.local.authenticated {
-                            true => {
+                        let why = match self.local.authentication {
+                            Authentication::Password => {
                                 "no answer with this password: the neighbour may have another one, or none"
                             }
-                            false => "no answer to our call",
+                            Authentication::TcpAo => {
+                                "no answer with these keys (tcpAo): the neighbour may have others, or none"
+                            }
+                            Authentication::None => "no answer to our call",
                         };
                         self.note(Cause::Connect(why.to_owned()));
                         self.call(now, out);

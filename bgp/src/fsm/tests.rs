@@ -2,6 +2,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::negotiate::Authentication;
 use super::pair::{LEFT, Pair, RIGHT, local};
 use super::*;
 use crate::api::SessionState;
@@ -209,11 +210,17 @@ fn a_call_nobody_answers_is_given_up_and_made_again() {
 
 #[test]
 fn silence_may_mean_another_password_where_there_is_one() {
-    let mut pair = Pair::new(Local { authenticated: true, ..local(64512, 1, 64512) }, local(64512, 2, 64512));
-    pair.connected = false;
-    pair.event(LEFT, Event::Start);
-    pair.run_for(6 * SECOND);
-    assert!(pair.reason(LEFT).starts_with("no answer with this password"), "{}", pair.reason(LEFT));
+    for (authentication, words) in [
+        (Authentication::Password, "no answer with this password"),
+        (Authentication::TcpAo, "no answer with these keys"),
+    ] {
+        let ours = Local { authentication, ..local(64512, 1, 64512) };
+        let mut pair = Pair::new(ours, local(64512, 2, 64512));
+        pair.connected = false;
+        pair.event(LEFT, Event::Start);
+        pair.run_for(6 * SECOND);
+        assert!(pair.reason(LEFT).starts_with(words), "{}", pair.reason(LEFT));
+    }
 }
 
 #[test]

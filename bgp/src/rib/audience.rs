@@ -26,6 +26,8 @@ pub(super) struct Audience {
     pub(super) leaving: Leaving,
     /// See [`PeerFacts::client`].
     pub(super) client: bool,
+    /// See [`PeerFacts::bilateral`].
+    pub(super) bilateral: bool,
     /// See [`PeerFacts::next_hop`].
     pub(super) next_hop: NextHopMode,
     /// What we share with it, where that matters.
@@ -46,6 +48,7 @@ impl Audience {
             long_lived: facts.long_lived,
             leaving: facts.drain.told,
             client: facts.client,
+            bilateral: facts.bilateral,
             next_hop: facts.next_hop,
             network: (facts.next_hop == NextHopMode::Direct)
                 .then(|| peers.next_hops.network_of(facts.address))

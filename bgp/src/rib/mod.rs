@@ -98,6 +98,8 @@ pub struct PeerFacts {
     pub drain: Drain,
     /// It is a client of ours (RFC 4456): routes are reflected to and from it.
     pub client: bool,
+    /// It is an external peer by a bilateral agreement, who is not told of NOPEER routes (RFC 3765).
+    pub bilateral: bool,
     /// What it is told as next hop of learned routes.
     pub next_hop: NextHopMode,
     /// It is known to be more than one hop away.

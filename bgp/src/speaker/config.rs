@@ -11,10 +11,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(super) use change::{describe, needs_restart, title};
 pub use fault::{ConfigError, PeerFault, RangeFault};
 
+use super::keys::Keys;
 use super::sockopt;
-use crate::api::{
-    AsnRange, Bfd, Config, GracefulRestart, MaxPrefixes, MaxPrefixesAction, PeerConfig, Range, Secret,
-};
+use crate::api::{AsnRange, Bfd, Config, GracefulRestart, MaxPrefixes, MaxPrefixesAction, PeerConfig, Range};
 use crate::fsm::restart;
 use crate::iana::BGP_PORT;
 use crate::rib::Rib;
@@ -46,10 +45,10 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     let mut addresses = BTreeSet::new();
     for peer in &config.peers {
         let fault = if addresses.insert(peer.scoped()) { check_peer(peer) } else { Err(PeerFault::Twice) };
-        let fault = if peer.route_reflector_client && peer.asn != config.asn {
-            Err(PeerFault::ExternalClient)
-        } else {
-            fault
+        let fault = match peer.asn == config.asn {
+            true if peer.bilateral => Err(PeerFault::InternalBilateral),
+            false if peer.route_reflector_client => Err(PeerFault::ExternalClient),
+            _ => fault,
         };
         fault.map_err(|fault| ConfigError::Peer { address: peer.scoped(), fault })?;
     }
@@ -86,6 +85,7 @@ fn check_peer(peer: &PeerConfig) -> Result<(), PeerFault> {
             Err(PeerFault::RestartTime(peer.graceful_restart.restart_time))
         }
         _ if let Err(fault) = check_long_lived(&peer.graceful_restart) => Err(fault),
+        _ if let Err(fault) = check_keys(peer) => Err(fault),
         _ if bad_password.is_some() => Err(PeerFault::Password(bad_password.unwrap_or_default())),
         _ if matches!(peer.ttl_security, Some(0 | 255)) => {
             Err(PeerFault::TtlSecurity(peer.ttl_security.unwrap_or_default()))
@@ -146,29 +146,48 @@ fn host_of(family: Family) -> IpAddr {
     }
 }
 
+fn check_keys(peer: &PeerConfig) -> Result<(), PeerFault> {
+    if peer.password.is_some() && !peer.tcp_ao.is_empty() {
+        return Err(PeerFault::TwoKinds);
+    }
+    let mut known = BTreeSet::new();
+    for key in &peer.tcp_ao {
+        let length = key.secret.reveal().len();
+        if !(1..=sockopt::MAX_KEY).contains(&length) {
+            return Err(PeerFault::Secret(length));
+        }
+        for id in [("sendId", key.send_id), ("recvId", key.recv_id)] {
+            if !known.insert(id) {
+                return Err(PeerFault::KeyId(id.0, id.1));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn check_passwords(config: &Config) -> Result<(), ConfigError> {
     let peers = config.peers.iter().filter(|peer| !peer.address.is_unspecified());
     let peers: Vec<_> = peers
-        .map(|peer| (Prefix::host(peer.address), &peer.password, || format!("peer {}", peer.scoped())))
+        .map(|peer| (Prefix::host(peer.address), Keys::of(peer), || format!("peer {}", peer.scoped())))
         .collect();
     let ranges = config.ranges.iter();
     let ranges: Vec<_> = ranges
-        .map(|range| (range.prefix, &range.settings.password, || format!("range {}", range.id())))
+        .map(|range| (range.prefix, Keys::of(&range.settings), || format!("range {}", range.id())))
         .collect();
-    for (who, password, name) in &peers {
-        if let Some((.., other)) = peers.iter().find(|(other, key, _)| other == who && key != password) {
+    for (who, keys, name) in &peers {
+        if let Some((.., other)) = peers.iter().find(|(other, theirs, _)| other == who && theirs != keys) {
             return Err(ConfigError::Passwords(name(), other()));
         }
-        let unsigned = |(range, key, _): &&(Prefix, &Option<Secret>, _)| {
-            range.covers(*who) && key.is_some() && password.is_none()
+        let unsigned = |(range, theirs, _): &&(Prefix, Option<Keys>, _)| {
+            range.covers(*who) && theirs.is_some() && keys.is_none()
         };
         if let Some((.., other)) = ranges.iter().find(unsigned) {
             return Err(ConfigError::Passwords(name(), other()));
         }
     }
-    for (who, password, name) in &ranges {
-        let differ = |(other, key, _): &&(Prefix, &Option<Secret>, _)| {
-            *other == *who && key != password || other.covers(*who) && key.is_some() && password.is_none()
+    for (who, keys, name) in &ranges {
+        let differ = |(other, theirs, _): &&(Prefix, Option<Keys>, _)| {
+            *other == *who && theirs != keys || other.covers(*who) && theirs.is_some() && keys.is_none()
         };
         if let Some((.., other)) = ranges.iter().find(differ) {
             return Err(ConfigError::Passwords(name(), other()));

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use tokio::net::TcpStream;
-
 use super::config::needs_restart;
+use super::listen::Caller;
 use super::neighbour::{Neighbour, Table, Us};
 use super::task::Speaker;
 use crate::api::{Config, PeerConfig, Range, RangeId, RangeStatus};
@@ -63,10 +62,10 @@ fn count(neighbours: &BTreeMap<ScopedAddr, Neighbour>, id: RangeId) -> u32 {
 impl Speaker {
     /// Makes a neighbour of a caller that is none yet, if a range has room for it; gives back the call of one that is
     /// to be refused as a stranger.
-    pub(super) fn welcome(&mut self, stream: TcpStream, from: ScopedAddr, now: Instant) -> Option<TcpStream> {
-        let id = self.new_peer();
-        let Some(orders) = &mut self.orders else { return Some(stream) };
-        let Some(range) = find(&orders.config.ranges, from) else { return Some(stream) };
+    pub(super) fn welcome(&mut self, caller: Caller, now: Instant) -> Option<Caller> {
+        let (id, from) = (self.new_peer(), caller.from);
+        let Some(orders) = &mut self.orders else { return Some(caller) };
+        let Some(range) = find(&orders.config.ranges, from) else { return Some(caller) };
         let key = range.id();
         if count(&self.neighbours, key) >= range.limit {
             let refused = self.crowded.entry(key).or_default();
@@ -74,7 +73,7 @@ impl Speaker {
             if refused.is_power_of_two() {
                 tracing::warn!(%from, range = %key, limit = range.limit, count = *refused, "refused a connection: the range is full");
             }
-            self.io.refuse(stream, Notification::out_of_resources());
+            self.io.refuse(caller.stream, Notification::out_of_resources());
             return None;
         }
         let start = match orders.table {
@@ -88,7 +87,7 @@ impl Speaker {
         let watched = neighbour.config.bfd.is_some();
         neighbour.begin(self.drains.stage(from), &mut self.io, &mut orders.rib, now);
         self.neighbours.insert(from, neighbour);
-        self.handle(from, Event::Incoming, Some(stream), now);
+        self.handle(from, Event::Incoming, Some(caller), now);
         if watched {
             self.watch_ways();
         }

@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use socket2::SockRef;
+use socket2::{SockRef, Socket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
@@ -76,6 +76,8 @@ pub(super) struct Link {
     pub id: LinkId,
     /// Our address on it.
     pub local: IpAddr,
+    /// The same socket, where more may have to be required of what comes.
+    pub socket: Option<Socket>,
     control: mpsc::Sender<Message>,
     updates: mpsc::Sender<Bytes>,
     agreed: Arc<OnceLock<Agreed>>,
@@ -109,7 +111,7 @@ impl Link {
             wake,
         };
         let reader = Reader { id, inputs, agreed: agreed.clone() };
-        let link = Self { id, local, control, updates, agreed, _closing: closing };
+        let link = Self { id, local, socket: None, control, updates, agreed, _closing: closing };
         Ok((link, run(stream, reader, writer, closed)))
     }
 
@@ -120,6 +122,11 @@ impl Link {
             return Ok(());
         }
         self.control.try_send(message).map_err(|_| Stalled)
+    }
+
+    /// Its guard has become stricter.
+    pub fn require_ttl(&self, guard: &Guard) -> io::Result<()> {
+        self.socket.as_ref().map_or(Ok(()), |socket| guard.require_ttl(socket))
     }
 
     /// A place for a run of updates, if the neighbour keeps up.

@@ -6,16 +6,16 @@ use std::time::Duration;
 use std::{io, process};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::keys::Keys;
 use super::link::words;
 use super::scope::scoped;
 use super::task::Input;
 use super::{guard, sockopt};
-use crate::api::Secret;
-use crate::types::{Family, Prefix};
+use crate::types::{Family, Prefix, ScopedAddr};
 
 /// Connections the kernel holds for us: more than a whole cluster calling at once.
 const BACKLOG: i32 = 1024;
@@ -35,7 +35,7 @@ pub(super) struct Listener {
     address: SocketAddr,
     /// The same socket, to put keys on.
     socket: Socket,
-    keys: BTreeMap<Prefix, Secret>,
+    keys: BTreeMap<Prefix, Keys>,
     task: JoinHandle<()>,
 }
 
@@ -49,22 +49,32 @@ impl Listener {
         Ok(Self { address, socket, keys: BTreeMap::new(), task })
     }
 
-    /// Takes calls of these peers and ranges with these passwords only, and of all others without one.
-    pub fn sign(&mut self, keys: &BTreeMap<Prefix, Secret>) -> Result<(), ListenError> {
-        let ours = |peers: &Prefix| peers.family() == Family::of(self.address.ip());
-        let gone: Vec<_> = self.keys.keys().filter(|peer| !keys.contains_key(peer)).copied().collect();
-        let other: Vec<_> =
-            keys.iter().filter(|(peer, key)| ours(peer) && self.keys.get(peer) != Some(key)).collect();
-        for (peer, key) in
-            gone.iter().map(|peer| (peer, None)).chain(other.into_iter().map(|(peer, key)| (peer, Some(key))))
-        {
-            sockopt::sign(&self.socket, *peer, key).map_err(|error| {
-                let why = format!("the password of {peer}: {}", words(guard::explain(error)));
-                ListenError { address: self.address, why }
-            })?;
-            match key {
-                Some(key) => drop(self.keys.insert(*peer, key.clone())),
-                None => drop(self.keys.remove(peer)),
+    /// Takes calls of these peers and ranges with these keys only, and of all others without any.
+    pub fn require(&mut self, keys: &BTreeMap<Prefix, Keys>) -> Result<(), ListenError> {
+        let address = self.address;
+        let failed = |peers: Prefix, error| {
+            let why = format!("the password or keys of {peers}: {}", words(error));
+            ListenError { address, why }
+        };
+        let wanted: BTreeMap<_, _> =
+            keys.iter().filter(|(peers, _)| peers.family() == Family::of(address.ip())).collect();
+        let other: Vec<_> = self
+            .keys
+            .iter()
+            .filter(|(peers, keys)| wanted.get(peers) != Some(keys))
+            .map(|(peers, keys)| (*peers, keys.clone()))
+            .collect();
+        for (peers, keys) in other {
+            // One password takes the place of another, without a moment between.
+            if !matches!((&keys, wanted.get(&peers)), (Keys::Password(_), Some(Keys::Password(_)))) {
+                keys.forget(&self.socket, peers).map_err(|error| failed(peers, error))?;
+            }
+            self.keys.remove(&peers);
+        }
+        for (peers, keys) in wanted {
+            if !self.keys.contains_key(peers) {
+                keys.listen(&self.socket, *peers).map_err(|error| failed(*peers, error))?;
+                self.keys.insert(*peers, keys.clone());
             }
         }
         Ok(())
@@ -115,11 +125,21 @@ fn explain(address: SocketAddr, error: io::Error) -> String {
     }
 }
 
+/// Who calls.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub stream: TcpStream,
+    pub from: ScopedAddr,
+    /// The TTL or hop limit its first segment came with, where the kernel tells.
+    pub syn_ttl: Option<u8>,
+}
+
 async fn accept(listener: TcpListener, inputs: mpsc::Sender<Input>) {
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
-                if inputs.send(Input::Accepted(stream, scoped(from))).await.is_err() {
+                let caller = Caller { from: scoped(from), syn_ttl: sockopt::syn_ttl(&stream), stream };
+                if inputs.send(Input::Accepted(caller)).await.is_err() {
                     return;
                 }
             }

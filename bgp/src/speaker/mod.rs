@@ -17,6 +17,7 @@ pub mod config;
 mod drain;
 mod dynamic;
 mod guard;
+mod keys;
 mod limit;
 mod link;
 pub mod listen;

@@ -16,12 +16,14 @@ use super::bfd::{Failure, Way};
 use super::config::title;
 use super::drain::Stage;
 use super::guard::Guard;
+use super::keys::Keys;
 use super::limit::Watermarks;
 use super::link::{self, Link};
 use super::stats::Stats;
 use super::task::Io;
 use crate::api::{AsnRange, Direction, DrainPhase, PeerConfig, RangeId, SessionState};
 use crate::bfd::State;
+use crate::fsm::negotiate::Authentication;
 use crate::fsm::restart::{Due, Forwarding, Helper, MAX_LONG_LIVED, Offer, Progress, Start};
 use crate::fsm::{Cause, Event, Local, Peer, Role};
 use crate::iana::MessageType;
@@ -70,6 +72,8 @@ pub(super) struct Neighbour {
     /// The AS we are to it.
     local_asn: Asn,
     guard: Guard,
+    /// What keeps us from speaking with it at all, in words.
+    obstacle: Option<String>,
     title: String,
     /// How near it is to what it may give.
     watermarks: Watermarks,
@@ -105,7 +109,11 @@ impl Neighbour {
             extended_next_hop: config.extended_next_hop,
             add_path: SendReceive::of(config.add_paths.send.is_some(), config.add_paths.receive),
             passive: config.passive,
-            authenticated: config.password.is_some(),
+            authentication: match Keys::of(&config) {
+                Some(Keys::Password(_)) => Authentication::Password,
+                Some(Keys::TcpAo(_)) => Authentication::TcpAo,
+                None => Authentication::None,
+            },
             restart: Offer {
                 time: config.graceful_restart.restart_time,
                 long_lived: config.graceful_restart.long_lived_stale_time,
@@ -113,6 +121,7 @@ impl Neighbour {
                 start,
             },
         };
+        let guard = Guard::new(&config, asn);
         let mut helper = Helper::default();
         helper.set_limit(limit(&config));
         Self {
@@ -132,17 +141,32 @@ impl Neighbour {
             drain: None,
             asked: BTreeSet::new(),
             local_asn: asn,
-            guard: Guard::new(&config, asn),
+            obstacle: guard.obstacle(),
+            guard,
             title: title(&config),
             watermarks: Watermarks::default(),
             config,
         }
     }
 
-    /// Begins, if it is known whom with and no drain forbids it.
+    /// Begins, if it is known whom with and neither a drain nor the kernel forbids it.
     fn start(&mut self, io: &mut Io, rib: &mut Rib, now: Instant) {
-        if self.is_known() && !self.is_shut() {
-            self.handle(Event::Start, None, io, rib, now);
+        if !self.is_known() || self.is_shut() {
+            return;
+        }
+        match &self.obstacle {
+            Some(reason) => tracing::warn!(peer = %self.title, reason, "no session is possible"),
+            None => self.handle(Event::Start, None, io, rib, now),
+        }
+    }
+
+    /// What no session comes up for, whatever the state machine does.
+    pub fn obstacle(&self) -> Option<String> {
+        match self.config.interface {
+            Some(interface) if !self.is_known() => Some(format!(
+                "no neighbour's address is known on {interface} yet: it is to be told as address"
+            )),
+            _ => self.obstacle.clone(),
         }
     }
 
@@ -295,6 +319,7 @@ impl Neighbour {
     /// Ends its session, and begins anew as far as its drain lets it.
     pub fn reset(&mut self, cease: Notification, io: &mut Io, rib: &mut Rib, now: Instant) {
         self.end(cease, io, rib, now);
+        self.guard.forget();
         self.start(io, rib, now);
     }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::bfd::{Bfd, Wanted};
+use super::keys::Keys;
 use super::listen::{ListenError, Listener};
 use super::neighbour::{Neighbour, Table, Us};
 use super::task::Speaker;
@@ -151,23 +152,23 @@ impl Speaker {
         id
     }
 
-    /// Listens on exactly the wanted addresses with the wanted passwords, or as before if one cannot be had.
+    /// Listens on exactly the wanted addresses with the wanted keys, or as before if one cannot be had.
     async fn listen(&mut self, config: &Config) -> Result<(), ListenError> {
         self.listen_on(config).await?;
-        let signed = self.sign(config);
-        if let (Err(_), Some(before)) = (&signed, self.orders.as_ref().map(|orders| orders.config.clone())) {
+        let keyed = self.require(config);
+        if let (Err(_), Some(before)) = (&keyed, self.orders.as_ref().map(|orders| orders.config.clone())) {
             self.listen_on(&before).await?;
-            self.sign(&before)?;
+            self.require(&before)?;
         }
-        signed
+        keyed
     }
 
-    fn sign(&mut self, config: &Config) -> Result<(), ListenError> {
+    fn require(&mut self, config: &Config) -> Result<(), ListenError> {
         let peers = config.peers.iter().filter(|peer| !peer.address.is_unspecified());
-        let peers = peers.map(|peer| (Prefix::host(peer.address), &peer.password));
-        let ranges = config.ranges.iter().map(|range| (range.prefix, &range.settings.password));
-        let keys = peers.chain(ranges).filter_map(|(who, password)| Some((who, password.clone()?))).collect();
-        self.listeners.values_mut().try_for_each(|listener| listener.sign(&keys))
+        let peers = peers.map(|peer| (Prefix::host(peer.address), peer));
+        let ranges = config.ranges.iter().map(|range| (range.prefix, &range.settings));
+        let keys = peers.chain(ranges).filter_map(|(who, peer)| Some((who, Keys::of(peer)?))).collect();
+        self.listeners.values_mut().try_for_each(|listener| listener.require(&keys))
     }
 
     async fn listen_on(&mut self, config: &Config) -> Result<(), ListenError> {

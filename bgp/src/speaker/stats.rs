@@ -104,7 +104,7 @@ impl Stats {
             asn: config.asn,
             state: fsm.state(),
             since_seconds: now.saturating_duration_since(fsm.since()).as_secs(),
-            reason: reason(config, fsm),
+            reason: fsm.reason().map(ToString::to_string),
             router_id: fsm.router_id(),
             hold_time: established.map(|negotiated| negotiated.hold_time),
             families: established.map(|negotiated| negotiated.session.families.clone()).unwrap_or_default(),
@@ -120,14 +120,5 @@ impl Stats {
             bfd: None,
             drain: None,
         }
-    }
-}
-
-fn reason(config: &PeerConfig, fsm: &Peer) -> Option<String> {
-    match (config.address.is_unspecified(), config.interface) {
-        (true, Some(interface)) => {
-            Some(format!("no neighbour's address is known on {interface} yet: it is to be told as address"))
-        }
-        _ => fsm.reason().map(ToString::to_string),
     }
 }

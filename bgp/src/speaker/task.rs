@@ -14,7 +14,7 @@ use tokio::time::{sleep_until, timeout};
 use super::bfd::{Bfd, Way};
 use super::drain::{Drains, NotDrained};
 use super::link::{self, Heard, Link, LinkId};
-use super::listen::Listener;
+use super::listen::{Caller, Listener};
 use super::metrics::Report;
 use super::neighbour::{self, Neighbour, Table};
 use super::orders::Orders;
@@ -48,7 +48,7 @@ pub(super) enum Input {
     /// The call to this neighbour with this number was answered.
     Called(ScopedAddr, u64, Result<TcpStream, String>),
     /// Somebody calls.
-    Accepted(TcpStream, ScopedAddr),
+    Accepted(Caller),
 }
 
 /// Tasks of the speaker's and what they need.
@@ -255,11 +255,11 @@ impl Speaker {
                     neighbour.called(call, result, &mut self.io, &mut orders.rib, now);
                 }
             }
-            Input::Accepted(stream, from) if self.neighbours.contains_key(&from) => {
-                self.handle(from, Event::Incoming, Some(stream), now);
+            Input::Accepted(caller) if self.neighbours.contains_key(&caller.from) => {
+                self.handle(caller.from, Event::Incoming, Some(caller), now);
             }
-            Input::Accepted(stream, from) => {
-                let Some(stream) = self.welcome(stream, from, now) else { return };
+            Input::Accepted(caller) => {
+                let Some(Caller { stream, from, .. }) = self.welcome(caller, now) else { return };
                 self.strangers += 1;
                 if self.strangers.is_power_of_two() {
                     tracing::warn!(%from, count = self.strangers, "refused a connection: no such peer is configured");
@@ -273,7 +273,7 @@ impl Speaker {
         &mut self,
         address: ScopedAddr,
         event: Event,
-        incoming: Option<TcpStream>,
+        incoming: Option<Caller>,
         now: Instant,
     ) {
         if let (Some(neighbour), Some(orders)) = (self.neighbours.get_mut(&address), &mut self.orders) {
@@ -412,12 +412,16 @@ impl Speaker {
             status.asn = Some(orders.config.asn);
             status.router_id = Some(orders.config.router_id);
             status.sessions = (self.neighbours.values())
-                .map(|n| Session {
-                    bfd: n.bfd.as_ref().map(|way| way.status(now)),
-                    prefixes: n.held(&orders.rib),
-                    drain: self.drains.status(n.config.scoped(), now),
-                    range: n.range.map(|range| range.prefix),
-                    ..n.stats.session(&n.config, &n.fsm, orders.rib.counts(n.id), now)
+                .map(|n| {
+                    let session = n.stats.session(&n.config, &n.fsm, orders.rib.counts(n.id), now);
+                    Session {
+                        bfd: n.bfd.as_ref().map(|way| way.status(now)),
+                        prefixes: n.held(&orders.rib),
+                        drain: self.drains.status(n.config.scoped(), now),
+                        range: n.range.map(|range| range.prefix),
+                        reason: n.obstacle().or(session.reason),
+                        ..session
+                    }
                 })
                 .collect();
             status.ranges = dynamic::status(&orders.config.ranges, &self.neighbours, &self.crowded);

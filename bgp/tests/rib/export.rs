@@ -93,6 +93,8 @@ fn well_known_communities_of_learned_routes_are_honoured() {
         (Community::NO_EXPORT, true, false),
         (Community::NO_EXPORT_SUBCONFED, true, false),
         (Community::NO_ADVERTISE, false, false),
+        (Community::BLACKHOLE, true, false),
+        (Community::NO_PEER, true, true),
         (Community(1), true, true),
     ] {
         let mut rib = rib();
@@ -102,6 +104,21 @@ fn well_known_communities_of_learned_routes_are_honoured() {
         assert_eq!(heard(&mut rib, internal).routes.len() == 1, internal_hears, "{community}");
         assert_eq!(heard(&mut rib, external).routes.len() == 1, external_hears, "{community}");
     }
+}
+
+#[test]
+fn rfc3765_nopeer_routes_are_not_told_to_who_is_a_mere_peer() {
+    let mut rib = rib();
+    let from = up(&mut rib, 1, 65001);
+    let bilateral = |n, asn| PeerFacts { bilateral: true, ..facts(n, asn) };
+    let mere = up_with(&mut rib, 2, bilateral(2, 65002));
+    let transit = up(&mut rib, 3, 65003);
+    let internal = up_with(&mut rib, 4, bilateral(4, 64512));
+    rib.update(from, announce("10.0.0.1", with_community(&[65001], Community::NO_PEER), &[NET]));
+    let told = [mere, transit, internal].map(|peer| heard(&mut rib, peer).routes.len());
+    assert_eq!(told, [0, 1, 1]);
+    rib.update(from, announce("10.0.0.1", attributes(&[65001]), &[NET]));
+    assert_eq!(heard(&mut rib, mere).routes.len(), 1);
 }
 
 #[test]

@@ -91,6 +91,7 @@ fn facts(n: u8, asn: u32) -> PeerFacts {
         graceful_shutdown: true,
         drain: Drain::default(),
         client: false,
+        bilateral: false,
         next_hop: NextHopMode::Auto,
         multihop: false,
         local_asn: OUR_AS,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use manx_bgp::api::{self, Network, NextHopMode, PathCount};
+use manx_bgp::fsm::negotiate::Authentication;
 use manx_bgp::fsm::restart::{Forwarding, Helper, Offer, Progress, Start};
 use manx_bgp::fsm::{Local, Negotiated, Peer, Role};
 use manx_bgp::rib::{Drain, PeerFacts, PeerId, Policy, Rib};
@@ -113,7 +114,7 @@ impl Node {
             keepalive: None,
             send_hold_time: None,
             connect_retry: Duration::from_secs(5),
-            authenticated: false,
+            authentication: Authentication::None,
             // Some promise less than others.
             restart: Offer {
                 time: if other.is_multiple_of(3) { 0 } else { 6 },
@@ -192,6 +193,7 @@ pub fn facts(
         add_paths: Some(PathCount::Best(1)),
         enhanced_refresh: negotiated.enhanced_refresh,
         long_lived: negotiated.restart.as_ref().is_some_and(|restart| restart.long_lived.is_some()),
+        bilateral: false,
         graceful_shutdown: true,
         drain: Drain::default(),
         client: topology.is_client(node, other),

@@ -4,6 +4,7 @@
 
 mod graceful;
 mod guards;
+mod malformed;
 mod orders;
 mod restart;
 
@@ -257,8 +258,11 @@ impl Raw {
 
     /// With more capabilities than it needs; gives back those it hears.
     async fn open_with(&mut self, host: u8, more: Vec<Capability>) -> Vec<Capability> {
+        self.open_as(host, Asn(64512), more).await
+    }
+
+    async fn open_as(&mut self, host: u8, asn: Asn, more: Vec<Capability>) -> Vec<Capability> {
         let Some(Message::Open(theirs)) = self.hear(None).await else { panic!("no OPEN") };
-        let asn = Asn(64512);
         let router_id = RouterId(Ipv4Addr::new(10, 0, 0, host));
         let mut capabilities = vec![Capability::Multiprotocol(Family::Ipv4), Capability::FourOctetAs(asn)];
         capabilities.extend(more);

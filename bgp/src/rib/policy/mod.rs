@@ -145,6 +145,7 @@ fn passes(audience: &Audience, path: &Path, source: &PeerFacts) -> bool {
             Community::LLGR_STALE => ebgp && !audience.long_lived,
             // RFC 7999, section 3.2: a blackhole is not for other ASes.
             Community::NO_EXPORT | Community::NO_EXPORT_SUBCONFED | Community::BLACKHOLE => ebgp,
+            Community::NO_PEER => ebgp && audience.bilateral,
             _ => false,
         })
 }

@@ -36,7 +36,7 @@ pub enum ConfigError {
     },
     /// The kernel knows a key by address alone, and asks everybody in a range with one for it.
     #[error(
-        "{0} and {1} hold the same address and have different passwords, or only the other has one: give both the same"
+        "{0} and {1} hold the same address and have different passwords or keys, or only the other has some: give both the same"
     )]
     Passwords(String, String),
     /// RFC 4456, section 7.
@@ -89,6 +89,15 @@ pub enum PeerFault {
         "gracefulRestart.longLivedStaleTime without preserveForwarding: nobody forwards what the neighbour would keep"
     )]
     LongLivedWithoutForwarding,
+    /// A connection has keys of one kind.
+    #[error("password and tcpAo exclude each other: leave one out")]
+    TwoKinds,
+    /// The kernel's limit.
+    #[error("the secret of a key of tcpAo has {0} octets; it has 1 to 80")]
+    Secret(usize),
+    /// RFC 5925, section 3.1: which key a segment was made with is told by it.
+    #[error("two keys of tcpAo have {0} {1}: each has its own")]
+    KeyId(&'static str, u8),
     /// The kernel's limit.
     #[error("password has {0} octets; it has 1 to 80, or is left out for none")]
     Password(usize),
@@ -136,6 +145,9 @@ pub enum PeerFault {
     /// RFC 4456 reflects inside one AS.
     #[error("routeReflectorClient is for a neighbour in our own AS: its asn is another")]
     ExternalClient,
+    /// RFC 3765 is about neighbours in other ASes.
+    #[error("bilateral is for a neighbour in another AS: its asn is ours")]
+    InternalBilateral,
     /// Too fast for a thread, or too slow to be of use.
     #[error("bfd.{0} is {1} ms; it is 10 to 60000")]
     BfdInterval(&'static str, u32),

@@ -31,6 +31,17 @@ fn faults_are_told_with_their_peer_and_what_would_be_right() {
     let told = fault(&peer(&format!("password = \"{long}\"")));
     assert!(told.contains("84 octets") && !told.contains("secret"), "{told}");
     assert!(fault(&peer("password = \"\"")).contains("0 octets"));
+    let key = |id: u8, secret: &str| format!("{{ sendId = {id}, recvId = {id}, secret = \"{secret}\" }}");
+    let keys = |keys: &[String]| peer(&format!("tcpAo = [{}]", keys.join(", ")));
+    assert_eq!(check(&config(&keys(&[key(0, "a"), key(255, "b")]))), Ok(()));
+    assert!(
+        fault(&keys(&[key(7, "a"), key(7, "b")]))
+            .ends_with("two keys of tcpAo have sendId 7: each has its own")
+    );
+    assert!(fault(&keys(&[key(7, "")])).contains("0 octets; it has 1 to 80"));
+    let told = fault(&keys(&[key(7, &long)]));
+    assert!(told.contains("84 octets") && !told.contains("secretsecret"), "{told}");
+    assert!(fault(&(keys(&[key(7, "a")]) + "password = \"k\"\n")).contains("exclude each other"));
     assert!(fault(&peer("ttlSecurity = 255")).contains("1 to 254"));
     assert!(fault(&peer("multihop = 0")).contains("1 to 255"));
     assert!(fault(&peer("multihop = 2\nttlSecurity = 2")).contains("exclude each other"));
@@ -62,6 +73,8 @@ fn faults_are_told_with_their_peer_and_what_would_be_right() {
     assert!(fault("[[peers]]\naddress = \"10.0.0.2\"\nasn = 0\n").contains("asn is missing or 0"));
     assert!(fault(&peer("localAsn = 65001")).contains("localAsn is 65001"));
     assert!(fault(&peer("routeReflectorClient = true")).contains("our own AS"));
+    assert!(fault(&peer("bilateral = true").replace("65001", "64512")).contains("another AS"));
+    assert_eq!(check(&config(&peer("bilateral = true"))), Ok(()));
     assert!(fault("clusterId = \"0.0.0.0\"").contains("clusterId"));
     let way = |gateway| format!("[[underlay]]\nprefix = \"10.1.0.0/16\"\ngateway = \"{gateway}\"\n");
     assert_eq!(check(&config(&way("10.0.0.1"))), Ok(()));
@@ -110,7 +123,10 @@ fn one_address_has_one_password() {
 
 #[test]
 fn a_password_is_in_no_debug_output() {
-    let config = config("[[peers]]\naddress = \"10.0.0.2\"\nasn = 1\npassword = \"hunter2\"\n");
+    let config = config(
+        "[[peers]]\naddress = \"10.0.0.2\"\nasn = 1\npassword = \"hunter2\"\n\
+         [[peers]]\naddress = \"10.0.0.3\"\nasn = 1\ntcpAo = [{ sendId = 1, recvId = 2, secret = \"hunter2\" }]\n",
+    );
     assert!(!format!("{config:?}").contains("hunter2"));
     assert!(describe(None, &config).iter().all(|line| !line.contains("hunter2")));
 }

@@ -17,6 +17,7 @@ use crate::speaker::config::title;
 use crate::speaker::drain::Stage;
 use crate::speaker::limit::{Verdict, Watermarks};
 use crate::speaker::link::{self, Link};
+use crate::speaker::listen::Caller;
 use crate::speaker::task::Io;
 use crate::types::Family;
 use crate::wire::{RouteRefresh, Update};
@@ -35,8 +36,7 @@ impl Neighbour {
             return;
         }
         self.call = None;
-        let opened =
-            result.and_then(|stream| io.link(stream, &self.config, Role::Active).map_err(link::words));
+        let opened = result.and_then(|stream| self.link(stream, Role::Active, io).map_err(link::words));
         let event = match opened {
             Ok(link) => {
                 self.links[Role::Active as usize] = Some(link);
@@ -51,12 +51,15 @@ impl Neighbour {
     pub fn handle(
         &mut self,
         event: Event,
-        mut incoming: Option<TcpStream>,
+        mut incoming: Option<Caller>,
         io: &mut Io,
         rib: &mut Rib,
         now: Instant,
     ) {
         let before = (self.fsm.state(), self.fsm.reason().cloned());
+        if let Some(caller) = &incoming {
+            self.look_at(caller);
+        }
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             if let Event::Received(_, message) = &event {
@@ -75,7 +78,7 @@ impl Neighbour {
     fn act(
         &mut self,
         action: Action,
-        incoming: &mut Option<TcpStream>,
+        incoming: &mut Option<Caller>,
         io: &mut Io,
         rib: &mut Rib,
         now: Instant,
@@ -90,7 +93,7 @@ impl Neighbour {
                 Ok(link) => self.links[Role::Passive as usize] = Some(link),
                 Err(error) => return Some(Event::Lost(Role::Passive, link::words(error))),
             },
-            Action::Refuse(notification) => io.refuse(incoming.take()?, notification),
+            Action::Refuse(notification) => io.refuse(incoming.take()?.stream, notification),
             Action::Send(role, message) => {
                 let link = self.links[role as usize].as_ref()?;
                 self.stats.sent(message.kind(), 1);
@@ -123,9 +126,29 @@ impl Neighbour {
         None
     }
 
-    fn admit(&self, stream: TcpStream, io: &mut Io) -> std::io::Result<Link> {
-        self.guard.connected(SockRef::from(&stream))?;
-        io.link(stream, &self.config, Role::Passive)
+    /// A caller as near as can be is required to stay there, on the connection it already has as well.
+    fn look_at(&mut self, caller: &Caller) {
+        if !self.guard.learn(caller.syn_ttl) {
+            return;
+        }
+        tracing::info!(peer = %self.title, "it sends with a TTL of 255: nothing else is taken of it from now on (GTSM)");
+        for link in self.links.iter().flatten() {
+            if let Err(error) = link.require_ttl(&self.guard) {
+                tracing::warn!(peer = %self.title, error = %link::words(error), "GTSM is not in force on its connection");
+            }
+        }
+    }
+
+    fn admit(&self, caller: Caller, io: &mut Io) -> std::io::Result<Link> {
+        self.guard.accepted(&SockRef::from(&caller.stream), caller.syn_ttl)?;
+        self.link(caller.stream, Role::Passive, io)
+    }
+
+    fn link(&self, stream: TcpStream, role: Role, io: &mut Io) -> std::io::Result<Link> {
+        let socket = self.guard.is_learning().then(|| SockRef::from(&stream).try_clone()).transpose()?;
+        let mut link = io.link(stream, &self.config, role)?;
+        link.socket = socket;
+        Ok(link)
     }
 
     fn up(&mut self, role: Role, rib: &mut Rib, now: Instant) {
@@ -154,6 +177,7 @@ impl Neighbour {
             graceful_shutdown: self.config.graceful_shutdown,
             drain: Stage::of_rib(self.drain.as_ref()),
             client: self.config.route_reflector_client,
+            bilateral: self.config.bilateral,
             next_hop: self.config.next_hop,
             multihop: [self.config.multihop, self.config.ttl_security]
                 .into_iter()

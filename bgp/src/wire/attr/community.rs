@@ -48,6 +48,8 @@ impl Community {
     pub const NO_ADVERTISE: Self = Self(community::NO_ADVERTISE);
     /// RFC 1997: to no external neighbour, not even inside a confederation.
     pub const NO_EXPORT_SUBCONFED: Self = Self(community::NO_EXPORT_SUBCONFED);
+    /// RFC 3765: to no external neighbour by a bilateral agreement.
+    pub const NO_PEER: Self = Self(community::NO_PEER);
 }
 
 impl fmt::Display for Community {
