@@ -130,6 +130,21 @@ pub struct NodeStatusStatus {
     /// The agent's version.
     #[serde(default)]
     pub version: String,
+    /// Which policies are in force on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policies: Option<PolicyEnforcement>,
+}
+
+/// Which policies are in force on a node: those of these versions, and all older ones.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PolicyEnforcement {
+    /// `metadata.resourceVersion` of the newest NetworkPolicy in force; empty: none.
+    pub network_policies: String,
+    /// `metadata.resourceVersion` of the newest ClusterNetworkPolicy in force; empty: none.
+    pub cluster_network_policies: String,
+    /// Why newer ones are not, in words; empty: nothing is in the way.
+    pub failing: String,
 }
 
 /// One BGP session as its node sees it.
@@ -150,6 +165,41 @@ pub struct SessionStatus {
     pub reason: Option<String>,
 }
 
+/// On how many nodes the NetworkPolicy of this name is in force: written by one agent for all nodes.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "manx.io",
+    version = "v1alpha1",
+    kind = "PolicyStatus",
+    doc = "On how many nodes the NetworkPolicy of this name is in force; written by the agents.",
+    plural = "policystatuses",
+    shortname = "polstat",
+    namespaced,
+    status = "PolicyStatusStatus",
+    category = "manx",
+    printcolumn = r#"{"name":"Nodes","type":"string","jsonPath":".status.nodes"}"#,
+    printcolumn = r#"{"name":"Generation","type":"integer","jsonPath":".status.observedGeneration"}"#,
+    printcolumn = r#"{"name":"Enforced","type":"string","jsonPath":".status.conditions[?(@.type==\"Enforced\")].status"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.conditions[?(@.type==\"Enforced\")].message"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyStatusSpec {}
+
+/// See [`PolicyStatusSpec`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyStatusStatus {
+    /// Nodes it is in force on, of all, as `37/37`.
+    #[serde(default)]
+    pub nodes: String,
+    /// Of the NetworkPolicy this is about.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// `Enforced`: whether it is in force on all nodes. `Accepted`: whether it is done as written.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
 /// Every CustomResourceDefinition of Manx, those of [`manx_ipam::crd`] too, in order of name.
 pub fn all() -> Vec<CustomResourceDefinition> {
     let mut all = vec![
@@ -160,6 +210,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         BGPConfiguration::crd(),
         BGPPeer::crd(),
         NodeStatus::crd(),
+        PolicyStatus::crd(),
     ];
     all.sort_by_key(ResourceExt::name_any);
     all

@@ -31,6 +31,8 @@ pub struct NodeReport {
     pub pods: Vec<PodReport>,
     /// Routes of ours.
     pub routes: RouteReport,
+    /// The packet filter.
+    pub filter: FilterReport,
     /// What an operator should know, in words.
     pub problems: Vec<ProblemReport>,
 }
@@ -129,6 +131,36 @@ pub struct RouteReport {
     pub swept: bool,
 }
 
+/// What decides which packets pass, and how the kernel takes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FilterReport {
+    /// Whether the kernel has all that is wanted.
+    pub in_force: bool,
+    /// Of the kernel's ruleset after our last transaction, as `nft monitor` counts.
+    pub generation: u32,
+    /// Pods it is about.
+    pub endpoints: usize,
+    /// One a direction of those that select one of these pods.
+    pub policies: usize,
+    /// Sets they name.
+    pub sets: usize,
+    /// Of all these sets.
+    pub members: usize,
+    /// Transactions the kernel has taken.
+    pub commits: u64,
+    /// Transactions it has refused: what was in force stays, and it is tried again.
+    pub refused: u64,
+    /// Why the last was refused; none: it was not.
+    pub failing: Option<String>,
+    /// How often something was put right that someone else had done to the table.
+    pub repaired: u64,
+    /// Connections ended because a policy forbids them now.
+    pub ended: u64,
+    /// Whether what nobody wants is removed yet.
+    pub swept: bool,
+}
+
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -151,6 +183,8 @@ impl From<&NodeReport> for NodeStatusStatus {
             routes: report.routes.installed.try_into().unwrap_or(i64::MAX),
             pods: report.pods.len().try_into().unwrap_or(i64::MAX),
             version: report.version.clone(),
+            // What is there stays.
+            policies: None,
         }
     }
 }

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, oneshot};
 
 use super::compile::{self, TABLE};
@@ -107,6 +108,8 @@ pub struct Status {
     pub members: usize,
     /// Whether the kernel has all that is wanted.
     pub in_force: bool,
+    /// Of the kernel's ruleset after our last transaction.
+    pub generation: u32,
     /// Transactions made.
     pub commits: u64,
     /// Transactions refused.
@@ -162,6 +165,10 @@ impl Packets {
 enum Command {
     /// The kernel told of a denied packet.
     Denied(Packet),
+    /// Who knows pods of other nodes by their addresses.
+    NamedBy(tokio::sync::mpsc::Sender<Denial>),
+    /// A denied packet with all the names there are.
+    Named(Denial),
     /// Connections of endpoints, to judge.
     Connections(Vec<Connection>),
     Update(Box<Delta>, oneshot::Sender<Result<(), UpdateError>>),
@@ -281,6 +288,18 @@ impl Driver {
         self.denials.subscribe()
     }
 
+    /// From now on denied packets are sent here, for the names of pods of other nodes to be filled in, and are told when they
+    /// come back by [`Driver::named`].
+    pub fn name_by(&self, names: tokio::sync::mpsc::Sender<Denial>) {
+        // With the thread gone nothing is denied here.
+        let _ = self.commands.send(Command::NamedBy(names));
+    }
+
+    /// Tells a denied packet with all the names there are.
+    pub fn named(&self, denial: Denial) {
+        let _ = self.commands.send(Command::Named(denial));
+    }
+
     /// What is in force, as of the last transaction.
     pub fn status(&self) -> Status {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -331,6 +350,7 @@ struct Keeper {
     ask_at: Instant,
     count_at: Instant,
     counted: BTreeMap<String, Counter>,
+    names: Option<tokio::sync::mpsc::Sender<Denial>>,
     denials: broadcast::Sender<Arc<Denial>>,
     recent: VecDeque<Arc<Denial>>,
     /// Who reads connections, and what ends them; none: they are kept.
@@ -362,6 +382,7 @@ impl Keeper {
             ask_at: Instant::now() + ASK_EVERY,
             count_at: Instant::now(),
             counted: BTreeMap::new(),
+            names: None,
             denials,
             recent: VecDeque::new(),
             judge,
@@ -388,7 +409,17 @@ impl Keeper {
                         self.read_at = Some(Instant::now());
                     }
                     Command::Doubt => self.doubt(),
-                    Command::Denied(packet) => self.tell(packet),
+                    Command::Denied(packet) => {
+                        let denial = packet.explain(self.state.ruleset());
+                        // One that cannot be named now is told as it is.
+                        let unnamed = match &self.names {
+                            Some(names) => names.try_send(denial).err().map(TrySendError::into_inner),
+                            None => Some(denial),
+                        };
+                        unnamed.into_iter().for_each(|denial| self.tell(denial));
+                    }
+                    Command::NamedBy(names) => self.names = Some(names),
+                    Command::Named(denial) => self.tell(denial),
                     Command::Connections(found) => self.judge(&found),
                     // Nobody waits for what was dropped.
                     Command::Counters(answer) => {
@@ -433,8 +464,7 @@ impl Keeper {
         self.read_at = Some(self.read_at.map_or(earliest, |at| at.min(earliest)));
     }
 
-    fn tell(&mut self, packet: Packet) {
-        let denial = packet.explain(self.state.ruleset());
+    fn tell(&mut self, denial: Denial) {
         match serde_json::to_string(&denial) {
             Ok(json) => tracing::info!(target: "manx_felix::acl::denied", "{json}"),
             Err(error) => tracing::warn!(%error, "a denied packet cannot be told"),
@@ -618,6 +648,7 @@ impl Keeper {
         self.counts.endpoints = ruleset.endpoints.len();
         self.counts.policies = ruleset.policies.len();
         self.counts.sets = ruleset.sets.len();
+        self.counts.generation = self.generation;
         self.counts.members = ruleset.sets.values().map(|set| set.members.len()).sum();
         self.counts.in_force = self.has_orders && self.is_known && self.flush_at.is_none();
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = self.counts.clone();

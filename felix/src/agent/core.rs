@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::blocks::{Blocks, Want};
 use super::cluster::{Cluster, Told};
 use super::election::Bid;
+use super::enforced::Enforcement;
 use super::exhaustion::Exhaustion;
 use super::found::{Found, PodLink};
 use super::known::KnownFile;
@@ -28,6 +29,7 @@ use crate::acl;
 use crate::attach::files::Files;
 use crate::attach::{Attempt, Refusal};
 use crate::dataplane::{self, FibDelta};
+use crate::graph::policy::PolicyInput;
 use crate::graph::{Graph, Input};
 use crate::health::Metrics;
 use crate::speaker;
@@ -111,6 +113,11 @@ pub enum Effect {
         /// Of the pod.
         name: String,
     },
+    /// Ask the API which policies are in force on which nodes. Answered by [`Core::surveyed`].
+    Survey {
+        /// Also what statuses there are.
+        statuses: bool,
+    },
     /// Write to the API. Answered by [`Core::written`].
     Write(Vec<Write>),
     /// Ask the speaker how it is and then answer with a report.
@@ -181,6 +188,7 @@ pub struct Core {
     pub(super) next_collection: Option<Instant>,
     pub(super) heard: Heard,
     pub(super) mirror: Mirror,
+    pub(super) enforcement: Enforcement,
     /// The dataplane as last seen.
     pub(super) kernel: dataplane::Status,
     /// The ways this machine has without our routes; none before they were told.
@@ -258,6 +266,7 @@ impl Core {
             next_collection: None,
             heard: Heard::default(),
             mirror: Mirror::default(),
+            enforcement: Enforcement::default(),
             kernel: dataplane::Status::default(),
             underlay: None,
             kernel_gone: false,
@@ -294,6 +303,9 @@ impl Core {
         }
         for told in self.cluster.update(update) {
             addresses |= !matches!(told, Told::Input(_) | Told::Policy(_) | Told::Me);
+            if matches!(told, Told::Policy(PolicyInput::Policy(..) | PolicyInput::Node(..))) {
+                self.enforcement.hurry(now, self.cluster.nodes.len());
+            }
             match told {
                 Told::Input(input) => self.graph.apply(input),
                 Told::Policy(input) => self.graph.policy.apply(input),
@@ -430,6 +442,7 @@ impl Core {
         self.carve(now);
         self.see_exhaustion(now);
         self.collect_vanished(now);
+        self.survey(now);
         self.write(now);
     }
 

@@ -5,6 +5,7 @@
 //! all Nodes answers them. For a moment two may think so, and then write the same.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -12,9 +13,11 @@ use manx_ipam::crd::{IPAMBlockStatus, IPPoolStatus};
 use manx_ipam::{BlockCidr, Pool};
 
 use super::core::{Core, Effect};
+use super::enforced::Shown;
 use super::exhaustion::Regarding;
-use crate::crd::NodeStatusStatus;
-use crate::model::policy::PolicyName;
+use super::write::merged;
+use crate::crd::{NodeStatusStatus, PolicyStatusStatus};
+use crate::model::policy::{Policy, PolicyName};
 use crate::model::{Bad, Object};
 
 /// Pauses after a write that failed: doubled from the first to the last.
@@ -107,14 +110,30 @@ pub enum Write {
         /// To be merged into them.
         verdict: Verdict,
     },
-    /// A ClusterNetworkPolicy's `Accepted` condition.
+    /// A ClusterNetworkPolicy's conditions.
     ClusterPolicy {
         /// Of the object.
         name: String,
         /// Those that are there.
         conditions: Vec<Condition>,
         /// To be merged into them.
-        verdict: Verdict,
+        verdicts: Vec<Verdict>,
+    },
+    /// A NetworkPolicy's PolicyStatus.
+    Policy {
+        /// `namespace/name` of both.
+        name: String,
+        /// UID of the NetworkPolicy: the status goes when that goes.
+        owner: String,
+        /// The numbers; the conditions in it are those that are there.
+        status: PolicyStatusStatus,
+        /// To be merged into the conditions.
+        verdicts: Vec<Verdict>,
+    },
+    /// A PolicyStatus whose policy is gone, or another of its name.
+    ForgetPolicy {
+        /// `namespace/name`.
+        name: String,
     },
     /// An Event: a policy is not done as written.
     Complaint {
@@ -160,7 +179,7 @@ impl Verdict {
     }
 
     /// Whether these conditions say so already.
-    fn said(&self, conditions: &[Condition]) -> bool {
+    pub(super) fn said(&self, conditions: &[Condition]) -> bool {
         conditions.iter().any(|condition| {
             condition.type_ == self.type_
                 && condition.status == self.status()
@@ -201,7 +220,10 @@ impl Core {
         if self.mirror.node.as_ref().is_some_and(|(_, until)| *until <= now) {
             self.mirror.doubt_node();
         }
-        let writes = self.writes();
+        let writes = self.writes(now);
+        if !writes.iter().any(|write| matches!(write, Write::Policy { .. } | Write::ForgetPolicy { .. })) {
+            self.enforcement.is_due = false;
+        }
         if !writes.is_empty() {
             self.mirror.running = true;
             self.effects.push(Effect::Write(writes));
@@ -218,6 +240,15 @@ impl Core {
                 Write::Complaint { policy, uid, generation, .. } => {
                     self.mirror.complained.insert(policy, (uid, generation));
                 }
+                Write::ClusterPolicy { name, .. } => {
+                    self.enforcement.told(PolicyName::Cluster(name.into()), None, now);
+                }
+                Write::Policy { name, owner, status, verdicts } => {
+                    let conditions = merged(&status.conditions, &verdicts);
+                    let shown = Shown { owner, status: PolicyStatusStatus { conditions, ..status } };
+                    self.enforcement.told(PolicyName::Network(name.into()), Some(shown), now);
+                }
+                Write::ForgetPolicy { name } => self.enforcement.removed(&name),
                 _ => {}
             }
         }
@@ -240,7 +271,7 @@ impl Core {
     }
 
     /// All that the API does not show as it should.
-    pub(super) fn writes(&self) -> Vec<Write> {
+    pub(super) fn writes(&self, now: Instant) -> Vec<Write> {
         let mut writes: Vec<Write> = self.own_blocks().collect();
         writes.extend(self.request_writes());
         writes.extend(self.exhaustion_writes());
@@ -257,10 +288,12 @@ impl Core {
             writes.extend(judge(&self.cluster.configurations).map(|(name, object, verdict)| {
                 Write::Configuration { name: name.clone(), conditions: object.conditions.clone(), verdict }
             }));
-            writes.extend(self.judged_policies());
+            writes.extend(self.judged_policies(now));
+            writes.extend(self.policy_statuses(now));
             writes.extend(self.complaints());
         }
-        let status = NodeStatusStatus::from(&self.report(Instant::now()));
+        let policies = self.enforcement.said();
+        let status = NodeStatusStatus { policies, ..NodeStatusStatus::from(&self.report(now)) };
         if let Some(node) = self.graph.node(&self.me)
             && self.mirror.node.as_ref().is_none_or(|(written, _)| *written != status)
         {
@@ -273,21 +306,17 @@ impl Core {
         writes
     }
 
-    /// ClusterNetworkPolicies whose condition does not say what is to be said; a NetworkPolicy has no status.
-    fn judged_policies(&self) -> impl Iterator<Item = Write> {
+    /// ClusterNetworkPolicies whose conditions do not say what is to be said; a NetworkPolicy has no status.
+    fn judged_policies(&self, now: Instant) -> impl Iterator<Item = Write> {
         let cluster = self.cluster.policies.iter().filter(|(name, _)| matches!(name, PolicyName::Cluster(_)));
-        cluster.filter_map(|(name, object)| {
-            let (holds, reason, message) = match &object.spec {
-                Ok(policy) if policy.complaints.is_empty() => (true, "Accepted", String::new()),
-                Ok(policy) => (false, "NotAsWritten", policy.complaints.join("; ")),
-                Err(bad) => (false, bad.reason, bad.message.clone()),
-            };
-            let verdict =
-                Verdict { type_: "Accepted", holds, reason, message, generation: object.generation };
-            (!verdict.said(&object.conditions)).then(|| Write::ClusterPolicy {
+        cluster.filter_map(move |(name, object)| {
+            let accepted = Some(accepted(object)).filter(|verdict| !verdict.said(&object.conditions));
+            let enforced = self.enforced(name, object, &object.conditions, now).map(|(_, verdict)| verdict);
+            let verdicts: Vec<Verdict> = accepted.into_iter().chain(enforced).collect();
+            (!verdicts.is_empty()).then(|| Write::ClusterPolicy {
                 name: name.name().to_string(),
                 conditions: object.conditions.clone(),
-                verdict,
+                verdicts,
             })
         })
     }
@@ -347,6 +376,16 @@ impl Core {
             (!same || !said).then(|| Write::Pool { name: name.clone(), status, verdicts })
         })
     }
+}
+
+/// Whether a policy is done as written.
+pub(super) fn accepted(object: &Object<Arc<Policy>>) -> Verdict {
+    let (holds, reason, message) = match &object.spec {
+        Ok(policy) if policy.complaints.is_empty() => (true, "Accepted", String::new()),
+        Ok(policy) => (false, "NotAsWritten", policy.complaints.join("; ")),
+        Err(bad) => (false, bad.reason, bad.message.clone()),
+    };
+    Verdict { type_: "Accepted", holds, reason, message, generation: object.generation }
 }
 
 fn pool_verdict(verdict: &Result<Pool, Bad>, generation: i64) -> Verdict {

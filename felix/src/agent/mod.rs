@@ -18,6 +18,7 @@ mod choice;
 mod cluster;
 mod core;
 mod election;
+mod enforced;
 mod exhaustion;
 mod found;
 mod known;
@@ -64,6 +65,7 @@ use crate::watch::{Update, Watches};
 use blocks::Want;
 use choice::Learned;
 use election::{Bid, Record};
+use enforced::Survey;
 use found::PodLink;
 use mirror::Write;
 use vanished::{Collected, Collection};
@@ -73,6 +75,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Ticks between two questions to the speaker.
 const POLL: u32 = 2;
+
+/// Denied packets that wait for the names of their pods; more are told without those of other nodes.
+const UNNAMED: usize = 256;
 
 /// What the speaker may take to say how it is.
 const POLL_DEADLINE: Duration = Duration::from_secs(2);
@@ -94,6 +99,8 @@ pub struct Agent {
     /// Counts [`Effect::Program`]s: orders are given in the order they were decided.
     programs: u64,
     ordered: u64,
+    /// Changes of the packet filter that are not answered yet.
+    filtering: usize,
     ticks: u32,
 }
 
@@ -121,6 +128,7 @@ enum Done {
     Bid(Bid, Result<Option<Record>, ()>),
     Collected(String, Collected),
     Written(Vec<Write>, Option<String>),
+    Surveyed(Option<Survey>),
     Polled(Option<api::Status>),
     Report(oneshot::Sender<serde_json::Value>, Option<api::Status>),
 }
@@ -171,6 +179,7 @@ impl Agent {
             work: FuturesUnordered::new(),
             programs: 0,
             ordered: 0,
+            filtering: 0,
             ticks: 0,
         };
         Ok((agent, receiver))
@@ -186,6 +195,8 @@ impl Agent {
         let Watches { mut updates, doubt } = watches;
         self.doubt = doubt;
         let mut stop = std::pin::pin!(stop);
+        let (names, mut unnamed) = mpsc::channel(UNNAMED);
+        self.acl.name_by(names);
         let mut underlay = self.dataplane.underlay();
         self.core.see_underlay(underlay.borrow_and_update().clone());
         let mut tick = interval(TICK);
@@ -200,6 +211,10 @@ impl Agent {
                 },
                 Some(update) = updates.recv() => self.update(update),
                 Some(event) = self.speaker.events.recv() => self.core.hear(event),
+                Some(mut denial) = unnamed.recv() => {
+                    self.core.graph.policy.name(&mut denial);
+                    self.acl.named(denial);
+                }
                 Ok(()) = underlay.changed() => self.core.see_underlay(underlay.borrow_and_update().clone()),
                 Some(done) = self.work.next() => self.done(done),
                 _ = tick.tick() => self.tick(),
@@ -218,6 +233,7 @@ impl Agent {
     fn tick(&mut self) {
         let now = Instant::now();
         self.core.see_kernel(self.dataplane.status());
+        self.core.see_filter(self.acl.status(), self.filtering > 0, now);
         self.core.tick(now);
         if self.ticks.is_multiple_of(POLL) {
             let socket = self.speaker.socket().to_owned();
@@ -237,6 +253,7 @@ impl Agent {
                     let filtered = (!acl.is_empty() || !attached.is_empty()).then(|| self.acl.update(*acl));
                     let routed = self.dataplane.update(delta).shared();
                     if let Some(filtered) = filtered {
+                        self.filtering += 1;
                         let routed = routed.clone();
                         self.work.push(Box::pin(async move {
                             let (filtered, routed) = tokio::join!(filtered, routed);
@@ -298,6 +315,12 @@ impl Agent {
                         Done::LookedUp(attempt, lookup::look_up(client, &namespace, &name).await)
                     }));
                 }
+                Effect::Survey { statuses } => {
+                    let client = self.client.clone();
+                    self.work.push(Box::pin(async move {
+                        Done::Surveyed(lookup::survey(client, statuses).await)
+                    }));
+                }
                 Effect::Write(writes) => {
                     let (client, store) = (self.client.clone(), self.store.clone());
                     self.work.push(Box::pin(async move {
@@ -327,6 +350,7 @@ impl Agent {
             }
             Done::Gone(retired, gone) => self.core.gone(retired, gone, now),
             Done::Attached { answers, filtered, routed } => {
+                self.filtering -= 1;
                 let later = "the runtime tries again; manxctl status shows the node's routes and policies";
                 let failed = match (&filtered, &routed) {
                     (Err(error), _) => Some(format!("the pod's policies are not in force: {error}")),
@@ -365,10 +389,15 @@ impl Agent {
                 self.doubt_if(failure.is_some());
                 self.core.written(done, failure, now);
             }
+            Done::Surveyed(survey) => {
+                self.doubt_if(survey.is_none());
+                self.core.surveyed(survey, now);
+            }
             Done::Polled(status) => self.core.hear_status(status),
             Done::Report(answer, status) => {
                 self.core.hear_status(status);
                 self.core.see_kernel(self.dataplane.status());
+                self.core.see_filter(self.acl.status(), self.filtering > 0, now);
                 let report = serde_json::to_value(self.core.report(now)).unwrap_or_default();
                 let _ = answer.send(report);
             }

@@ -9,7 +9,7 @@ use super::pods::Held;
 use crate::attach::files::Phase;
 use crate::model::policy::PolicyName;
 use crate::status::{
-    ApiReport, BlockReport, NodeReport, PodReport, ProblemReport, RouteReport, SpeakerReport,
+    ApiReport, BlockReport, FilterReport, NodeReport, PodReport, ProblemReport, RouteReport, SpeakerReport,
 };
 use crate::watch::Kind;
 
@@ -28,6 +28,7 @@ impl Core {
             blocks: self.allocator.blocks().map(|block| self.block(block)).collect(),
             pods,
             routes: self.routes(),
+            filter: self.filter(),
             problems: self.problems(),
         }
     }
@@ -96,6 +97,24 @@ impl Core {
             failing: self.kernel.failing,
             failures: self.kernel.failures.iter().map(ToString::to_string).collect(),
             swept: self.kernel.swept,
+        }
+    }
+
+    fn filter(&self) -> FilterReport {
+        let filter = &self.enforcement.filter;
+        FilterReport {
+            in_force: filter.in_force,
+            generation: filter.generation,
+            endpoints: filter.endpoints,
+            policies: filter.policies,
+            sets: filter.sets,
+            members: filter.members,
+            commits: filter.commits,
+            refused: filter.refused,
+            failing: filter.failing.clone(),
+            repaired: filter.repaired,
+            ended: filter.ended,
+            swept: filter.swept,
         }
     }
 

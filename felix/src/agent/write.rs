@@ -14,7 +14,9 @@ use tokio::time::timeout;
 
 use super::mirror::{Verdict, Write};
 use crate::cluster_network_policy::ClusterNetworkPolicy;
-use crate::crd::{BGPConfiguration, BGPPeer, NodeStatus, NodeStatusSpec};
+use crate::crd::{
+    BGPConfiguration, BGPPeer, NodeStatus, NodeStatusSpec, PolicyStatus, PolicyStatusSpec, PolicyStatusStatus,
+};
 use crate::model::IP_ADDRESSES_EXHAUSTED;
 use crate::model::policy::PolicyName;
 use crate::watch::convert::words;
@@ -75,14 +77,13 @@ async fn perform(client: &Client, store: &impl Store, write: &Write) -> Result<(
             outcome => Ok(outcome?),
         },
         Write::Pool { name, status, verdicts } => {
-            let before = status.conditions.clone();
-            let conditions = verdicts.iter().fold(before, |all, verdict| merged(&all, verdict));
+            let conditions = merged(&status.conditions, verdicts);
             let status = json!({ "size": status.size, "used": status.used, "free": status.free,
                 "blocks": status.blocks, "conditions": conditions });
             patch::<IPPool>(client, name, status).await.map(drop)
         }
         Write::Reservation { name, conditions, verdict } => {
-            let status = json!({ "conditions": merged(conditions, verdict) });
+            let status = json!({ "conditions": merged(conditions, std::slice::from_ref(verdict)) });
             patch::<IPReservation>(client, name, status).await.map(drop)
         }
         Write::Ask { name, node, block } => {
@@ -116,16 +117,31 @@ async fn perform(client: &Client, store: &impl Store, write: &Write) -> Result<(
             patch::<IPAMRequest>(client, name, json!({ "refused": reason })).await.map(drop)
         }
         Write::Peer { name, conditions, verdict } => {
-            let status = json!({ "conditions": merged(conditions, verdict) });
+            let status = json!({ "conditions": merged(conditions, std::slice::from_ref(verdict)) });
             patch::<BGPPeer>(client, name, status).await.map(drop)
         }
         Write::Configuration { name, conditions, verdict } => {
-            let status = json!({ "conditions": merged(conditions, verdict) });
+            let status = json!({ "conditions": merged(conditions, std::slice::from_ref(verdict)) });
             patch::<BGPConfiguration>(client, name, status).await.map(drop)
         }
-        Write::ClusterPolicy { name, conditions, verdict } => {
-            let status = json!({ "conditions": merged(conditions, verdict) });
+        Write::ClusterPolicy { name, conditions, verdicts } => {
+            let status = json!({ "conditions": merged(conditions, verdicts) });
             patch::<ClusterNetworkPolicy>(client, name, status).await.map(drop)
+        }
+        Write::Policy { name, owner, status, verdicts } => {
+            let conditions = merged(&status.conditions, verdicts);
+            let status = json!(PolicyStatusStatus { conditions, ..status.clone() });
+            if patch::<PolicyStatus>(client, name, status.clone()).await? == Found::Yes {
+                return Ok(());
+            }
+            create_policy_status(client, name, owner).await?;
+            patch::<PolicyStatus>(client, name, status).await.map(drop)
+        }
+        Write::ForgetPolicy { name } => {
+            let (namespace, short) = name.split_once('/').unwrap_or_default();
+            let api = Api::<PolicyStatus>::namespaced(client.clone(), namespace);
+            let parameters = DeleteParams::default();
+            within_deadline(format!("PolicyStatus {name}"), api.delete(short, &parameters), 404).await
         }
         Write::Node { name, uid, status } => {
             let status = json!(status);
@@ -220,6 +236,34 @@ async fn create_node_status(client: &Client, name: &str, uid: &str) -> Result<()
     within_deadline(format!("NodeStatus {name}"), api.create(&parameters, &object), 409).await
 }
 
+async fn create_policy_status(client: &Client, name: &str, owner: &str) -> Result<(), WriteError> {
+    let what = format!("PolicyStatus {name}");
+    let (namespace, name) = name.split_once('/').unwrap_or_default();
+    let mut object = PolicyStatus::new(name, PolicyStatusSpec {});
+    object.owner_references_mut().push(OwnerReference {
+        api_version: "networking.k8s.io/v1".to_owned(),
+        kind: "NetworkPolicy".to_owned(),
+        name: name.to_owned(),
+        uid: owner.to_owned(),
+        ..OwnerReference::default()
+    });
+    let api = Api::<PolicyStatus>::namespaced(client.clone(), namespace);
+    let parameters = PostParams::default();
+    match timeout(DEADLINE, api.create(&parameters, &object)).await {
+        // The namespace goes or has gone, with all that is in it.
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 || is_terminating(&status) => Ok(()),
+        Ok(Err(kube::Error::Api(status))) if status.code == 409 => Ok(()),
+        Ok(outcome) => outcome.map(drop).map_err(|error| WriteError::Api { what, source: Box::new(error) }),
+        Err(_) => Err(WriteError::Late { what }),
+    }
+}
+
+/// Whether a refusal is because of a namespace that ends.
+fn is_terminating(status: &kube::core::Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+}
+
 /// Does a request; an answer of this code says that it was done before.
 async fn within_deadline<T>(
     what: String,
@@ -246,8 +290,14 @@ async fn patch<K: Resource<DynamicType = ()>>(
     name: &str,
     status: Value,
 ) -> Result<Found, WriteError> {
-    let api = Api::<DynamicObject>::all_with(client.clone(), &ApiResource::erase::<K>(&()));
+    let resource = ApiResource::erase::<K>(&());
     let what = format!("{} {name}", K::kind(&()));
+    let (api, name) = match name.split_once('/') {
+        Some((namespace, name)) => {
+            (Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource), name)
+        }
+        None => (Api::<DynamicObject>::all_with(client.clone(), &resource), name),
+    };
     let (parameters, patch) = (PatchParams::default(), Patch::Merge(json!({ "status": status })));
     match timeout(DEADLINE, api.patch_status(name, &parameters, &patch)).await {
         Ok(Ok(_)) => Ok(Found::Yes),
@@ -257,8 +307,12 @@ async fn patch<K: Resource<DynamicType = ()>>(
     }
 }
 
-/// The conditions with this one in its place; its time stays while its status does.
-fn merged(conditions: &[Condition], verdict: &Verdict) -> Vec<Condition> {
+/// The conditions with these in their places; the time of each stays while its status does.
+pub fn merged(conditions: &[Condition], verdicts: &[Verdict]) -> Vec<Condition> {
+    verdicts.iter().fold(conditions.to_vec(), |all, verdict| replaced(&all, verdict))
+}
+
+fn replaced(conditions: &[Condition], verdict: &Verdict) -> Vec<Condition> {
     let before = conditions.iter().find(|condition| condition.type_ == verdict.type_);
     let since = before
         .filter(|before| before.status == verdict.status())
@@ -283,16 +337,16 @@ mod tests {
     fn a_condition_keeps_its_time_while_its_status_stays_and_leaves_the_others_alone() {
         let verdict =
             |holds, reason| Verdict { type_: "Ready", holds, reason, message: String::new(), generation: 2 };
-        let mut first = merged(&[], &verdict(true, "Usable"));
+        let mut first = replaced(&[], &verdict(true, "Usable"));
         first[0].last_transition_time = Time(jiff::Timestamp::UNIX_EPOCH);
         first.push(Condition { type_: "Foreign".to_owned(), ..first[0].clone() });
-        let same = merged(&first, &verdict(true, "StillUsable"));
+        let same = replaced(&first, &verdict(true, "StillUsable"));
         let ready =
             |conditions: &[Condition]| conditions.iter().find(|c| c.type_ == "Ready").cloned().unwrap();
         assert_eq!(ready(&same).last_transition_time, Time(jiff::Timestamp::UNIX_EPOCH));
         assert_eq!(ready(&same).reason, "StillUsable");
         assert_eq!(same.len(), 2);
-        let turned = merged(&same, &verdict(false, "InvalidCIDR"));
+        let turned = replaced(&same, &verdict(false, "InvalidCIDR"));
         assert_ne!(ready(&turned).last_transition_time, Time(jiff::Timestamp::UNIX_EPOCH));
     }
 }

@@ -44,6 +44,8 @@ pub struct Policy {
     pub complaints: Vec<String>,
     /// Of the object, for Events.
     pub uid: Arc<str>,
+    /// `metadata.resourceVersion`: of one kind, later changes have larger ones. None where it is no number.
+    pub version: Option<u64>,
 }
 
 /// Pods by namespace and label. Pods with `hostNetwork` are never meant.

@@ -329,7 +329,7 @@ fn map<K, T>(event: Event<K>, mut convert: impl FnMut(K) -> Object<T>) -> Event<
 }
 
 /// `namespace/name`, or the name of what has no namespace.
-fn full_name(object: &impl ResourceExt) -> String {
+pub(crate) fn full_name(object: &impl ResourceExt) -> String {
     match object.namespace() {
         Some(namespace) => format!("{namespace}/{}", object.name_any()),
         None => object.name_any(),

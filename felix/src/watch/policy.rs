@@ -100,6 +100,11 @@ pub fn namespace(namespace: &v1::Namespace, interner: &mut Interner) -> Namespac
     }
 }
 
+/// Versions are opaque to most; that those of one kind are numbers that grow is said by KEP-5504.
+fn version(object: &impl ResourceExt) -> Option<u64> {
+    object.resource_version()?.parse().ok()
+}
+
 fn mode(annotations: &BTreeMap<String, String>, complaints: &mut Vec<String>) -> Mode {
     match annotations.get(MODE).map(String::as_str) {
         Some("audit") => Mode::Audit,
@@ -148,7 +153,7 @@ impl Reader {
 /// A NetworkPolicy. What it says is never refused as a whole: whom it isolates stays isolated.
 pub fn network_policy(object: networking::NetworkPolicy) -> Object<Policy> {
     let (name, generation) = (full_name(&object), object.metadata.generation.unwrap_or_default());
-    let uid = object.uid().unwrap_or_default().into();
+    let (uid, version) = (object.uid().unwrap_or_default().into(), version(&object));
     let namespace: Arc<str> = object.namespace().unwrap_or_default().into();
     let mut reader = Reader { namespace: Arc::clone(&namespace), complaints: Vec::new() };
     let mode = mode(object.annotations(), &mut reader.complaints);
@@ -191,6 +196,7 @@ pub fn network_policy(object: networking::NetworkPolicy) -> Object<Policy> {
         egress: is_egress.then_some(egress),
         complaints: reader.complaints,
         uid,
+        version,
     };
     Object { name, generation, conditions: Vec::new(), spec: Ok(policy) }
 }
@@ -301,7 +307,7 @@ pub fn cluster_network_policy(object: DynamicObject) -> Object<Policy> {
     custom(object, |object: ClusterNetworkPolicy| {
         let mut reader = Reader { namespace: Arc::default(), complaints: Vec::new() };
         let mode = mode(object.annotations(), &mut reader.complaints);
-        let uid = object.uid().unwrap_or_default().into();
+        let (uid, version) = (object.uid().unwrap_or_default().into(), version(&object));
         let spec = object.spec;
         let tier = match spec.tier.as_str() {
             "Admin" => Tier::Admin,
@@ -340,6 +346,7 @@ pub fn cluster_network_policy(object: DynamicObject) -> Object<Policy> {
             egress: Some(egress),
             complaints: reader.complaints,
             uid,
+            version,
         })
     })
 }

@@ -20,14 +20,17 @@ use tokio::sync::oneshot;
 use super::super::choice::Learned;
 use super::super::core::{Core, Effect, Host, Start};
 use super::super::election::{Bid, Record};
+use super::super::enforced::{Shown, Survey};
 use super::super::found::PodLink;
 use super::super::known::KnownFile;
 use super::super::mirror::Write;
 use super::super::vanished::{Collected, Collection};
-use crate::acl::Ruleset;
+use super::super::write::merged;
 use crate::acl::ruleset::{Endpoint, Ifname, Spoofing};
+use crate::acl::{Ruleset, driver};
 use crate::attach::files::Files;
 use crate::attach::{Asked, Attempt, Command, Refusal};
+use crate::crd::PolicyStatusStatus;
 use crate::dataplane::{Fib, Route};
 use crate::health::Metrics;
 use crate::model::labels::Labels;
@@ -86,6 +89,10 @@ pub struct Machine {
     pub lease: Option<Record>,
     /// Why a node that seems gone is not.
     pub alive: Option<String>,
+    /// What the packet filter says of itself.
+    pub filter: driver::Status,
+    /// What the API says of policies.
+    pub survey: Survey,
 }
 
 impl Machine {
@@ -114,6 +121,8 @@ impl Machine {
             looked_up: 0,
             lease: None,
             alive: None,
+            filter: driver::Status { in_force: true, ..driver::Status::default() },
+            survey: Survey { statuses: Some(BTreeMap::new()), ..Survey::default() },
         }
     }
 
@@ -195,6 +204,7 @@ impl Machine {
     pub fn pass(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.now += Duration::from_secs(1);
+            self.core.see_filter(self.filter.clone(), false, self.now);
             self.core.tick(self.now);
             self.act();
         }
@@ -208,6 +218,23 @@ impl Machine {
                 return;
             }
             effects.into_iter().for_each(|effect| self.perform(effect));
+        }
+    }
+
+    /// The API shows what was written of policies.
+    fn show(&mut self, write: &Write) {
+        let statuses = self.survey.statuses.get_or_insert_default();
+        match write {
+            Write::Node { name, status, .. } => {
+                self.survey.nodes.extend(status.policies.clone().map(|policies| (name.clone(), policies)));
+            }
+            Write::Policy { name, owner, status, verdicts } => {
+                let conditions = merged(&status.conditions, verdicts);
+                let status = PolicyStatusStatus { conditions, ..status.clone() };
+                statuses.insert(name.clone(), Shown { owner: owner.clone(), status });
+            }
+            Write::ForgetPolicy { name } => drop(statuses.remove(name)),
+            _ => {}
         }
     }
 
@@ -301,7 +328,12 @@ impl Machine {
                 self.looked_up += 1;
                 self.core.looked_up(attempt, learned, self.now);
             }
+            Effect::Survey { statuses } => {
+                let known = self.survey.statuses.clone().filter(|_| statuses);
+                self.core.surveyed(Some(Survey { statuses: known, ..self.survey.clone() }), self.now);
+            }
             Effect::Write(writes) => {
+                writes.iter().for_each(|write| self.show(write));
                 self.core.written(writes.clone(), None, self.now);
                 self.writes.extend(writes);
             }

@@ -632,6 +632,7 @@ impl World {
                 let outcome = self.collect(away, &node, &blocks);
                 Box::new(move |core, now| core.collected(node, outcome, now))
             }
+            Effect::Survey { .. } => Box::new(move |core, now| core.surveyed(None, now)),
             Effect::Write(writes) => {
                 let failure = writes.iter().find_map(|write| write_one(&reach, write).err());
                 let failure = failure.map(|error| error.to_string());

@@ -1,12 +1,16 @@
 //! A pod and its policies: which comes first, and what passes meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::acl::ruleset::{Endpoint, Mode, Network, Tier};
+use crate::crd::PolicyEnforcement;
 use crate::graph::Selector;
+use crate::model::Object;
 use crate::model::policy::{Namespaces, PodSelector, Policy};
 use crate::watch::{Change, Update};
 
+use super::super::mirror::Write;
 use super::machine::{Machine, object, pod};
 
 /// Whether nothing passes, for what the cluster says of the pod is not known.
@@ -25,6 +29,7 @@ fn deny_all() -> Policy {
         egress: None,
         complaints: Vec::new(),
         uid: "".into(),
+        version: None,
     }
 }
 
@@ -83,4 +88,111 @@ fn until_all_is_read_new_pods_are_closed_and_of_others_nothing_is_said() {
     assert!(machine.swept_acl, "now all is known");
     assert!(!closed(machine.endpoint("after").unwrap()));
     assert_eq!(machine.ruleset.endpoints.len(), 2);
+}
+
+/// A policy of this generation and version.
+fn changed(generation: i64, version: u64) -> Object<Policy> {
+    let policy = Policy { uid: "u1".into(), version: Some(version), ..deny_all() };
+    Object { generation, ..object("default/deny", Ok(policy)) }
+}
+
+/// Another node says up to which version its kernel has NetworkPolicies.
+fn node2(version: &str, failing: &str) -> (String, PolicyEnforcement) {
+    let enforcement = PolicyEnforcement {
+        network_policies: version.to_owned(),
+        cluster_network_policies: String::new(),
+        failing: failing.to_owned(),
+    };
+    ("node2".to_owned(), enforcement)
+}
+
+/// What the API shows of the policy: on how many nodes, and in words.
+fn shown(machine: &Machine) -> (String, String) {
+    let shown = &machine.survey.statuses.as_ref().unwrap()["default/deny"];
+    assert_eq!(shown.owner, "u1");
+    let enforced = shown.status.conditions.iter().find(|condition| condition.type_ == "Enforced").unwrap();
+    assert_eq!(enforced.observed_generation, Some(shown.status.observed_generation));
+    (shown.status.nodes.clone(), enforced.message.clone())
+}
+
+#[test]
+fn of_each_policy_it_is_said_on_how_many_nodes_it_is_in_force() {
+    let mut machine = Machine::in_sync();
+    machine.survey.nodes.extend([node2("10", "")]);
+    machine.update(Update::NetworkPolicy(Change::Apply(changed(5, 10))));
+    machine.pass(10);
+    assert_eq!(shown(&machine), ("2/2".to_owned(), "enforced on 2 of 2 nodes at generation 5".to_owned()));
+
+    machine.update(Update::NetworkPolicy(Change::Apply(changed(6, 12))));
+    machine.pass(10);
+    let (count, words) = shown(&machine);
+    assert_eq!((&*count, &*words), ("1/2", "enforced on 1 of 2 nodes at generation 6; not yet on node2"));
+    machine.survey.nodes.extend([node2("10", "the kernel is too old")]);
+    machine.pass(130);
+    assert!(shown(&machine).1.ends_with("not yet on node2 (the kernel is too old)"), "{:?}", shown(&machine));
+    machine.survey.nodes.extend([node2("12", "")]);
+    machine.pass(70);
+    assert_eq!(shown(&machine).0, "2/2");
+
+    // What this node cannot do it says itself.
+    machine.filter.in_force = false;
+    machine.filter.failing = Some("no buffer space".to_owned());
+    machine.update(Update::NetworkPolicy(Change::Apply(changed(7, 20))));
+    machine.survey.nodes.extend([node2("20", "")]);
+    machine.pass(10);
+    assert!(shown(&machine).1.ends_with("not yet on node1 (no buffer space)"), "{:?}", shown(&machine));
+
+    machine.update(Update::NetworkPolicy(Change::Delete("default/deny".to_owned())));
+    machine.pass(10);
+    assert!(machine.survey.statuses.as_ref().unwrap().is_empty());
+}
+
+#[test]
+fn a_policy_of_the_same_name_has_a_status_of_its_own() {
+    let mut machine = Machine::in_sync();
+    machine.survey.nodes.extend([node2("10", "")]);
+    machine.update(Update::NetworkPolicy(Change::Apply(changed(1, 10))));
+    machine.pass(10);
+    let mut other = changed(1, 11);
+    if let Ok(policy) = &mut other.spec {
+        policy.uid = "u2".into();
+    }
+    machine.update(Update::NetworkPolicy(Change::Apply(other)));
+    machine.pass(10);
+    let statuses = machine.survey.statuses.as_ref().unwrap();
+    assert_eq!((&*statuses["default/deny"].owner, &*statuses["default/deny"].status.nodes), ("u2", "1/2"));
+}
+
+#[test]
+fn a_node_that_has_never_said_anything_is_missed_after_a_while() {
+    let mut machine = Machine::in_sync();
+    machine.update(Update::NetworkPolicy(Change::Apply(changed(1, 10))));
+    machine.pass(10);
+    assert_eq!(shown(&machine).0, "1/1");
+    machine.pass(200);
+    assert_eq!(shown(&machine).0, "1/2");
+}
+
+#[test]
+fn many_changes_are_few_writes() {
+    let mut machine = Machine::in_sync();
+    machine.pass(10);
+    machine.writes.clear();
+    for second in 0..60 {
+        for part in 0..5 {
+            let change = 5 * second + part;
+            machine.update(Update::NetworkPolicy(Change::Apply(changed(change, change.unsigned_abs()))));
+            machine.survey.nodes.extend([node2(&change.to_string(), "")]);
+        }
+        machine.now += Duration::from_millis(1);
+        machine.pass(1);
+    }
+    let count = |is_it: fn(&Write) -> bool| machine.writes.iter().filter(|write| is_it(write)).count();
+    let (nodes, policies) =
+        (count(|it| matches!(it, Write::Node { .. })), count(|it| matches!(it, Write::Policy { .. })));
+    assert!((5..=31).contains(&nodes), "{nodes} writes of the node's for 300 changes");
+    // One that changes all the time is judged when it rests.
+    assert!(policies <= 31, "{policies} writes of the policy's for 300 changes");
+    machine.pass(10);
+    assert_eq!(shown(&machine).1, "enforced on 2 of 2 nodes at generation 299");
 }

@@ -256,6 +256,7 @@ pub mod tests {
             routes: 7,
             pods: 2,
             version: "0.1.0".to_owned(),
+            policies: None,
         });
         summarise(&Objects {
             nodes: vec![node("node2"), node("node1")],

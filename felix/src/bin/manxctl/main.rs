@@ -3,6 +3,7 @@
 mod agent;
 mod bgp;
 mod cluster;
+mod enforced;
 mod explain;
 mod ipam;
 mod migrate;
@@ -19,7 +20,6 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use manx_bgp::api::{AfterDrain, DEFAULT_WAIT, Direction};
 use manx_bgp::types::Prefix;
-use manx_felix::graph::policy::Question;
 use manx_felix::uninstall::{Pods, Uninstall};
 use manx_felix::watch::convert::words;
 use serde::Serialize;
@@ -188,15 +188,30 @@ enum PolicyCommand {
         /// Who sends: a pod (namespace/name) or an address.
         #[arg(long)]
         from: String,
-        /// Who receives: a pod (namespace/name) or an address; of a Service name one of its pods.
+        /// Who receives: a pod (namespace/name), an address, or a Service (svc/namespace/name): the pods behind its port.
         #[arg(long)]
         to: String,
         /// To which port, as 80 or 53/udp; a ping unless given.
         #[arg(long)]
         port: Option<explain::Port>,
+        /// Where a Service is read.
+        #[command(flatten)]
+        cluster: ClusterArgs,
         /// The agent's socket.
         #[arg(long, default_value = manx_cni::protocol::DEFAULT_SOCKET)]
         agent_socket: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// On how many nodes each policy is in force, at which generation, and where not.
+    ///
+    /// As the agents have written it to the API: of a NetworkPolicy in the PolicyStatus of its name, of a
+    /// ClusterNetworkPolicy in its condition Enforced.
+    Status {
+        /// A NetworkPolicy (`namespace/name`) or a ClusterNetworkPolicy; all of them unless given.
+        policy: Option<String>,
+        #[command(flatten)]
+        cluster: ClusterArgs,
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -402,11 +417,13 @@ pub async fn main() -> ExitCode {
         }
         Command::Ipam(command) => addresses(command).await,
         Command::Bgp(command) => ask_speaker(command).await,
-        Command::Policy(PolicyCommand::Explain { from, to, port, agent_socket, output }) => {
-            let port = port.map(|explain::Port(protocol, number)| (protocol, number));
-            let question = Question { from: explain::end(&from), to: explain::end(&to), port };
-            let explained = explain::ask(&agent_socket, &question);
+        Command::Policy(PolicyCommand::Explain { from, to, port, cluster, agent_socket, output }) => {
+            let kubeconfig = cluster.kubeconfig.as_deref();
+            let explained = explain::explain(&agent_socket, (&from, &to), port, kubeconfig).await;
             explained.and_then(|explained| print(output.output, &explained, || explain::render(&explained)))
+        }
+        Command::Policy(PolicyCommand::Status { policy, cluster, output }) => {
+            enforcement(policy.as_deref(), &cluster, output.output).await
         }
         Command::Policy(PolicyCommand::Dump { elements, agent }) => {
             policy::dump(&agent.agent_socket, elements)
@@ -438,6 +455,12 @@ pub async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn enforcement(policy: Option<&str>, cluster: &ClusterArgs, output: Output) -> anyhow::Result<()> {
+    let (client, url) = cluster::client(cluster.kubeconfig.as_deref()).await?;
+    let all = enforced::read(&client, policy).await.with_context(|| format!("reading {url}"))?;
+    print(output, &all, || enforced::render(&all))
 }
 
 async fn addresses(command: IpamCommand) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use manx_bgp::api::SessionState;
-use manx_felix::status::NodeReport;
+use manx_felix::status::{FilterReport, NodeReport};
 use manx_felix::watch::convert::words;
 use serde::Serialize;
 
@@ -107,6 +107,7 @@ fn render_node(text: &mut String, node: &NodeReport) {
     });
     section(text, "BLOCKS", &table(["CIDR", "POOL", "USED", "STATE"], blocks));
     section(text, "ROUTES", &routes(node));
+    section(text, "PACKET FILTER", &filter(&node.filter));
     let pods = node.pods.iter().map(|pod| {
         let name = match (pod.namespace.as_str(), pod.name.as_str()) {
             ("", "") => format!("container {}", pod.container_id),
@@ -144,6 +145,31 @@ fn routes(node: &NodeReport) -> String {
         text.push('\n');
     }
     text
+}
+
+fn filter(filter: &FilterReport) -> String {
+    let counts =
+        [filter.endpoints, filter.policies, filter.sets, filter.members].map(|count| count.to_string());
+    let [endpoints, policies, sets, members] = counts;
+    let state = match (&filter.failing, filter.in_force) {
+        (Some(why), _) => format!("as it was before, tried again: {why}"),
+        (None, true) => "in force".to_owned(),
+        (None, false) => "being written".to_owned(),
+    };
+    let row = [
+        endpoints,
+        policies,
+        sets,
+        members,
+        filter.generation.to_string(),
+        filter.commits.to_string(),
+        filter.refused.to_string(),
+        filter.repaired.to_string(),
+        state,
+    ];
+    let headers =
+        ["PODS", "POLICIES", "SETS", "MEMBERS", "GENERATION", "WRITTEN", "REFUSED", "REPAIRED", "STATE"];
+    table(headers, [row])
 }
 
 fn render_cluster(text: &mut String, cluster: &ClusterReport) {

@@ -33,6 +33,7 @@ pub use self::explain::{End, Explanation, Party, Question};
 use self::index::Index;
 use self::pods::{ClassId, Holder, Kind, Membership, Pods};
 use self::sets::{Families, Place, Table};
+use crate::acl::denied::Denial;
 use crate::acl::ruleset::{
     Chain, Delta, Direction, Endpoint, Ifname, Mode, Network, Policy as Compiled, PolicyId, SetKind,
     Spoofing, Tier,
@@ -285,6 +286,13 @@ impl Policies {
     pub fn is_known(&self, ifname: &Ifname) -> bool {
         let attached = self.endpoints.get(ifname);
         attached.is_some_and(|attached| attached.pod.is_none() || self.known(attached).is_some())
+    }
+
+    /// Fills in whose a denied packet's addresses are, of pods of any node.
+    pub fn name(&self, denial: &mut Denial) {
+        let owner = |address| self.pods.owner(address).map(ToString::to_string);
+        denial.source_pod = denial.source_pod.take().or_else(|| owner(denial.source));
+        denial.destination_pod = denial.destination_pod.take().or_else(|| owner(denial.destination));
     }
 
     /// Pods of endpoints that are closed because they are not known.

@@ -70,6 +70,19 @@ fn node() -> NodeReport {
             failures: vec!["10.9.0.0/16: network is unreachable".to_owned()],
             swept: true,
         },
+        filter: FilterReport {
+            generation: 41,
+            endpoints: 2,
+            policies: 3,
+            sets: 4,
+            members: 120,
+            commits: 9,
+            refused: 1,
+            failing: Some("no buffer space available".to_owned()),
+            repaired: 2,
+            swept: true,
+            ..FilterReport::default()
+        },
         problems: vec![ProblemReport {
             object: "BGPPeer/tor3".to_owned(),
             message: "spec.address: \"10.0.0\" is no address".to_owned(),

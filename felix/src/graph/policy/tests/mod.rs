@@ -1,5 +1,6 @@
 //! The graph against a reading of the API's text, and any walk against a computation from nothing.
 
+mod generated;
 mod reference;
 mod size;
 pub(super) mod world;

@@ -68,6 +68,7 @@ fn policy(namespace: u32, number: usize) -> Arc<Policy> {
         egress: Some(vec![rule]),
         complaints: Vec::new(),
         uid: "".into(),
+        version: None,
     })
 }
 
