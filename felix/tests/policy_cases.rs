@@ -2,57 +2,25 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where its helpers fail")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+#[path = "../../testbed/policies/cases.rs"]
+mod cases;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use manx_felix::acl::Ruleset;
 use manx_felix::acl::evaluate::{Flow, Transport};
-use manx_felix::acl::ruleset::{Ifname, Protocol};
+use manx_felix::acl::ruleset::Ifname;
 use manx_felix::graph::policy::{Attached, NodeAddresses, Policies, PolicyInput};
 use manx_felix::model::labels::Interner;
 use manx_felix::model::policy::PolicyName;
 use manx_felix::watch::policy as convert;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Case {
-    case: String,
-    steps: Vec<Step>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Step {
-    #[serde(default)]
-    put: Vec<Object>,
-    #[serde(default)]
-    remove: Vec<Object>,
-    expect: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Object {
-    np: Option<String>,
-    cnp: Option<String>,
-    namespace: Option<String>,
-    pod: Option<String>,
-    #[serde(default)]
-    spec: Value,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
-}
+use crate::cases::{Case, NAMESPACES, Object, PODS, PORTS, PROTOCOLS, Packet, port_name};
 
 const NODES: [&str; 2] = ["n1", "n2"];
-const NAMES: [&str; 3] = ["x", "y", "z"];
-const PODS: [&str; 3] = ["a", "b", "c"];
 
 /// A cluster as each of its nodes sees it.
 struct Cluster {
@@ -69,7 +37,7 @@ impl Cluster {
             let labels = [("node", node)].into_iter().collect();
             cluster.tell(PolicyInput::Node(node.into(), Some(NodeAddresses { labels, addresses })));
         }
-        for namespace in NAMES {
+        for namespace in NAMESPACES {
             cluster.put(&object(json!({ "namespace": namespace, "labels": { "ns": namespace } })));
             for pod in PODS {
                 cluster
@@ -120,11 +88,11 @@ impl Cluster {
         }
         if let Some(name) = pod {
             let (namespace, short) = name.split_once('/').unwrap();
-            let ports: Vec<Value> = ["TCP", "UDP", "SCTP"]
+            let ports: Vec<Value> = PROTOCOLS
                 .iter()
                 .flat_map(|protocol| {
-                    [80, 81].map(|port| {
-                        let name = format!("serve-{port}-{}", protocol.to_lowercase());
+                    PORTS.map(|port| {
+                        let name = port_name(*protocol, port);
                         json!({ "name": name, "containerPort": port, "protocol": protocol })
                     })
                 })
@@ -155,9 +123,11 @@ impl Cluster {
     }
 
     /// Whether the sender's node lets it out and the receiver's lets it in.
-    fn passes(&self, from: &str, to: &str, family: usize, port: (Protocol, u16)) -> bool {
-        let transport = Transport::Port(port.0, port.1);
-        let flow = Flow { source: pods()[from][family], destination: pods()[to][family], transport };
+    fn passes(&self, packet: &Packet) -> bool {
+        let Packet { from, to, family, protocol, port } = packet;
+        let address = |pod: &str| pods()[pod][*family as usize];
+        let transport = Transport::Port(*protocol, *port);
+        let flow = Flow { source: address(from), destination: address(to), transport };
         let sender = Ifname(format!("manx{from}").into());
         let mut verdicts = self.nodes[home(from)].1.judge(Some(&sender), &flow);
         if home(from) != home(to) {
@@ -174,8 +144,7 @@ fn home(pod: &str) -> usize {
 }
 
 fn pods() -> BTreeMap<String, [IpAddr; 2]> {
-    let names = NAMES.iter().flat_map(|namespace| PODS.map(|pod| format!("{namespace}/{pod}")));
-    let numbered = names.zip(1..);
+    let numbered = cases::pods().into_iter().zip(1..);
     numbered
         .map(|(name, number): (String, u16)| {
             let ipv6 = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, number]);
@@ -202,80 +171,30 @@ fn from<T: serde::de::DeserializeOwned>(json: Value) -> T {
     serde_json::from_value(json.clone()).unwrap_or_else(|error| panic!("{error}: {json}"))
 }
 
-/// One line of a truth table.
-struct Line {
-    from: String,
-    to: String,
-    port: (Protocol, u16),
-    passes: bool,
-}
-
-impl Line {
-    fn parse(text: &str) -> Self {
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let (from, to, port, passes) = match words.as_slice() {
-            [from, "->", to, passes] => (from, to, "80/TCP", passes),
-            [from, "->", to, port, passes] => (from, to, *port, passes),
-            _ => panic!("\"{text}\" is no line of a truth table"),
-        };
-        let (number, protocol) = port.split_once('/').unwrap();
-        let protocol = match protocol {
-            "TCP" => Protocol::Tcp,
-            "UDP" => Protocol::Udp,
-            "SCTP" => Protocol::Sctp,
-            other => panic!("{other}"),
-        };
-        let passes = match *passes {
-            "yes" => true,
-            "no" => false,
-            other => panic!("{other} in \"{text}\""),
-        };
-        Self {
-            from: (*from).to_owned(),
-            to: (*to).to_owned(),
-            port: (protocol, number.parse().unwrap()),
-            passes,
-        }
-    }
-
-    fn is_about(&self, from: &str, to: &str) -> bool {
-        let matches = |pattern: &str, pod: &str| match pattern.strip_suffix('*') {
-            Some(prefix) => pod.starts_with(prefix),
-            None => pattern == pod,
-        };
-        matches(&self.from, from) && matches(&self.to, to)
-    }
-}
-
 fn run(file: &str, at_least: usize) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testbed/policies").join(file);
-    let cases: Vec<Case> = serde_saphyr::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let cases = cases::read(file);
     assert!(cases.len() >= at_least, "{} cases", cases.len());
-    let mut wrong = Vec::new();
+    let (mut wrong, packets) = (Vec::new(), cases::packets());
     for Case { case, steps } in &cases {
         let mut cluster = Cluster::new();
         for (number, step) in steps.iter().enumerate() {
             step.remove.iter().for_each(|object| cluster.remove(object));
             step.put.iter().for_each(|object| cluster.put(object));
             cluster.settle();
-            let lines: Vec<Line> = step.expect.iter().map(|line| Line::parse(line)).collect();
-            let mut ports: BTreeSet<(Protocol, u16)> = lines.iter().map(|line| line.port).collect();
-            ports.insert((Protocol::Tcp, 80));
-            for (from, to) in
-                pods().keys().flat_map(|from| pods().into_keys().map(move |to| (from.clone(), to)))
-            {
-                for (port, family) in ports.iter().flat_map(|port| [(*port, 0), (*port, 1)]) {
-                    let mut said =
-                        lines.iter().rev().filter(|line| line.port == port && line.is_about(&from, &to));
-                    let expected = said.next().is_none_or(|line| line.passes);
-                    if from != to && cluster.passes(&from, &to, family, port) != expected {
-                        wrong.push(format!("{case}, step {number}: {from} -> {to} {port:?}: not {expected}"));
-                    }
+            for packet in &packets {
+                let expected = step.expects(packet);
+                if expected.is_some_and(|expected| cluster.passes(packet) != expected) {
+                    wrong.push(format!("{case}, step {number}: {packet:?}: not {expected:?}"));
                 }
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_cyclonus_generates() {
+    run("generated.yaml", 250);
 }
 
 #[test]

@@ -75,13 +75,23 @@ impl Lab {
     /// # Errors
     /// When there is a pod of this name, or the first step that failed; the plugin's error in its words.
     pub async fn pod_add(&self, node: &str, namespace: &str, name: &str) -> Result<PodInfo, LabError> {
+        self.pod_create(node, namespace, object(node, name)).await
+    }
+
+    /// As [`Lab::pod_add`], with labels and ports of one's own: `pod` must be for this node, and have a name.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn pod_create(&self, node: &str, namespace: &str, pod: Pod) -> Result<PodInfo, LabError> {
         self.node(node)?;
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let name = name.as_str();
         if let Some(pod) = self.pods().into_iter().find(|pod| pod.namespace == namespace && pod.name == name)
         {
             return Err(LabError::PodExists { namespace: pod.namespace, name: pod.name, node: pod.node });
         }
         let api: Api<Pod> = Api::namespaced(self.client().await?, namespace);
-        let created = api.create(&PostParams::default(), &object(node, name)).await;
+        let created = api.create(&PostParams::default(), &pod).await;
         let created = created.map_err(LabError::kube(format!("create Pod {name}")))?;
         let pod = PodInfo {
             namespace: namespace.to_owned(),

@@ -1,75 +1,20 @@
-//! A node, its pods and a host outside, each in a network namespace, and packets of any protocol between them.
+//! A node, its pods and a host outside, each in a network namespace, and packets between them.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::probe::{Ears, Probe};
+use crate::world::{pod_address, run};
 use manx_bgp::types::Family;
 use manx_felix::dataplane::sysctl;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::gettid;
-use socket2::{Domain, Protocol, Socket, Type};
-
-use crate::world::{pod_address, run};
-
-/// Raw sockets that hear everything: protocols by family.
-const HEARD: [(Family, [i32; 4]); 2] = [(Family::Ipv4, [6, 17, 132, 1]), (Family::Ipv6, [6, 17, 132, 58])];
-
-/// Octets in front of the number that every packet carries.
-const HEADER: usize = 20;
-
-/// In front of the number: an ICMP error that quotes the packet has it elsewhere.
-const MARK: &[u8] = b"manx";
 
 type Job = Box<dyn FnOnce(&mut Ears) + Send>;
-
-/// Raw sockets of one namespace.
-pub struct Ears(Vec<(Family, Socket)>);
-
-impl Ears {
-    fn open() -> Self {
-        let mut sockets = Vec::new();
-        for (family, protocols) in HEARD {
-            for protocol in protocols {
-                let socket = raw(family, protocol);
-                socket.set_nonblocking(true).unwrap();
-                // Nobody listens while packets fly.
-                socket.set_recv_buffer_size(4 << 20).unwrap();
-                sockets.push((family, socket));
-            }
-        }
-        Self(sockets)
-    }
-
-    /// The numbers of the packets that came.
-    fn drain(&mut self) -> Vec<u32> {
-        let mut heard = Vec::new();
-        let mut buffer = [0; 256];
-        for (family, socket) in &self.0 {
-            while let Ok(length) = { socket }.read(&mut buffer) {
-                // Of IPv4 the header comes along.
-                let start = if *family == Family::Ipv4 { 20 } else { 0 } + HEADER;
-                let rest = buffer[..length].get(start..).and_then(|rest| rest.strip_prefix(MARK));
-                if let Some(number) = rest.and_then(<[u8]>::first_chunk) {
-                    heard.push(u32::from_be_bytes(*number));
-                }
-            }
-        }
-        heard
-    }
-}
-
-fn raw(family: Family, protocol: i32) -> Socket {
-    let domain = match family {
-        Family::Ipv4 => Domain::IPV4,
-        Family::Ipv6 => Domain::IPV6,
-    };
-    Socket::new(domain, Type::RAW, Some(Protocol::from(protocol))).unwrap()
-}
 
 /// A namespace, and the thread that lives in it.
 pub struct Host {
@@ -118,55 +63,6 @@ impl Host {
     pub fn heard(&self) -> Vec<u32> {
         self.run(Ears::drain)
     }
-}
-
-/// One packet: a header as TCP, UDP and SCTP begin, or an echo request, and its number.
-#[derive(Clone, Debug)]
-pub struct Probe {
-    pub number: u32,
-    pub source: IpAddr,
-    pub destination: IpAddr,
-    pub protocol: u8,
-    pub source_port: u16,
-    pub port: u16,
-}
-
-impl Probe {
-    fn send(&self) {
-        let family = Family::of(self.destination);
-        let mut octets = vec![0; HEADER];
-        octets[..2].copy_from_slice(&self.source_port.to_be_bytes());
-        octets[2..4].copy_from_slice(&self.port.to_be_bytes());
-        match self.protocol {
-            // A SYN of a header of 20 octets.
-            6 => (octets[12], octets[13]) = (0x50, 2),
-            17 => octets[4..6].copy_from_slice(&(HEADER as u16 + 8).to_be_bytes()),
-            // Echo requests, told apart by their identifier.
-            1 | 58 => {
-                octets[..4].copy_from_slice(&[if self.protocol == 1 { 8 } else { 128 }, 0, 0, 0]);
-                octets[4..6].copy_from_slice(&self.source_port.to_be_bytes());
-            }
-            _ => {}
-        }
-        octets.extend_from_slice(MARK);
-        octets.extend_from_slice(&self.number.to_be_bytes());
-        if self.protocol == 1 {
-            let sum = checksum(&octets);
-            octets[2..4].copy_from_slice(&sum.to_be_bytes());
-        }
-        let socket = raw(family, self.protocol.into());
-        if socket.bind(&SocketAddr::new(self.source, 0).into()).is_err() {
-            // Not there yet.
-            return;
-        }
-        // A namespace without a way says so; then nothing comes, as with a packet that is dropped.
-        let _ = socket.send_to(&octets, &SocketAddr::new(self.destination, 0).into());
-    }
-}
-
-fn checksum(octets: &[u8]) -> u16 {
-    let sum: u32 = octets.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    !((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 /// A node in the calling thread's namespace, pods behind `manx0`, `manx1`…, and a host outside behind `uplink`.

@@ -5,4 +5,5 @@
 mod driver;
 mod lab;
 mod packets;
+mod probe;
 mod world;

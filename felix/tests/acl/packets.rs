@@ -15,7 +15,8 @@ use manx_felix::acl::ruleset::{
     Ports, Protocol, Rule, Ruleset, Spoofing, Tier,
 };
 
-use crate::lab::{Host, Lab, Probe};
+use crate::lab::{Host, Lab};
+use crate::probe::Probe;
 use crate::world::{Dice, a_ruleset, eventually, in_a_namespace, run, step, wait};
 
 /// Whether the ruleset lets a packet through, between these hosts of the lab.

@@ -1,20 +1,26 @@
 //! The packet filter beside `nft`, in one run and on one ruleset: `cargo bench -p manx-felix --bench acl` as root.
 //!
 //! Everything happens in network namespaces of its own. Figures are milliseconds, the median of the rounds and the
-//! least; what counts is the ratio between two of one run.
+//! least; what counts is the ratio between two of one run. `MANX_BENCH=forwarding` measures one part alone: `sets`,
+//! `policies`, `forwarding` (beside the linear shape of iptables) or `events` (from an object of the API to the kernel).
 
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot go on fails by panicking")]
 
-#[path = "../tests/acl/lab.rs"]
+mod events;
+mod forwarding;
+#[path = "../../tests/acl/lab.rs"]
 #[allow(dead_code, reason = "shared with the tests")]
 mod lab;
-#[path = "../tests/acl/world.rs"]
+#[path = "../../tests/acl/probe.rs"]
+#[allow(dead_code, reason = "shared with the tests")]
+mod probe;
+#[path = "../../tests/acl/world.rs"]
 #[allow(dead_code, reason = "shared with the tests")]
 mod world;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::io::Write;
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,9 +33,7 @@ use manx_felix::acl::ruleset::{
     Action, Chain, Direction, Endpoint, Ifname, Members, Mode, Network, Peer, Policy, PolicyId, PortRange,
     Ports, Protocol, Rule, Ruleset, Set, SetId, SetKind, Spoofing, Tier,
 };
-use socket2::{Domain, Socket, Type as SocketType};
 
-use crate::lab::Lab;
 use crate::world::{in_a_namespace, step, wait};
 
 /// Addresses in the large sets.
@@ -44,9 +48,17 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
-    in_a_namespace(sets);
-    in_a_namespace(policies);
-    in_a_namespace(forwarding);
+    let wanted = std::env::var("MANX_BENCH").unwrap_or_default();
+    let parts: [(&str, fn()); 4] = [
+        ("sets", sets),
+        ("policies", policies),
+        ("forwarding", forwarding::forwarding),
+        ("events", events::events),
+    ];
+    for (name, part) in parts.into_iter().filter(|(name, _)| wanted.is_empty() || wanted == *name) {
+        println!("{name}");
+        in_a_namespace(part);
+    }
 }
 
 /// Runs something some times and prints its median and its least.
@@ -236,71 +248,4 @@ fn replace(what: &str, mut work: impl FnMut(u16) -> Duration) -> f64 {
     times.sort_by(f64::total_cmp);
     println!("{what:<64} {:>10.3}  {:>10.3}  n={}", times[15], times[0], times.len());
     times[15]
-}
-
-/// What it costs to open a connection, and to speak over one.
-fn forwarding() {
-    let lab = Lab::new(2);
-    let target = lab.pods[1].address(Family::Ipv4);
-    let [client, server] = [&lab.pods[0], &lab.pods[1]];
-    server.run(move |_| {
-        let listener = std::net::TcpListener::bind(SocketAddr::new(target, 80)).unwrap();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                stream.set_nodelay(true).unwrap();
-                std::thread::spawn(move || {
-                    let mut octet = [0];
-                    while stream.read(&mut octet).is_ok_and(|length| length > 0) {
-                        if stream.write_all(&octet).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
-    });
-    let connect = move || {
-        let socket = Socket::new(Domain::IPV4, SocketType::STREAM, None).unwrap();
-        socket.set_tcp_nodelay(true).unwrap();
-        // No TIME_WAIT: ports are soon used up otherwise.
-        socket.set_linger(Some(Duration::ZERO)).unwrap();
-        socket.connect(&SocketAddr::new(target, 80).into()).unwrap();
-        socket
-    };
-    // The sender is of the last policy's set.
-    let of_last = |mut ruleset: Ruleset| {
-        let id = *ruleset.sets.keys().next_back().unwrap();
-        let members = Members::Addresses([client.address(Family::Ipv4)].into());
-        ruleset.sets.insert(id, Set { of: "the client".into(), members });
-        ruleset
-    };
-    let rulesets = [
-        ("no policy", ruleset(1, 2, |_| vec![])),
-        ("10 policies, all of this pod", of_last(ruleset(10, 2, |_| (0..10).collect()))),
-        (
-            "10,000 policies, 10 of this pod",
-            of_last(ruleset(POLICIES, 2, |_| (POLICIES - 10..POLICIES).collect())),
-        ),
-        ("10,000 policies, all of this pod", of_last(ruleset(POLICIES, 2, |_| (0..POLICIES).collect()))),
-    ];
-    let driver = Driver::start(Connections::Keep).unwrap();
-    driver.sweep();
-    let mut now = Ruleset::default();
-    for round in 0..2 {
-        for (what, next) in &rulesets {
-            let what = (*what).to_owned();
-            wait(driver.update(step(&now, next))).unwrap();
-            now = next.clone();
-            client.run(move |_| {
-                measure(&format!("connect, {what}, round {round}"), 2000, |_| drop(connect()));
-                let mut stream: std::net::TcpStream = connect().into();
-                let mut octet = [7];
-                measure(&format!("request, {what}, round {round}"), 5000, |_| {
-                    stream.write_all(&octet).unwrap();
-                    stream.read_exact(&mut octet).unwrap();
-                });
-            });
-        }
-    }
 }

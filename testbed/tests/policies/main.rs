@@ -1,0 +1,13 @@
+//! Policies with real agents: the truth tables of `testbed/policies` asked with packets, agents that are killed meanwhile,
+//! and what the API and people are told.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where its helpers fail")]
+
+#[path = "../../policies/cases.rs"]
+mod cases;
+mod cluster;
+#[path = "../../../felix/tests/acl/probe.rs"]
+mod probe;
+mod restart;
+mod status;
+mod tables;
