@@ -18,6 +18,15 @@ use crate::cluster::{Cluster, Mouth, SOON, pod};
 /// Times the agent ends, while packets flow.
 const RESTARTS: usize = 6;
 
+/// Tells the flood to end, also when a test panics.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn object(json: Value) -> Object {
     serde_json::from_value(json).unwrap()
 }
@@ -60,6 +69,7 @@ fn nothing_opens_or_closes_for_a_moment_while_agents_end_and_start() {
             }
             rounds
         });
+        let stopping = Stop(&stop);
         runtime.block_on(async {
             for round in 0..RESTARTS {
                 if flooding.is_finished() {
@@ -78,6 +88,10 @@ fn nothing_opens_or_closes_for_a_moment_while_agents_end_and_start() {
                 cluster.lab.start_daemon("node1", "manx-felix").await.unwrap();
                 let port = format!("dport {}", 1001 + round);
                 let in_force = || async {
+                    // One that starts before the last has let go of its lock ends again.
+                    if cluster.lab.pid("node1", "manx-felix").unwrap().is_none() {
+                        let _ = cluster.lab.start_daemon("node1", "manx-felix").await;
+                    }
                     let dump = cluster.lab.run("node1", &["manxctl", "policy", "dump"]).await;
                     let dump = dump.map_err(|error| error.to_string())?;
                     if dump.contains(&port) { Ok(()) } else { Err(dump) }
@@ -86,7 +100,7 @@ fn nothing_opens_or_closes_for_a_moment_while_agents_end_and_start() {
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
         });
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         flooding.join().unwrap()
     });
     println!("{rounds} rounds of {} packets while the agent was started {RESTARTS} times", flood.len());

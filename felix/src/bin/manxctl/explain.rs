@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(behind("80").unwrap(), [(two, tcp), (six, tcp)]);
         assert_eq!(behind("53/udp").unwrap()[0], (two, Port(Protocol::Udp, 5353)));
         let error = behind("53").unwrap_err().to_string();
-        assert_eq!(error, "the Service has no port 53/TCP, but 80/TCP, 53/UDP");
+        assert_eq!(error, "the Service has no port 53/TCP, but 80/TCP,53/UDP");
         let headless = from(json!({ "spec": { "clusterIP": "None" } }));
         let tcp = Port(Protocol::Tcp, 9000);
         assert_eq!(endpoints(&headless, &slices, tcp).unwrap()[0], (two, tcp));
