@@ -87,7 +87,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let (agent, pulse) =
         Agent::new(&config, client.clone(), (dataplane, acl.clone()), speaker, metrics.clone())
             .with_context(|| format!("state directory {}", state_dir.display()))?;
-    let watches = watch::start(&client, &config.node_name);
+    let watches = watch::start(&client, &config.node_name, &config.namespace);
     let (commands, received) = mpsc::channel(COMMANDS);
     let (questions, asked) = mpsc::channel(QUESTIONS);
     let install = Install::new(&config).context("this program's own place")?;

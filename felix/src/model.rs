@@ -1,6 +1,7 @@
 //! The cluster's objects as the agent understands them: parsed once at the edge ([`crate::watch`]), only what is
 //! needed of each.
 
+mod bgp;
 pub mod labels;
 pub mod policy;
 
@@ -15,7 +16,7 @@ use manx_ipam::cidr::{BlockCidr, Cidr};
 use manx_ipam::claim::Claim;
 use manx_ipam::crd::Allocation;
 
-use crate::graph::Selector;
+pub use bgp::{BgpConfig, Filter, FilterRule, Mesh, Neighbour, Peer, SecretKey, Source, Wanted};
 
 /// Why an object cannot be put in force, in the terms of a Kubernetes condition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +40,8 @@ impl Bad {
 pub struct Object<T> {
     /// `metadata.name`, or `namespace/name` of a namespaced kind.
     pub name: String,
+    /// `metadata.uid`; kept where Events are told of the object.
+    pub uid: String,
     /// `metadata.generation`; 0 where the kind has none.
     pub generation: i64,
     /// `status.conditions` as they are.
@@ -54,10 +57,25 @@ pub struct Node {
     pub uid: String,
     /// What node selectors look at.
     pub labels: BTreeMap<String, String>,
-    /// The first InternalIP of its family.
+    /// Its address for BGP: that of its annotation, or the first InternalIP of its family.
     pub ipv4: Option<Ipv4Addr>,
-    /// The first InternalIP of its family.
+    /// The same of the other family.
     pub ipv6: Option<Ipv6Addr>,
+    /// Its AS, where its annotation or label says one.
+    pub asn: Option<Asn>,
+    /// What its agent found to be its addresses, as that wrote it.
+    pub found: Option<String>,
+    /// What is wrong with its annotations, in words; they are as if they were not there.
+    pub faults: Vec<String>,
+    /// `topology.kubernetes.io/zone`; empty where it is in none.
+    pub zone: String,
+    /// Whether it can be counted on to reflect routes: Ready, and not cordoned.
+    pub dependable: bool,
+    /// Whether it says of itself that it reflects routes.
+    pub reflecting: bool,
+    /// Seconds between the announcement of its leave and the withdrawal of its routes, where it is cordoned and
+    /// annotated with [`DRAIN`].
+    pub drain: Option<u32>,
     /// What its condition [`IP_ADDRESSES_EXHAUSTED`] says, if it is there.
     pub exhausted: Option<bool>,
     /// All of them, internal and external.
@@ -66,6 +84,23 @@ pub struct Node {
 
 /// Condition of a Node whose pods cannot have addresses, for the scheduler's operators: it taints nothing by itself.
 pub const IP_ADDRESSES_EXHAUSTED: &str = "manx.io/IPAddressesExhausted";
+
+/// Annotation of a Node that is drained by its agent for as long as it is cordoned: the seconds between the announcement
+/// of its leave (RFC 8326) and the withdrawal of its routes; empty: 60.
+pub const DRAIN: &str = "manx.io/drain";
+
+/// Annotation of a Node: its addresses for BGP, `10.1.0.5,fd00::5`.
+pub const ADDRESS: &str = "manx.io/address";
+
+/// Annotation of a Node, by its agent: the addresses it found, where the BGPConfiguration says how; [`ADDRESS`] comes
+/// before it.
+pub const FOUND_ADDRESS: &str = "manx.io/found-address";
+
+/// Annotation or label of a Node: its AS.
+pub const AS_NUMBER: &str = "manx.io/as-number";
+
+/// Condition of a Node that reflects routes because the cluster elected it.
+pub const ROUTE_REFLECTOR: &str = "manx.io/RouteReflector";
 
 impl Node {
     /// Its address of one family.
@@ -133,39 +168,4 @@ pub struct Block {
     pub free: i64,
     /// Its status as it is; kept of this node's blocks only.
     pub allocations: Vec<Allocation>,
-}
-
-/// How nodes speak BGP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BgpConfig {
-    /// AS of every node.
-    pub asn: Asn,
-    /// Whether nodes peer with each other.
-    pub mesh: bool,
-    /// TCP port nodes listen on.
-    pub listen_port: u16,
-    /// Seconds: 0 or 3–65535.
-    pub hold_time: u16,
-}
-
-impl Default for BgpConfig {
-    /// What a cluster without a BGPConfiguration does; the defaults of the resource.
-    fn default() -> Self {
-        Self { asn: Asn(64512), mesh: true, listen_port: manx_bgp::iana::BGP_PORT, hold_time: 90 }
-    }
-}
-
-/// A neighbour outside the mesh.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// Nodes that peer with it.
-    pub nodes: Selector,
-    /// Where it is: unicast, neither loopback nor link-local.
-    pub address: IpAddr,
-    /// The AS it must claim.
-    pub asn: Asn,
-    /// Its TCP port.
-    pub port: u16,
-    /// Seconds: 0 or 3–65535; the configuration's unless set.
-    pub hold_time: Option<u16>,
 }

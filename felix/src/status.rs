@@ -7,7 +7,10 @@ use manx_bgp::api::{Session, SessionState};
 use manx_bgp::types::{Asn, Prefix, RouterId};
 use serde::{Deserialize, Serialize};
 
-use crate::crd::{NodeStatusStatus, SessionStatus};
+use crate::crd::{NodeStatusStatus, ProblemStatus, SessionStatus};
+
+/// How many problems a NodeStatus has at most: what ails a node this much is told by its agent.
+const MAX_PROBLEMS: usize = 20;
 
 /// All an agent knows of its node, for people. The answer to [`manx_cni::protocol::Request::Status`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -185,8 +188,13 @@ impl From<&NodeReport> for NodeStatusStatus {
             version: report.version.clone(),
             // What is there stays.
             policies: None,
+            problems: report.problems.iter().take(MAX_PROBLEMS).map(problem).collect(),
         }
     }
+}
+
+fn problem(problem: &ProblemReport) -> ProblemStatus {
+    ProblemStatus { object: problem.object.clone(), message: problem.message.clone() }
 }
 
 fn session(session: &Session) -> SessionStatus {

@@ -12,12 +12,12 @@ use manx_ipam::pool::check_overlaps;
 use manx_ipam::{BlockCidr, Cidr, Pool};
 
 use crate::graph::policy::{NodeAddresses, PolicyInput};
-use crate::graph::{Input, Selector};
+use crate::graph::{Input, Known, Selector};
 use crate::model::labels::Interner;
 use crate::model::policy::{Policy, PolicyName};
-use crate::model::{Bad, BgpConfig, Block, Namespace, Node, Object, Peer, Pod, Request, Reservation};
-use crate::watch::convert::DEFAULT_CONFIGURATION;
-use crate::watch::{Change, Kind, Update};
+use crate::model::{Bad, BgpConfig, Block, Filter, Namespace, Node, Object, Peer, Pod, Request, Reservation};
+use crate::watch::bgp::DEFAULT_CONFIGURATION;
+use crate::watch::{Change, Keys, Kind, Update};
 
 /// The cluster as it is known.
 #[derive(Debug, Default)]
@@ -60,6 +60,10 @@ pub struct Cluster {
     good_configuration: Option<BgpConfig>,
     /// As they are.
     pub peers: BTreeMap<String, Object<Peer>>,
+    /// As they are.
+    pub filters: BTreeMap<String, Object<Filter>>,
+    /// Those that sessions name, as far as they have been read.
+    secrets: BTreeMap<String, Known>,
 }
 
 /// A pool and its selectors, parsed.
@@ -120,6 +124,8 @@ impl Cluster {
             Update::Block(change) => self.blocks(change, &mut told),
             Update::Bgp(change) => self.configurations(change, &mut told),
             Update::Peer(change) => self.peers(change, &mut told),
+            Update::Filter(change) => self.filters(change, &mut told),
+            Update::Secret(name, keys) => self.secret(name, keys, &mut told),
             Update::Refused(kind, reason) => self.refused(kind, reason),
             Update::Api(answer) => self.api(answer),
         }
@@ -287,6 +293,7 @@ impl Cluster {
             let name = of(&name);
             let object = object.map(|object| Object {
                 name: object.name,
+                uid: object.uid,
                 generation: object.generation,
                 conditions: object.conditions,
                 spec: object.spec.map(Arc::new),
@@ -406,11 +413,11 @@ impl Cluster {
         self.good_configuration =
             match self.configurations.get(DEFAULT_CONFIGURATION).map(|object| &object.spec) {
                 None => Some(BgpConfig::default()),
-                Some(Ok(configuration)) => Some(*configuration),
-                Some(Err(_)) => self.good_configuration,
+                Some(Ok(configuration)) => Some(configuration.clone()),
+                Some(Err(_)) => self.good_configuration.take(),
             };
         if self.synced.contains(&Kind::BGPConfiguration) {
-            told.push(Told::Input(Input::Bgp(self.good_configuration)));
+            told.push(Told::Input(Input::Bgp(self.good_configuration.clone())));
         }
     }
 
@@ -428,6 +435,39 @@ impl Cluster {
                 None => _ = self.peers.remove(&name),
             }
         }
+    }
+
+    fn filters(&mut self, change: Change<Filter>, told: &mut Vec<Told>) {
+        for (name, object) in self.changes(Kind::BGPFilter, change, |cluster| cluster.filters.keys(), told) {
+            let before = self.filters.get(&name).and_then(|object| object.spec.as_ref().err());
+            match object.as_ref().map(|object| object.spec.clone()) {
+                Some(Ok(filter)) => told.push(Told::Input(Input::Filter(name.clone(), Some(filter)))),
+                // The graph keeps what it was told before.
+                Some(Err(bad)) => complain("BGPFilter", &name, &bad, before),
+                None => told.push(Told::Input(Input::Filter(name.clone(), None))),
+            }
+            match object {
+                Some(object) => _ = self.filters.insert(name, object),
+                None => _ = self.filters.remove(&name),
+            }
+        }
+    }
+
+    /// What a Secret said last stays in force while it cannot be read.
+    fn secret(&mut self, name: String, keys: Result<Keys, String>, told: &mut Vec<Told>) {
+        let known = self.secrets.entry(name.clone()).or_default();
+        *known = match keys {
+            Ok(keys) => Known { keys: Some(keys), fault: None },
+            Err(fault) => Known { keys: known.keys.take(), fault: Some(fault) },
+        };
+        told.push(Told::Input(Input::Secret(name, Some(known.clone()))));
+    }
+
+    /// Of these Secrets alone something is to be known.
+    pub fn keep_secrets(&mut self, named: &BTreeSet<String>) -> Vec<Input> {
+        let gone: Vec<String> = self.secrets.keys().filter(|name| !named.contains(*name)).cloned().collect();
+        self.secrets.retain(|name, _| named.contains(name));
+        gone.into_iter().map(|name| Input::Secret(name, None)).collect()
     }
 
     fn refused(&mut self, kind: Kind, reason: Option<String>) {
@@ -493,6 +533,18 @@ mod tests {
     use manx_ipam::crd::IPPoolSpec;
 
     use super::*;
+    use crate::model::Mesh;
+
+    #[test]
+    fn a_secret_that_goes_leaves_its_last_keys_in_force() {
+        let mut cluster = cluster();
+        let keys = Keys::from([("password".to_owned(), "hush".to_owned().into())]);
+        cluster.update(Update::Secret("tor".to_owned(), Ok(keys.clone())));
+        let told = cluster.update(Update::Secret("tor".to_owned(), Err("gone".to_owned())));
+        let known = Known { keys: Some(keys), fault: Some("gone".to_owned()) };
+        assert_eq!(told, [Told::Input(Input::Secret("tor".to_owned(), Some(known)))]);
+        assert_eq!(cluster.keep_secrets(&BTreeSet::new()), [Input::Secret("tor".to_owned(), None)]);
+    }
 
     fn pool(cidr: &str) -> Update {
         let spec = IPPoolSpec::new(cidr);
@@ -500,7 +552,7 @@ mod tests {
     }
 
     fn object<T>(name: &str, spec: Result<T, Bad>) -> Object<T> {
-        Object { name: name.to_owned(), generation: 1, conditions: Vec::new(), spec }
+        Object { name: name.to_owned(), uid: "uid".to_owned(), generation: 1, conditions: Vec::new(), spec }
     }
 
     fn cluster() -> Cluster {
@@ -528,10 +580,12 @@ mod tests {
         let bad = || object("default", Err::<BgpConfig, _>(Bad::new("InvalidASN", "0 is reserved")));
         let told = cluster.update(Update::Bgp(Change::Replace(vec![bad()])));
         assert!(told.contains(&Told::Input(Input::Bgp(None))));
-        let good = BgpConfig { mesh: false, ..BgpConfig::default() };
-        cluster.update(Update::Bgp(Change::Apply(object("default", Ok(good)))));
-        let told = cluster.update(Update::Bgp(Change::Apply(bad())));
-        assert_eq!(told, [Told::Input(Input::Bgp(Some(good)))]);
+        let good = BgpConfig { mesh: Mesh::None, ..BgpConfig::default() };
+        cluster.update(Update::Bgp(Change::Apply(object("default", Ok(good.clone())))));
+        for _ in 0..2 {
+            let told = cluster.update(Update::Bgp(Change::Apply(bad())));
+            assert_eq!(told, [Told::Input(Input::Bgp(Some(good.clone())))]);
+        }
         let told = cluster.update(Update::Bgp(Change::Delete("default".to_owned())));
         assert_eq!(told, [Told::Input(Input::Bgp(Some(BgpConfig::default())))]);
     }

@@ -2,7 +2,7 @@
 //! outcome comes back as an event. The attachment files and the host's interfaces are asked in place: both answer
 //! at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -17,12 +17,16 @@ use tokio::sync::oneshot;
 
 use super::blocks::{Blocks, Want};
 use super::cluster::{Cluster, Told};
+use super::degraded::Degraded;
+use super::draining::Draining;
 use super::election::Bid;
 use super::enforced::Enforcement;
 use super::exhaustion::Exhaustion;
 use super::found::{Found, PodLink};
 use super::known::KnownFile;
+use super::meshing::Meshing;
 use super::mirror::{Mirror, Write};
+use super::own_address::OwnAddress;
 use super::pods::{Held, Policing, Waiting};
 use super::vanished::{Collection, Condemned, Vanished};
 use crate::acl;
@@ -32,6 +36,7 @@ use crate::dataplane::{self, FibDelta};
 use crate::graph::policy::PolicyInput;
 use crate::graph::{Graph, Input};
 use crate::health::Metrics;
+use crate::model::Wanted;
 use crate::speaker;
 use crate::watch::{Kind, Update};
 
@@ -39,8 +44,8 @@ use crate::watch::{Kind, Update};
 const DEFAULT_MTU: u32 = 1500;
 
 /// What must have been read before the speaker is given orders: with less, sessions that are up would be ended.
-const SPEAKING: [Kind; 5] =
-    [Kind::Node, Kind::BGPConfiguration, Kind::BGPPeer, Kind::IPPool, Kind::IPAMBlock];
+const SPEAKING: [Kind; 6] =
+    [Kind::Node, Kind::BGPConfiguration, Kind::BGPPeer, Kind::BGPFilter, Kind::IPPool, Kind::IPAMBlock];
 
 /// What must have been read before policies are put in force: with less, something would be open that shall not be.
 const POLICING: [Kind; 5] =
@@ -118,6 +123,10 @@ pub enum Effect {
         /// Also what statuses there are.
         statuses: bool,
     },
+    /// Read these Secrets from now on, and no others.
+    Secrets(BTreeSet<String>),
+    /// Have the speaker drained, or not. Answered by [`Core::drained`].
+    Drain(Option<u32>),
     /// Write to the API. Answered by [`Core::written`].
     Write(Vec<Write>),
     /// Ask the speaker how it is and then answer with a report.
@@ -146,6 +155,12 @@ pub trait Host: Send {
     /// # Errors
     /// When the kernel does not say.
     fn pod_links(&self) -> io::Result<Vec<PodLink>>;
+
+    /// Addresses of this machine a node is to be known by, at most one a family.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    fn addresses(&self, wanted: &Wanted) -> io::Result<Vec<IpAddr>>;
 
     /// MTU of the interfaces that hold the node's addresses.
     fn mtu_of(&self, addresses: &[IpAddr]) -> Option<u32>;
@@ -213,6 +228,15 @@ pub struct Core {
     pub(super) policing: Vec<Policing>,
     /// Whether the packet filter has been given all there is.
     pub(super) policed: bool,
+    /// Secrets that are read.
+    secrets: BTreeSet<String>,
+    pub(super) meshing: Meshing,
+    /// Whether what the topology goes by may have changed.
+    pub(super) mesh_due: bool,
+    /// The addresses this node is to be known by, as they are annotated; none: by those of its status.
+    pub(super) own_address: OwnAddress,
+    pub(super) draining: Draining,
+    pub(super) degraded: Degraded,
     /// Orders the speaker may not have yet.
     unsent: Option<Config>,
     /// Whether a speaker that starts now is not this boot's first: what an earlier one taught the kernel is still
@@ -282,6 +306,12 @@ impl Core {
             retire: Vec::new(),
             policing: Vec::new(),
             policed: false,
+            secrets: BTreeSet::new(),
+            meshing: Meshing::default(),
+            mesh_due: false,
+            own_address: OwnAddress::default(),
+            draining: Draining::default(),
+            degraded: Degraded::default(),
             unsent: None,
             respoken: false,
             swept: false,
@@ -307,7 +337,10 @@ impl Core {
                 self.enforcement.hurry(now, self.cluster.nodes.len());
             }
             match told {
-                Told::Input(input) => self.graph.apply(input),
+                Told::Input(input) => {
+                    self.mesh_due |= matches!(input, Input::Node(..) | Input::Bgp(_));
+                    self.graph.apply(input);
+                }
                 Told::Policy(input) => self.graph.policy.apply(input),
                 Told::Pools => self.use_pools(),
                 Told::Parts => self.match_parts(),
@@ -343,6 +376,7 @@ impl Core {
             speaker::Event::Up { daemon } => {
                 tracing::info!("{daemon} is there");
                 self.graph.apply(Input::Relearn);
+                self.doubt_drain();
                 let (status, ordered) = (self.heard.status.take(), self.heard.ordered);
                 self.heard = Heard { up: true, daemon, status, ordered, ..Heard::default() };
             }
@@ -385,6 +419,7 @@ impl Core {
     /// Takes the speaker's answer to "how are you"; none: it did not answer.
     pub fn hear_status(&mut self, status: Option<api::Status>) {
         self.heard.status = status;
+        self.mesh_due = true;
     }
 
     /// The kernel has answered for a delta sent while [`Core::in_sync`] held.
@@ -443,6 +478,9 @@ impl Core {
         self.see_exhaustion(now);
         self.collect_vanished(now);
         self.survey(now);
+        self.mesh_due = true;
+        self.find_address();
+        self.see_trouble(now);
         self.write(now);
     }
 
@@ -450,6 +488,9 @@ impl Core {
     #[must_use = "effects not performed are lost"]
     pub fn effects(&mut self, now: Instant) -> Vec<Effect> {
         self.want_blocks(now);
+        self.mesh(now);
+        self.drain(now);
+        let secrets_read = self.read_secrets();
         let delta = self.graph.flush();
         if let Some(speaking) = delta.speaker {
             for problem in &speaking.problems {
@@ -457,7 +498,8 @@ impl Core {
             }
             self.unsent = speaking.orders;
         }
-        let orders = if self.cluster.has_read(&SPEAKING) { self.unsent.take() } else { None };
+        let all_read = self.cluster.has_read(&SPEAKING) && secrets_read && self.meshed();
+        let orders = if all_read { self.unsent.take() } else { None };
         let orders = orders.map(|orders| Config {
             restarting: self.respoken,
             underlay: self.underlay.as_deref().map(|ways| with_pods(ways, &orders)),
@@ -485,6 +527,24 @@ impl Core {
             self.effects.push(Effect::Sweep);
         }
         std::mem::take(&mut self.effects)
+    }
+
+    /// Has the Secrets read that sessions need; whether all have been.
+    fn read_secrets(&mut self) -> bool {
+        if !self.cluster.has_read(&SPEAKING) {
+            return false;
+        }
+        let (named, all_read) = self.graph.secrets();
+        let changed =
+            named.len() != self.secrets.len() || !named.iter().all(|name| self.secrets.contains(*name));
+        if changed {
+            self.secrets = named.into_iter().map(str::to_owned).collect();
+            for input in self.cluster.keep_secrets(&self.secrets) {
+                self.graph.apply(input);
+            }
+            self.effects.push(Effect::Secrets(self.secrets.clone()));
+        }
+        all_read
     }
 
     fn use_pools(&mut self) {

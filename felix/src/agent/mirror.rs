@@ -13,8 +13,10 @@ use manx_ipam::crd::{IPAMBlockStatus, IPPoolStatus};
 use manx_ipam::{BlockCidr, Pool};
 
 use super::core::{Core, Effect};
+use super::degraded::Concerned;
 use super::enforced::Shown;
 use super::exhaustion::Regarding;
+use super::heartbeat::Heartbeat;
 use super::write::merged;
 use crate::crd::{NodeStatusStatus, PolicyStatusStatus};
 use crate::model::policy::{Policy, PolicyName};
@@ -22,9 +24,6 @@ use crate::model::{Bad, Object};
 
 /// Pauses after a write that failed: doubled from the first to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-
-/// What this node says of itself is written again after this long, whether or not it has changed.
-const REPEAT: Duration = Duration::from_secs(600);
 
 /// The largest number JSON keeps exactly.
 const MAX_SIZE: u128 = 1 << 53;
@@ -78,6 +77,22 @@ pub enum Write {
         /// Why not; none: they can.
         words: Option<String>,
     },
+    /// An annotation of the Node.
+    Address {
+        /// Of the Node.
+        node: String,
+        /// Its key.
+        annotation: &'static str,
+        /// None: it goes.
+        value: Option<String>,
+    },
+    /// Whether this node reflects routes because it was elected: the Node's condition.
+    Reflecting {
+        /// Of the Node.
+        node: String,
+        /// Whether it does.
+        reflects: bool,
+    },
     /// An Event: addresses are exhausted.
     Event {
         /// What about.
@@ -103,6 +118,33 @@ pub enum Write {
     },
     /// A BGPConfiguration's `Accepted` condition.
     Configuration {
+        /// Of the object.
+        name: String,
+        /// Those that are there.
+        conditions: Vec<Condition>,
+        /// To be merged into them.
+        verdict: Verdict,
+    },
+    /// The `Degraded` condition of a BGPPeer or BGPConfiguration.
+    Degraded {
+        /// Which.
+        object: Concerned,
+        /// Those that are there.
+        conditions: Vec<Condition>,
+        /// To be merged into them.
+        verdict: Verdict,
+    },
+    /// An Event: a node cannot do as a BGPPeer or BGPConfiguration says.
+    Trouble {
+        /// Which.
+        object: Concerned,
+        /// Of the object.
+        uid: String,
+        /// Which node, and why.
+        note: String,
+    },
+    /// A BGPFilter's `Accepted` condition.
+    Filter {
         /// Of the object.
         name: String,
         /// Those that are there.
@@ -199,14 +241,13 @@ pub struct Mirror {
     failure: Option<String>,
     /// Policies of which an Event was told, by UID and generation.
     complained: BTreeMap<PolicyName, (String, i64)>,
-    /// What this node last wrote of itself, and until when that is taken for there: nobody watches it.
-    node: Option<(NodeStatusStatus, Instant)>,
+    node: Heartbeat,
 }
 
 impl Mirror {
     /// What this node wrote of itself may be gone: with its Node, or with all an API server knew.
     pub(super) fn doubt_node(&mut self) {
-        self.node = None;
+        self.node.doubt();
     }
 }
 
@@ -217,10 +258,8 @@ impl Core {
         if !due || !self.in_sync() {
             return;
         }
-        if self.mirror.node.as_ref().is_some_and(|(_, until)| *until <= now) {
-            self.mirror.doubt_node();
-        }
-        let writes = self.writes(now);
+        let mut writes = self.writes(now);
+        writes.extend(self.node_status(now));
         if !writes.iter().any(|write| matches!(write, Write::Policy { .. } | Write::ForgetPolicy { .. })) {
             self.enforcement.is_due = false;
         }
@@ -235,8 +274,10 @@ impl Core {
         self.mirror.running = false;
         for write in done {
             match write {
-                Write::Node { status, .. } => self.mirror.node = Some((*status, now + REPEAT)),
+                Write::Node { status, .. } => self.mirror.node.wrote(*status, now),
                 Write::Event { regarding, .. } => self.exhaustion.said(&regarding),
+                Write::Trouble { object, .. } => self.degraded.told(&object, now),
+                Write::Degraded { object, .. } => self.degraded.wrote(&object, now),
                 Write::Complaint { policy, uid, generation, .. } => {
                     self.mirror.complained.insert(policy, (uid, generation));
                 }
@@ -275,6 +316,11 @@ impl Core {
         let mut writes: Vec<Write> = self.own_blocks().collect();
         writes.extend(self.request_writes());
         writes.extend(self.exhaustion_writes());
+        writes.extend(self.degraded_writes());
+        writes.extend(self.address_write());
+        let reflects = self.meshing.confirms();
+        let said = self.graph.node(&self.me).filter(|node| node.reflecting != reflects);
+        writes.extend(said.map(|_| Write::Reflecting { node: self.me.clone(), reflects }));
         if self.cluster.leads() {
             writes.extend(self.pool_statuses());
             writes.extend(judge(&self.cluster.reservations).map(|(name, object, verdict)| {
@@ -288,22 +334,34 @@ impl Core {
             writes.extend(judge(&self.cluster.configurations).map(|(name, object, verdict)| {
                 Write::Configuration { name: name.clone(), conditions: object.conditions.clone(), verdict }
             }));
+            writes.extend(judge(&self.cluster.filters).map(|(name, object, verdict)| Write::Filter {
+                name: name.clone(),
+                conditions: object.conditions.clone(),
+                verdict,
+            }));
             writes.extend(self.judged_policies(now));
             writes.extend(self.policy_statuses(now));
             writes.extend(self.complaints());
         }
+        writes
+    }
+
+    /// What this node says of itself, if it is to be said now.
+    fn node_status(&mut self, now: Instant) -> Option<Write> {
+        let uid = self.graph.node(&self.me)?.uid.clone();
         let policies = self.enforcement.said();
         let status = NodeStatusStatus { policies, ..NodeStatusStatus::from(&self.report(now)) };
-        if let Some(node) = self.graph.node(&self.me)
-            && self.mirror.node.as_ref().is_none_or(|(written, _)| *written != status)
-        {
-            writes.push(Write::Node {
-                name: self.me.clone(),
-                uid: node.uid.clone(),
-                status: Box::new(status),
-            });
-        }
-        writes
+        let (nodes, share) = (self.cluster.nodes.len(), self.share());
+        let due = self.mirror.node.is_due(&status, nodes, share, now);
+        due.then(|| Write::Node { name: self.me.clone(), uid, status: Box::new(status) })
+    }
+
+    /// Of whatever is spread over the nodes: from 0 to 1, by this node's place among their names.
+    pub(super) fn share(&self) -> f64 {
+        let before = self.cluster.nodes.range::<String, _>(..&self.me).count();
+        #[expect(clippy::cast_precision_loss, reason = "a share of some thousand nodes")]
+        let share = before as f64 / self.cluster.nodes.len().max(1) as f64;
+        share
     }
 
     /// ClusterNetworkPolicies whose conditions do not say what is to be said; a NetworkPolicy has no status.

@@ -17,14 +17,19 @@ mod carve;
 mod choice;
 mod cluster;
 mod core;
+mod degraded;
+mod draining;
 mod election;
 mod enforced;
 mod exhaustion;
 mod found;
+mod heartbeat;
 mod known;
 pub mod lease;
 mod lookup;
+mod meshing;
 mod mirror;
+mod own_address;
 mod pods;
 mod report;
 #[cfg(test)]
@@ -32,6 +37,7 @@ mod tests;
 mod vanished;
 mod write;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
@@ -43,7 +49,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use kube::Client;
-use manx_bgp::api::{self, Config};
+use manx_bgp::api::{self, AfterDrain, Config, Request};
 use manx_ipam::claim::{Claim, ClaimError, Taken, claim, claim_this};
 use manx_ipam::crd::IPAMBlock;
 use manx_ipam::store::kube::KubeStore;
@@ -56,9 +62,11 @@ use self::core::{Answer, Core, Effect, Host, Retired, Start};
 use crate::acl::driver::{Driver, UpdateError};
 use crate::attach::files::Files;
 use crate::attach::{Attempt, Command, Refusal};
+use crate::dataplane::own_address::find as own_address_of;
 use crate::dataplane::retire::{LinkError, Removal};
 use crate::dataplane::{ApplyErrors, Dataplane, links};
 use crate::health::{Metrics, Pulse};
+use crate::model::Wanted;
 use crate::speaker::{self, Speaker};
 use crate::status::NodeReport;
 use crate::watch::{Update, Watches};
@@ -93,6 +101,8 @@ pub struct Agent {
     /// Of the Lease.
     namespace: String,
     doubt: Arc<tokio::sync::Notify>,
+    /// Names of the Secrets to be read.
+    secrets: cell::Sender<BTreeSet<String>>,
     metrics: Metrics,
     pulse: cell::Sender<Pulse>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -129,6 +139,7 @@ enum Done {
     Collected(String, Collected),
     Written(Vec<Write>, Option<String>),
     Surveyed(Option<Survey>),
+    Drained(Option<u32>, Result<(), String>),
     Polled(Option<api::Status>),
     Report(oneshot::Sender<serde_json::Value>, Option<api::Status>),
 }
@@ -174,6 +185,7 @@ impl Agent {
             store,
             namespace: config.namespace.clone(),
             doubt: Arc::default(),
+            secrets: cell::channel(BTreeSet::new()).0,
             metrics,
             pulse,
             work: FuturesUnordered::new(),
@@ -192,8 +204,9 @@ impl Agent {
         mut commands: mpsc::Receiver<Command>,
         stop: impl Future<Output = ()>,
     ) {
-        let Watches { mut updates, doubt } = watches;
+        let Watches { mut updates, doubt, secrets } = watches;
         self.doubt = doubt;
+        self.secrets = secrets;
         let mut stop = std::pin::pin!(stop);
         let (names, mut unnamed) = mpsc::channel(UNNAMED);
         self.acl.name_by(names);
@@ -321,6 +334,11 @@ impl Agent {
                         Done::Surveyed(lookup::survey(client, statuses).await)
                     }));
                 }
+                Effect::Secrets(named) => drop(self.secrets.send_replace(named)),
+                Effect::Drain(wait) => {
+                    let socket = self.speaker.socket().to_owned();
+                    self.work.push(Box::pin(async move { Done::Drained(wait, drain(&socket, wait).await) }));
+                }
                 Effect::Write(writes) => {
                     let (client, store) = (self.client.clone(), self.store.clone());
                     self.work.push(Box::pin(async move {
@@ -393,6 +411,7 @@ impl Agent {
                 self.doubt_if(survey.is_none());
                 self.core.surveyed(survey, now);
             }
+            Done::Drained(wait, outcome) => self.core.drained(wait, outcome, now),
             Done::Polled(status) => self.core.hear_status(status),
             Done::Report(answer, status) => {
                 self.core.hear_status(status);
@@ -477,6 +496,21 @@ async fn poll(socket: &Path) -> Option<api::Status> {
     }
 }
 
+/// Has the speaker leave gracefully (RFC 8326) after so many seconds, or takes that back.
+async fn drain(socket: &Path, wait: Option<u32>) -> Result<(), String> {
+    let request = match wait {
+        Some(wait) => {
+            let (then, reason) = (AfterDrain::Withdraw, draining::REASON.to_owned());
+            Request::Drain { peer: None, wait, then, reason }
+        }
+        None => Request::Undrain { peer: None },
+    };
+    match timeout(POLL_DEADLINE, speaker::tell(socket, request)).await {
+        Ok(told) => told.map_err(|error| error.to_string()),
+        Err(_) => Err("the speaker does not answer".to_owned()),
+    }
+}
+
 /// Claims what is wanted: a block of these pools, or one and no other.
 async fn claim_wanted(
     store: &impl Store,
@@ -505,6 +539,10 @@ impl Host for Kernel {
     fn pod_links(&self) -> io::Result<Vec<PodLink>> {
         let links = links::pod_links().map_err(io::Error::other)?;
         Ok(links.into_iter().map(|(address, ifname, ifindex)| PodLink { address, ifname, ifindex }).collect())
+    }
+
+    fn addresses(&self, wanted: &Wanted) -> io::Result<Vec<IpAddr>> {
+        own_address_of(wanted)
     }
 
     fn mtu_of(&self, addresses: &[IpAddr]) -> Option<u32> {

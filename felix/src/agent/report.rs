@@ -159,7 +159,11 @@ impl Core {
         let bad = configurations.filter_map(|(name, object)| Some((name, object.spec.as_ref().err()?)));
         problems
             .extend(bad.map(|(name, bad)| problem(format!("BGPConfiguration/{name}"), bad.message.clone())));
+        let filters = self.cluster.filters.iter();
+        let bad = filters.filter_map(|(name, object)| Some((name, object.spec.as_ref().err()?)));
+        problems.extend(bad.map(|(name, bad)| problem(format!("BGPFilter/{name}"), bad.message.clone())));
         problems.extend(self.policy_problems());
+        problems.extend(self.address_fault().map(|why| problem(format!("Node/{}", self.me), why)));
         problems.extend(self.unregistered().map(|why| problem(format!("Node/{}", self.me), why)));
         let failures = self.claim_failures();
         if !failures.is_empty() {

@@ -12,13 +12,15 @@ use manx_ipam::store::{Store, StoreError};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use super::degraded::Concerned;
 use super::mirror::{Verdict, Write};
 use crate::cluster_network_policy::ClusterNetworkPolicy;
 use crate::crd::{
-    BGPConfiguration, BGPPeer, NodeStatus, NodeStatusSpec, PolicyStatus, PolicyStatusSpec, PolicyStatusStatus,
+    BGPConfiguration, BGPFilter, BGPPeer, NodeStatus, NodeStatusSpec, PolicyStatus, PolicyStatusSpec,
+    PolicyStatusStatus,
 };
-use crate::model::IP_ADDRESSES_EXHAUSTED;
 use crate::model::policy::PolicyName;
+use crate::model::{IP_ADDRESSES_EXHAUSTED, ROUTE_REFLECTOR};
 use crate::watch::convert::words;
 
 /// How long one request may take.
@@ -98,7 +100,28 @@ async fn perform(client: &Client, store: &impl Store, write: &Write) -> Result<(
             let parameters = DeleteParams::default();
             within_deadline(format!("IPAMRequest {name}"), api.delete(name, &parameters), 404).await
         }
-        Write::Exhausted { node, words } => exhausted(client, node, words.as_deref()).await,
+        Write::Exhausted { node, words } => {
+            let said = match words {
+                Some(words) => (true, "NoAddressFree", words.as_str()),
+                None => (false, "AddressesFree", "pods can have addresses"),
+            };
+            node_condition(client, node, IP_ADDRESSES_EXHAUSTED, said).await
+        }
+        Write::Address { node, annotation, value } => {
+            // By way of the status, which is all of a Node that an agent may write.
+            let api = Api::<Node>::all(client.clone());
+            let patch = Patch::Merge(json!({ "metadata": { "annotations": { *annotation: value } } }));
+            let parameters = PatchParams::default();
+            let request = api.patch_status(node, &parameters, &patch);
+            within_deadline(format!("Node {node}"), request, 404).await
+        }
+        Write::Reflecting { node, reflects } => {
+            let said = match reflects {
+                true => (true, "Elected", "reflects the routes of the other nodes to them"),
+                false => (false, "NotElected", "reflects no routes"),
+            };
+            node_condition(client, node, ROUTE_REFLECTOR, said).await
+        }
         Write::Event { regarding, note } => {
             let (reason, action) = ("IPAddressesExhausted", "AssignAddress");
             let object = ObjectReference {
@@ -123,6 +146,33 @@ async fn perform(client: &Client, store: &impl Store, write: &Write) -> Result<(
         Write::Configuration { name, conditions, verdict } => {
             let status = json!({ "conditions": merged(conditions, std::slice::from_ref(verdict)) });
             patch::<BGPConfiguration>(client, name, status).await.map(drop)
+        }
+        Write::Degraded { object, conditions, verdict } => {
+            let status = json!({ "conditions": merged(conditions, std::slice::from_ref(verdict)) });
+            match object {
+                Concerned::Peer(name) => patch::<BGPPeer>(client, name, status).await.map(drop),
+                Concerned::Configuration(name) => {
+                    patch::<BGPConfiguration>(client, name, status).await.map(drop)
+                }
+            }
+        }
+        Write::Trouble { object, uid, note } => {
+            let (kind, name) = match object {
+                Concerned::Peer(name) => ("BGPPeer", name),
+                Concerned::Configuration(name) => ("BGPConfiguration", name),
+            };
+            let object = ObjectReference {
+                api_version: Some("manx.io/v1alpha1".to_owned()),
+                kind: Some(kind.to_owned()),
+                name: Some(name.clone()),
+                uid: Some(uid.clone()),
+                ..ObjectReference::default()
+            };
+            tell(client, object, ("Degraded", "Peer"), note).await
+        }
+        Write::Filter { name, conditions, verdict } => {
+            let status = json!({ "conditions": merged(conditions, std::slice::from_ref(verdict)) });
+            patch::<BGPFilter>(client, name, status).await.map(drop)
         }
         Write::ClusterPolicy { name, conditions, verdicts } => {
             let status = json!({ "conditions": merged(conditions, verdicts) });
@@ -155,13 +205,15 @@ async fn perform(client: &Client, store: &impl Store, write: &Write) -> Result<(
 }
 
 /// Conditions of a Node are merged by their type.
-async fn exhausted(client: &Client, node: &str, words: Option<&str>) -> Result<(), WriteError> {
+async fn node_condition(
+    client: &Client,
+    node: &str,
+    type_: &str,
+    (holds, reason, message): (bool, &str, &str),
+) -> Result<(), WriteError> {
     let now = Time(jiff::Timestamp::now());
-    let (status, reason) =
-        if words.is_some() { ("True", "NoAddressFree") } else { ("False", "AddressesFree") };
     let condition = json!({
-        "type": IP_ADDRESSES_EXHAUSTED, "status": status, "reason": reason,
-        "message": words.unwrap_or("pods can have addresses"),
+        "type": type_, "status": if holds { "True" } else { "False" }, "reason": reason, "message": message,
         "lastTransitionTime": now, "lastHeartbeatTime": now,
     });
     let api = Api::<Node>::all(client.clone());

@@ -27,6 +27,7 @@ use syncer::{Command, Syncer};
 
 pub mod links;
 mod monitor;
+pub mod own_address;
 pub mod retire;
 pub mod routes;
 mod syncer;

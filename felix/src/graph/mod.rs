@@ -6,14 +6,16 @@
 //! they are kept as they are and resolved when output is computed.
 //!
 //! ```text
-//!   nodes, BGPConfiguration, BGPPeers ──▶ sessions ──▶ Speaking ─┐
-//!   own blocks ───────────────────────────┤                      ├─▶ Desired / Delta
+//!   nodes, BGPConfiguration, BGPPeers, ──▶ sessions ──▶ Speaking ─┐
+//!   BGPFilters, Secrets, own blocks ───────┤                     ├─▶ Desired / Delta
 //!   pods, own blocks, learned routes ─────▶ routes ──▶ Fib ──────┘
 //!   endpoints, pods, policies ────────────▶ policy ──▶ acl::Delta
 //! ```
 
 mod desired;
+mod policies;
 pub mod policy;
+pub mod reflectors;
 mod routes;
 mod selector;
 mod sessions;
@@ -28,9 +30,11 @@ use manx_bgp::types::Prefix;
 pub use desired::{Delta, Desired, Problem, Speaking};
 pub use routes::Counts;
 pub use selector::{Requirement, Selector, SelectorError};
+pub use sessions::Known;
 
-use crate::model::{BgpConfig, Node, Peer};
+use crate::model::{BgpConfig, Filter, Node, Peer};
 use policy::Policies;
+use reflectors::{Elected, Topology};
 use routes::Routes;
 
 /// One change of what is known.
@@ -42,6 +46,12 @@ pub enum Input {
     Bgp(Option<BgpConfig>),
     /// A neighbour by the name of its BGPPeer; none: it is gone.
     Peer(String, Option<Peer>),
+    /// What neighbours may tell and are told, by the name of the BGPFilter; none: it is gone.
+    Filter(String, Option<Filter>),
+    /// A Secret by name; none: it has not been read, or is of no use any more.
+    Secret(String, Option<Known>),
+    /// With whom of its AS this node peers, where the mesh is `Auto`.
+    Topology(Topology),
     /// The API has acknowledged that this node owns a block.
     BlockOwned(Prefix),
     /// This node owns the block no longer.
@@ -67,6 +77,9 @@ pub struct Graph {
     nodes: BTreeMap<String, Node>,
     bgp: Option<BgpConfig>,
     peers: BTreeMap<String, Peer>,
+    filters: BTreeMap<String, Filter>,
+    secrets: BTreeMap<String, Known>,
+    topology: Topology,
     unexported: BTreeSet<Prefix>,
     parts: BTreeSet<Prefix>,
     routes: Routes,
@@ -86,6 +99,9 @@ impl Graph {
             nodes: BTreeMap::new(),
             bgp: None,
             peers: BTreeMap::new(),
+            filters: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            topology: Topology::default(),
             unexported: BTreeSet::new(),
             parts: BTreeSet::new(),
             routes: Routes::default(),
@@ -99,7 +115,16 @@ impl Graph {
         match input {
             Input::Node(name, node) => self.speaking_dirty |= replace(&mut self.nodes, name, node),
             Input::Peer(name, peer) => self.speaking_dirty |= replace(&mut self.peers, name, peer),
-            Input::Bgp(bgp) => self.speaking_dirty |= std::mem::replace(&mut self.bgp, bgp) != bgp,
+            Input::Filter(name, filter) => self.speaking_dirty |= replace(&mut self.filters, name, filter),
+            Input::Secret(name, secret) => self.speaking_dirty |= replace(&mut self.secrets, name, secret),
+            Input::Topology(topology) => {
+                self.speaking_dirty |= self.topology != topology;
+                self.topology = topology;
+            }
+            Input::Bgp(bgp) => {
+                self.speaking_dirty |= self.bgp != bgp;
+                self.bgp = bgp;
+            }
             Input::BlockOwned(block) => {
                 self.speaking_dirty = true;
                 self.routes.add_block(block);
@@ -156,16 +181,47 @@ impl Graph {
         self.routes.counts()
     }
 
+    /// Names of the Secrets this node's sessions need, and of those the ones that have not been read.
+    pub fn secrets(&self) -> (BTreeSet<&str>, bool) {
+        let named = sessions::secrets(self.sessions());
+        let all_read = named.iter().all(|name| self.secrets.contains_key(*name));
+        (named, all_read)
+    }
+
+    /// Who is to reflect routes in this node's AS; none where the mesh is not `Auto`, or this node is not known.
+    pub fn elected(&self) -> Option<Elected> {
+        reflectors::elect(&self.me, &self.nodes, self.bgp.as_ref()?)
+    }
+
+    /// How nodes speak.
+    pub fn bgp(&self) -> Option<&BgpConfig> {
+        self.bgp.as_ref()
+    }
+
+    /// The nodes of this node's AS, itself among them.
+    pub fn members(&self) -> Vec<(&String, &Node)> {
+        let (Some(me), Some(bgp)) = (self.nodes.get(&self.me), &self.bgp) else { return Vec::new() };
+        let asn = |node: &Node| node.asn.unwrap_or(bgp.asn);
+        self.nodes.iter().filter(|(_, node)| asn(node) == asn(me)).collect()
+    }
+
     fn speaking(&self) -> Speaking {
-        sessions::speaking(sessions::Inputs {
+        sessions::speaking(self.sessions())
+    }
+
+    fn sessions(&self) -> sessions::Inputs<'_> {
+        sessions::Inputs {
             me: &self.me,
             nodes: &self.nodes,
             bgp: self.bgp.as_ref(),
             peers: &self.peers,
+            filters: &self.filters,
+            secrets: &self.secrets,
+            topology: &self.topology,
             blocks: self.routes.blocks(),
             unexported: &self.unexported,
             parts: &self.parts,
-        })
+        }
     }
 }
 

@@ -3,25 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use manx_bgp::api::{
-    Config, GracefulRestart, Match, Network, Outcome, PeerConfig, Policy, PrefixRange, Rule, Then,
-};
-use manx_bgp::types::{Family, Prefix, RouterId};
+use manx_bgp::api::{Config, Network, PeerConfig, Policy, Range, RangeId, Secret};
+use manx_bgp::types::{Asn, Family, Prefix, RouterId, ScopedAddr};
 
 use super::desired::{Problem, Speaking};
-use crate::model::{BgpConfig, Node, Peer};
+use super::policies::{self, Export};
+use super::reflectors::Topology;
+use crate::model::{BgpConfig, Filter, Mesh, Neighbour, Node, Peer, SecretKey, Source};
+use crate::watch::Keys;
 
-/// Upper bound of the speaker's ConnectRetry timer, in seconds: a neighbour that came back is found within this.
-const CONNECT_RETRY: u16 = 5;
-
-/// Learned routes stay in the kernel while the speaker is away (see `speaker`), so neighbours may keep sending: for
-/// as long as a container may take to be started again, its image pulled.
-const GRACEFUL_RESTART: GracefulRestart = GracefulRestart {
-    restart_time: 120,
-    preserve_forwarding: true,
-    long_lived_stale_time: 0,
-    long_lived_limit: None,
-};
+/// Octets of a password the kernel takes (TCP_MD5SIG_MAXKEYLEN of linux/tcp.h).
+const MAX_PASSWORD: usize = 80;
 
 /// What sessions are computed from.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +26,12 @@ pub struct Inputs<'a> {
     pub bgp: Option<&'a BgpConfig>,
     /// Every neighbour outside the mesh, for any node.
     pub peers: &'a BTreeMap<String, Peer>,
+    /// What neighbours may tell and are told.
+    pub filters: &'a BTreeMap<String, Filter>,
+    /// Secrets that have been read.
+    pub secrets: &'a BTreeMap<String, Known>,
+    /// With whom of its AS this node peers, where the mesh is `Auto`.
+    pub topology: &'a Topology,
     /// Blocks this node owns.
     pub blocks: &'a BTreeSet<Prefix>,
     /// Ranges whose blocks are not announced.
@@ -42,115 +40,380 @@ pub struct Inputs<'a> {
     pub parts: &'a BTreeSet<Prefix>,
 }
 
+/// A Secret as it is known.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Known {
+    /// As it last was, if it ever was there.
+    pub keys: Option<Keys>,
+    /// Why it cannot be read now.
+    pub fault: Option<String>,
+}
+
 /// The speaker's orders as these inputs want them.
 pub fn speaking(inputs: Inputs<'_>) -> Speaking {
     let (Some(node), Some(bgp)) = (inputs.nodes.get(inputs.me), inputs.bgp) else {
         return Speaking::default();
     };
     let own: Vec<IpAddr> = Family::ALL.into_iter().filter_map(|family| node.address(family)).collect();
+    let object = || format!("Node/{}", inputs.me);
     if own.is_empty() {
         let message = "has no InternalIP: this node speaks with nobody until it has one".to_owned();
-        let object = format!("Node/{}", inputs.me);
-        return Speaking { orders: None, problems: vec![Problem { object, message }] };
+        return Speaking { orders: None, problems: vec![Problem { object: object(), message }] };
     }
-    let mut table = Table { node, own, bgp, inputs, peers: BTreeMap::new(), problems: Vec::new() };
-    if bgp.mesh {
-        table.mesh();
-    }
+    let problems = node.faults.iter().map(|fault| Problem { object: object(), message: fault.clone() });
+    let mut table = Table {
+        node,
+        asn: node.asn.unwrap_or(bgp.asn),
+        own,
+        bgp,
+        inputs,
+        peers: BTreeMap::new(),
+        ranges: BTreeMap::new(),
+        cluster: None,
+        problems: problems.collect(),
+    };
+    table.selected_nodes();
+    table.mesh();
     table.neighbours();
     table.finish()
 }
 
+/// Names of the Secrets this node's sessions need.
+pub fn secrets<'a>(inputs: Inputs<'a>) -> BTreeSet<&'a str> {
+    let (Some(node), Some(bgp)) = (inputs.nodes.get(inputs.me), inputs.bgp) else { return BTreeSet::new() };
+    let concerned = inputs.peers.values().filter(|peer| {
+        let by_peer = match &peer.neighbour {
+            Neighbour::Nodes { selector, .. } => selector.matches(&node.labels),
+            Neighbour::One | Neighbour::Range { .. } => false,
+        };
+        by_peer || peer.nodes.matches(&node.labels)
+    });
+    let keys = concerned.filter_map(|peer| peer.password.as_ref());
+    let mesh = bgp.password.iter().filter(|_| bgp.mesh != Mesh::None);
+    keys.chain(mesh).map(|key| key.name.as_str()).collect()
+}
+
 struct Table<'a> {
     node: &'a Node,
+    asn: Asn,
     own: Vec<IpAddr>,
     bgp: &'a BgpConfig,
     inputs: Inputs<'a>,
-    peers: BTreeMap<IpAddr, PeerConfig>,
+    peers: BTreeMap<ScopedAddr, PeerConfig>,
+    ranges: BTreeMap<RangeId, Range>,
+    /// What this node calls its cluster as a reflector, and the BGPPeer that says so.
+    cluster: Option<(RouterId, &'a str)>,
     problems: Vec<Problem>,
 }
 
-impl Table<'_> {
-    /// One session a pair of nodes: over IPv4 where both have it, else over IPv6.
-    fn mesh(&mut self) {
+impl<'a> Table<'a> {
+    /// Nodes that BGPPeers name as neighbours, in order of the BGPPeer's name: both ends have the session.
+    fn selected_nodes(&mut self) {
         let inputs = self.inputs;
-        for (name, other) in inputs.nodes.iter().filter(|(name, _)| *name != inputs.me) {
-            let shared = Family::ALL.into_iter().find_map(|family| {
-                self.node.address(family)?;
-                other.address(family)
-            });
-            match shared {
-                Some(address) => {
-                    self.add(format!("Node/{name}"), self.peer(name, address, self.bgp.listen_port));
+        for (name, wanted) in inputs.peers {
+            let Neighbour::Nodes { selector, cluster } = &wanted.neighbour else { continue };
+            let selects = |node: &Node| (wanted.nodes.matches(&node.labels), selector.matches(&node.labels));
+            let (calling, called) = selects(self.node);
+            if !calling && !called {
+                continue;
+            }
+            let object = format!("BGPPeer/{name}");
+            let reflects = called && cluster.is_some();
+            if let Some(cluster) = cluster.filter(|_| reflects) {
+                self.call_cluster(cluster, name);
+            }
+            let Ok(password) = self.password(&object, wanted.password.as_ref()) else { continue };
+            for (other, node) in inputs.nodes.iter().filter(|(other, _)| *other != inputs.me) {
+                let (is_calling, is_called) = selects(node);
+                if !(calling && is_called || called && is_calling) {
+                    continue;
                 }
-                None => self.problem(
-                    format!("Node/{name}"),
-                    "has no InternalIP of a family this node has: no session with it".to_owned(),
-                ),
+                let Some(address) = self.shared(other, node) else { continue };
+                let internal = node.asn.unwrap_or(self.bgp.asn) == self.asn;
+                let mut peer = self.session(wanted, other, Some(address), &object);
+                peer.address = address;
+                peer.asn = node.asn.unwrap_or(self.bgp.asn);
+                peer.password.clone_from(&password);
+                if reflects && internal {
+                    peer.route_reflector_client = !is_called;
+                    self.export_to(&mut peer, wanted, Export::Reflected);
+                }
+                // Of several BGPPeers that join two nodes the first says how.
+                self.peers.entry(peer.scoped()).or_insert(peer);
             }
         }
     }
 
-    /// BGPPeers that select this node, by name; the mesh is there first.
+    fn call_cluster(&mut self, cluster: RouterId, name: &'a str) {
+        match self.cluster {
+            Some((first, of)) if first != cluster => {
+                let message = format!(
+                    "makes this node a reflector of the cluster {cluster}, and the BGPPeer {of} of {first}: that is its cluster"
+                );
+                self.problem(format!("BGPPeer/{name}"), message);
+            }
+            Some(_) => {}
+            None => self.cluster = Some((cluster, name)),
+        }
+    }
+
+    /// One session a pair of nodes, unless a BGPPeer has joined them.
+    fn mesh(&mut self) {
+        let inputs = self.inputs;
+        let (auto, reflecting) = match self.bgp.mesh {
+            Mesh::None => return,
+            Mesh::Full => (false, false),
+            Mesh::Auto { .. } => (true, inputs.topology.reflecting),
+        };
+        let object = format!("BGPConfiguration/{}", crate::watch::bgp::DEFAULT_CONFIGURATION);
+        let Ok(password) = self.password(&object, self.bgp.password.as_ref()) else { return };
+        for (name, other) in inputs.nodes.iter().filter(|(name, _)| *name != inputs.me) {
+            let asn = other.asn.unwrap_or(self.bgp.asn);
+            if auto && (asn != self.asn || !inputs.topology.has(name)) {
+                continue;
+            }
+            let Some(address) = self.shared(name, other) else { continue };
+            let peer = PeerConfig {
+                address,
+                asn,
+                port: self.bgp.listen_port,
+                bfd: self.bgp.bfd,
+                password: password.clone(),
+                keepalive: self.bgp.keepalive,
+                // Between nodes that may have to reflect, so that to begin with it bounces no session: what is
+                // reflected is the export policy's to say.
+                route_reflector_client: auto,
+                export: Some(policies::export(
+                    &[],
+                    None,
+                    if reflecting { Export::Reflected } else { Export::Own },
+                )),
+                import: Some(policies::import(&[], None, inputs.blocks, inputs.parts)),
+                ..self.basis(name, Some(address))
+            };
+            self.peers.entry(peer.scoped()).or_insert(peer);
+        }
+    }
+
+    /// The address another node is called at: IPv4 where both have it, else IPv6.
+    fn shared(&mut self, name: &str, other: &Node) -> Option<IpAddr> {
+        let shared = Family::ALL.into_iter().find_map(|family| {
+            self.node.address(family)?;
+            other.address(family)
+        });
+        if shared.is_none() {
+            let message = "has no InternalIP of a family this node has: no session with it".to_owned();
+            self.problem(format!("Node/{name}"), message);
+        }
+        shared
+    }
+
+    /// BGPPeers that select this node, by name; nodes are there first.
     fn neighbours(&mut self) {
         let inputs = self.inputs;
         for (name, wanted) in inputs.peers.iter().filter(|(_, peer)| peer.nodes.matches(&self.node.labels)) {
-            let mut peer = self.peer(name, wanted.address, wanted.port);
-            peer.asn = wanted.asn;
-            peer.hold_time = wanted.hold_time.unwrap_or(self.bgp.hold_time);
-            self.add(format!("BGPPeer/{name}"), peer);
+            let object = format!("BGPPeer/{name}");
+            match &wanted.neighbour {
+                Neighbour::Nodes { .. } => {}
+                Neighbour::One => {
+                    let address = Some(wanted.settings.address).filter(|address| !address.is_unspecified());
+                    let Ok(password) = self.password(&object, wanted.password.as_ref()) else { continue };
+                    let peer = PeerConfig { password, ..self.session(wanted, name, address, &object) };
+                    self.add(object, peer);
+                }
+                Neighbour::Range { prefix, asns, limit } => {
+                    let Ok(password) = self.password(&object, wanted.password.as_ref()) else { continue };
+                    let settings = self.session(wanted, name, Some(prefix.addr()), &object);
+                    let settings = PeerConfig { password, ..settings };
+                    self.add_range(
+                        object,
+                        Range { prefix: *prefix, asns: asns.clone(), limit: *limit, settings },
+                    );
+                }
+            }
         }
     }
 
-    /// A session with a node of the cluster; a neighbour outside it differs in little.
-    fn peer(&self, name: &str, address: IpAddr, port: u16) -> PeerConfig {
-        let family = Family::of(address);
+    /// What every session has of this node: `towards` is where the other end is, none where that is found out on a link.
+    fn basis(&self, name: &str, towards: Option<IpAddr>) -> PeerConfig {
+        let family = towards.map(Family::of);
         PeerConfig {
-            port,
             name: name.to_owned(),
             families: self.own.iter().copied().map(Family::of).collect(),
-            local_address: self.node.address(family),
-            next_hops: self.own.iter().copied().filter(|own| Family::of(*own) != family).collect(),
+            local_address: family.and_then(|family| self.node.address(family)),
+            next_hops: self
+                .own
+                .iter()
+                .copied()
+                .filter(|own| family.is_some_and(|f| Family::of(*own) != f))
+                .collect(),
             hold_time: self.bgp.hold_time,
-            connect_retry: CONNECT_RETRY,
-            import: Some(self.import()),
-            export: Some(Policy::originated()),
-            accept_default_route: true,
-            graceful_restart: GRACEFUL_RESTART,
-            ..PeerConfig::new(address, self.bgp.asn)
+            connect_retry: self.bgp.connect_retry,
+            graceful_restart: self.bgp.graceful_restart,
+            ..PeerConfig::default()
         }
     }
 
-    /// Everything but our own blocks; parts of them that belong to others are theirs to announce.
-    fn import(&self) -> Policy {
-        let mut policy = Policy::accept_except("our own blocks", self.inputs.blocks.iter().copied());
-        if !self.inputs.parts.is_empty() {
-            let prefixes = self.inputs.parts.iter().copied().map(PrefixRange::inside).collect();
-            let parts = Rule {
-                name: "parts of our own blocks".to_owned(),
-                matches: Match { prefixes, ..Match::default() },
-                then: Then { verdict: Outcome::Accept, ..Then::default() },
-            };
-            policy.rules.insert(0, parts);
+    /// A session as a BGPPeer wants it.
+    fn session(&mut self, wanted: &Peer, name: &str, towards: Option<IpAddr>, object: &str) -> PeerConfig {
+        // A link-local neighbour is told link-local next hops.
+        let towards = towards.filter(|address| !manx_bgp::types::is_link_local(*address));
+        let basis = self.basis(name, towards);
+        let hold_time = wanted.hold_time.unwrap_or(basis.hold_time);
+        let fits = |seconds: &u16| *seconds <= hold_time / 3 && (*seconds == 0) == (hold_time == 0);
+        let mut peer = PeerConfig {
+            name: basis.name,
+            families: basis.families,
+            local_address: basis.local_address.filter(|_| wanted.source == Source::Node),
+            next_hops: basis.next_hops,
+            hold_time,
+            keepalive: wanted.settings.keepalive.filter(fits),
+            connect_retry: wanted.connect_retry.unwrap_or(basis.connect_retry),
+            graceful_restart: wanted.graceful_restart.unwrap_or(basis.graceful_restart),
+            ..wanted.settings.clone()
+        };
+        if peer.route_reflector_client && matches!(wanted.neighbour, Neighbour::One) && peer.asn != self.asn {
+            let message = format!(
+                "routeReflectorClient is for neighbours of this node's own {}: nothing is reflected to {}",
+                self.asn, peer.asn
+            );
+            self.problem(object.to_owned(), message);
+            peer.route_reflector_client = false;
         }
-        policy
+        if matches!(wanted.neighbour, Neighbour::One) && peer.local_asn == Some(peer.asn) {
+            peer.local_asn = None;
+        }
+        let export = if peer.route_reflector_client { Export::Reflected } else { Export::Own };
+        let (filters, missing) = self.filters(wanted);
+        let inputs = self.inputs;
+        peer.import = Some(policies::import(&filters, peer.interface, inputs.blocks, inputs.parts));
+        self.export_to(&mut peer, wanted, export);
+        if let Some(missing) = missing {
+            let message =
+                format!("there is no BGPFilter {missing}: nothing is taken nor told until there is");
+            self.problem(object.to_owned(), message);
+            (peer.import, peer.export) = (Some(Policy::reject()), Some(Policy::reject()));
+        }
+        peer
+    }
+
+    fn export_to(&self, peer: &mut PeerConfig, wanted: &Peer, export: Export) {
+        let (filters, missing) = self.filters(wanted);
+        if missing.is_none() {
+            peer.export = Some(policies::export(&filters, peer.interface, export));
+        }
+    }
+
+    /// A BGPPeer's filters in order, and the first that is not there.
+    fn filters(&self, wanted: &'a Peer) -> (Vec<&'a Filter>, Option<&'a str>)
+    where
+        Self: 'a,
+    {
+        let missing = wanted.filters.iter().find(|name| !self.inputs.filters.contains_key(*name));
+        let filters = wanted.filters.iter().filter_map(|name| self.inputs.filters.get(name));
+        (filters.collect(), missing.map(String::as_str))
+    }
+
+    /// `Err`: there should be a password, and it is not known; that is told.
+    fn password(&mut self, object: &str, key: Option<&SecretKey>) -> Result<Option<Secret>, ()> {
+        let Some(SecretKey { name, key }) = key else { return Ok(None) };
+        let known = self.inputs.secrets.get(name).cloned().unwrap_or_default();
+        let found = known.keys.as_ref().and_then(|keys| keys.get(key));
+        let fits = found.filter(|secret| (1..=MAX_PASSWORD).contains(&secret.reveal().len()));
+        let fault = match (&known.fault, found, fits) {
+            (Some(fault), _, Some(_)) => Some(format!("{fault}; its last password is in force")),
+            (Some(fault), _, None) => Some(format!("{fault}; no session until then")),
+            (None, None, _) => {
+                Some(format!("the Secret {name} has no key \"{key}\" with a text: no session until it has"))
+            }
+            (None, Some(_), None) => Some(format!(
+                "key \"{key}\" of the Secret {name} is no password of 1 to {MAX_PASSWORD} octets: no session until it is"
+            )),
+            (None, Some(_), Some(_)) => None,
+        };
+        if let Some(fault) = fault {
+            self.problem(object.to_owned(), fault);
+        }
+        fits.cloned().map(Some).ok_or(())
     }
 
     fn add(&mut self, object: String, peer: PeerConfig) {
+        let scoped = peer.scoped();
         if self.own.contains(&peer.address) {
-            let message = format!("{} is this node's own address: no session with it", peer.address);
+            let message = format!("{scoped} is this node's own address: no session with it");
             self.problem(object, message);
-        } else if let Some(first) = self.peers.get(&peer.address) {
-            let message =
-                format!("{} is already the neighbour {}: this one is not used", peer.address, first.name);
+        } else if let Some(first) = self.peers.get(&scoped) {
+            let message = format!("{scoped} is already the neighbour {}: this one is not used", first.name);
+            self.problem(object, message);
+        } else if let Some(other) = self.peers.values().find(|other| {
+            other.address == peer.address && !peer.address.is_unspecified() && other.password != peer.password
+        }) {
+            let message = format!(
+                "{scoped} and {} have one address and different passwords, and the kernel knows one an address: not used",
+                other.scoped()
+            );
             self.problem(object, message);
         } else {
-            self.peers.insert(peer.address, peer);
+            self.peers.insert(scoped, peer);
         }
+    }
+
+    fn add_range(&mut self, object: String, range: Range) {
+        if let Some(first) = self.ranges.get(&range.id()) {
+            let message = format!(
+                "{} is already the range of {}: this one is not used",
+                range.id(),
+                first.settings.name
+            );
+            return self.problem(object, message);
+        }
+        let local = range.settings.local_asn;
+        if range.settings.route_reflector_client
+            && range.asns.iter().any(|asns| asns.single() != Some(self.asn))
+        {
+            let message = format!(
+                "routeReflectorClient is for a range of this node's own {} alone: not used",
+                self.asn
+            );
+            return self.problem(object, message);
+        }
+        if let Some(local) = local.filter(|local| range.asns.iter().any(|asns| asns.contains(*local))) {
+            let message = format!("localAsNumber {local} is one its neighbours may claim: not used");
+            return self.problem(object, message);
+        }
+        self.ranges.insert(range.id(), range);
     }
 
     fn problem(&mut self, object: String, message: String) {
         self.problems.push(Problem { object, message });
+    }
+
+    /// The kernel knows a password by address, and asks everybody in a range with one for it: a range with a password
+    /// around somebody without is not used.
+    fn one_password_an_address(&mut self) {
+        let mut dropped = Vec::new();
+        for (id, range) in &self.ranges {
+            let password = &range.settings.password;
+            let unsigned = |who: Prefix, other: &Option<Secret>| {
+                range.prefix.covers(who) && password.is_some() && other.is_none()
+            };
+            let inside = self.peers.values().filter(|peer| !peer.address.is_unspecified());
+            let inside = inside.into_iter().find(|peer| unsigned(Prefix::host(peer.address), &peer.password));
+            let overlapping = self.ranges.iter().filter(|(other, _)| *other != id).find(|(_, inner)| {
+                let theirs = &inner.settings.password;
+                unsigned(inner.prefix, theirs) || range.prefix == inner.prefix && theirs != password
+            });
+            let other = inside.map(|peer| peer.name.clone());
+            let other = other.or_else(|| overlapping.map(|(_, inner)| inner.settings.name.clone()));
+            dropped.extend(other.map(|other| (*id, range.settings.name.clone(), other)));
+        }
+        for (id, name, other) in dropped {
+            self.ranges.remove(&id);
+            let message = format!(
+                "holds an address of {other}, which has another password: the kernel knows one an address, so it is not used"
+            );
+            self.problem(format!("BGPPeer/{name}"), message);
+        }
     }
 
     fn exported(&self, block: &Prefix) -> bool {
@@ -158,9 +421,16 @@ impl Table<'_> {
     }
 
     fn finish(mut self) -> Speaking {
+        self.one_password_an_address();
         self.problems.sort_unstable();
-        let families: BTreeSet<Family> =
-            self.own.iter().chain(self.peers.keys()).copied().map(Family::of).collect();
+        self.problems.dedup();
+        let peers =
+            self.peers.values().filter(|peer| !peer.address.is_unspecified()).map(|peer| peer.address);
+        let ranges = self.ranges.values().map(|range| range.prefix.addr());
+        // Who is yet to be found on a link has a link-local address.
+        let found = self.peers.values().any(|peer| peer.address.is_unspecified()).then_some(Family::Ipv6);
+        let families = self.own.iter().copied().chain(peers).chain(ranges).map(Family::of).chain(found);
+        let families: BTreeSet<Family> = families.collect();
         let listen = families.into_iter().map(|family| {
             let any = match family {
                 Family::Ipv4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -168,13 +438,26 @@ impl Table<'_> {
             };
             SocketAddr::new(any, self.bgp.listen_port)
         });
-        let network = |prefix: &Prefix| Network { prefix: *prefix, communities: Vec::new() };
-        let networks = self.inputs.blocks.iter().filter(|block| self.exported(block)).map(network).collect();
+        let network = |prefix: &Prefix| {
+            let said = self.bgp.communities.iter().filter(|(range, _)| range.covers(*prefix));
+            let communities: BTreeSet<String> =
+                said.flat_map(|(_, communities)| communities.iter().cloned()).collect();
+            Network { prefix: *prefix, communities: communities.into_iter().collect() }
+        };
+        let networks: Vec<Network> =
+            self.inputs.blocks.iter().filter(|block| self.exported(block)).map(network).collect();
+        // What is announced as it is has no need to be announced for its parts.
+        let whole = |prefix: Prefix| networks.iter().any(|network| network.prefix == prefix);
+        let aggregates =
+            self.bgp.aggregates.iter().filter(|aggregate| !whole(aggregate.prefix)).cloned().collect();
         let config = Config {
+            cluster_id: self.cluster.map(|(cluster, _)| cluster),
             listen: listen.collect(),
             peers: self.peers.into_values().collect(),
+            ranges: self.ranges.into_values().collect(),
             networks,
-            ..Config::new(self.bgp.asn, router_id(self.inputs.me, self.node))
+            aggregates,
+            ..Config::new(self.asn, router_id(self.inputs.me, self.node))
         };
         Speaking { orders: Some(config), problems: self.problems }
     }

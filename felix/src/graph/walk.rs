@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use manx_bgp::api::{Config, Outcome};
-use manx_bgp::types::{Asn, Prefix};
+use manx_bgp::api::{AsnRange, Config, Match, Outcome, PeerConfig, Rule, Verdict};
+use manx_bgp::types::{Asn, Prefix, RouterId};
 use proptest::prelude::*;
 
 use super::*;
 use crate::dataplane::Route;
+use crate::model::{FilterRule, Mesh, Neighbour, SecretKey, Source};
+use crate::watch;
 
 /// All there is to know, at one time.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,6 +19,9 @@ struct World {
     nodes: BTreeMap<String, Node>,
     bgp: Option<BgpConfig>,
     peers: BTreeMap<String, Peer>,
+    filters: BTreeMap<String, Filter>,
+    secrets: BTreeMap<String, Known>,
+    topology: Topology,
     blocks: BTreeSet<Prefix>,
     unexported: BTreeSet<Prefix>,
     parts: BTreeSet<Prefix>,
@@ -30,7 +35,7 @@ impl World {
         fn names<K: Ord + Clone, V>(a: &BTreeMap<K, V>, b: &BTreeMap<K, V>) -> BTreeSet<K> {
             a.keys().chain(b.keys()).cloned().collect()
         }
-        let mut inputs = vec![Input::Bgp(to.bgp)];
+        let mut inputs = vec![Input::Bgp(to.bgp.clone())];
         inputs.extend(
             names(&self.nodes, &to.nodes)
                 .into_iter()
@@ -41,6 +46,17 @@ impl World {
                 .into_iter()
                 .map(|name| Input::Peer(name.clone(), to.peers.get(&name).cloned())),
         );
+        inputs.extend(
+            names(&self.filters, &to.filters)
+                .into_iter()
+                .map(|name| Input::Filter(name.clone(), to.filters.get(&name).cloned())),
+        );
+        inputs.extend(
+            names(&self.secrets, &to.secrets)
+                .into_iter()
+                .map(|name| Input::Secret(name.clone(), to.secrets.get(&name).cloned())),
+        );
+        inputs.push(Input::Topology(to.topology.clone()));
         inputs.extend(self.blocks.difference(&to.blocks).map(|block| Input::BlockGone(*block)));
         inputs.extend(to.blocks.iter().map(|block| Input::BlockOwned(*block)));
         inputs.extend([Input::Unexported(to.unexported.clone()), Input::Parts(to.parts.clone())]);
@@ -74,11 +90,43 @@ fn peer(address: &str, rack: Option<&str>) -> Peer {
     });
     Peer {
         nodes: Selector::try_from(selector).unwrap(),
-        address: address.parse().unwrap(),
-        asn: Asn(65001),
-        port: 179,
+        neighbour: Neighbour::One,
+        settings: PeerConfig::new(address.parse().unwrap(), Asn(65001)),
         hold_time: None,
+        connect_retry: None,
+        graceful_restart: None,
+        source: Source::Node,
+        password: None,
+        filters: Vec::new(),
     }
+}
+
+/// Nodes of this rack reflect for all others.
+fn reflectors(rack: &str, cluster: &str) -> Peer {
+    let everybody = peer("192.0.2.99", None);
+    let Peer { nodes: selector, .. } = peer("192.0.2.99", Some(rack));
+    let cluster = Some(RouterId(cluster.parse().unwrap()));
+    let settings = PeerConfig::default();
+    Peer { neighbour: Neighbour::Nodes { selector, cluster }, settings, ..everybody }
+}
+
+fn range(prefix: &str, password: Option<SecretKey>) -> Peer {
+    let neighbour = Neighbour::Range {
+        prefix: prefix.parse().unwrap(),
+        asns: vec![AsnRange::from(Asn(65200))],
+        limit: 5,
+    };
+    Peer { neighbour, settings: PeerConfig::default(), password, ..peer("192.0.2.99", None) }
+}
+
+/// Refuses and hands on what begins in one range.
+fn filter() -> Filter {
+    let rule = |verdict| {
+        let matches = Match { next_hop: vec![prefix("192.0.2.0/24")], ..Match::default() };
+        let then = manx_bgp::api::Then { verdict, ..Default::default() };
+        FilterRule { interface: None, rule: Rule { name: "f".to_owned(), matches, then } }
+    };
+    Filter { import: vec![rule(Outcome::Reject)], export: vec![rule(Outcome::Accept)] }
 }
 
 fn prefix(text: &str) -> Prefix {
@@ -129,7 +177,7 @@ fn states() -> Vec<(&'static str, World)> {
     duplicates.peers.insert("another-tor1".to_owned(), peer("192.0.2.1", None));
     duplicates.peers.insert("node2-by-hand".to_owned(), peer("192.0.2.12", None));
     duplicates.peers.insert("myself".to_owned(), peer("fd00::11", None));
-    let no_mesh = World { bgp: Some(BgpConfig { mesh: false, ..BgpConfig::default() }), ..full.clone() };
+    let no_mesh = World { bgp: Some(BgpConfig { mesh: Mesh::None, ..BgpConfig::default() }), ..full.clone() };
     let claims = World {
         pods: [("10.244.9.0".parse().unwrap(), 9)].into(),
         blocks: [prefix("10.244.9.0/32"), prefix("10.244.9.0/26")].into(),
@@ -145,7 +193,49 @@ fn states() -> Vec<(&'static str, World)> {
         parts: [prefix("10.244.3.96/28")].into(),
         ..full.clone()
     };
+    let mut selected = full.clone();
+    selected.peers = [("reflectors".to_owned(), reflectors("a", "192.0.2.1"))].into();
+    selected.nodes.insert("node4".to_owned(), node(Some("192.0.2.14"), None, "b"));
+    let bgp = |mesh| Some(BgpConfig { mesh, ..BgpConfig::default() });
+    selected.bgp = bgp(Mesh::None);
+    let mut two_clusters = selected.clone();
+    two_clusters.peers.insert("second".to_owned(), reflectors("a", "192.0.2.2"));
+    let topology = Topology { with: Some(["node3".to_owned()].into()), reflecting: false };
+    let elected = World { topology, bgp: bgp(Mesh::Auto { limit: 1, reflectors: 1 }), ..full.clone() };
+    let topology = Topology { with: None, reflecting: true };
+    let reflecting = World { topology, ..elected.clone() };
+    let mut racks = World { bgp: bgp(Mesh::Full), ..full.clone() };
+    racks.nodes.get_mut("node3").unwrap().asn = Some(Asn(65103));
+    let mut apart = racks.clone();
+    apart.bgp = bgp(Mesh::Auto { limit: 100, reflectors: 3 });
+    let key = |key: &str| Some(SecretKey { name: "tors".to_owned(), key: key.to_owned() });
+    let mut locked = full.clone();
+    locked.peers.get_mut("tor1").unwrap().password = key("password");
+    locked.peers.get_mut("tor2").unwrap().password = key("other");
+    let keys = watch::Keys::from([("password".to_owned(), "hush".to_owned().into())]);
+    let unlocked = World {
+        secrets: [("tors".to_owned(), Known { keys: Some(keys), fault: None })].into(),
+        ..locked.clone()
+    };
+    let mut filtered = full.clone();
+    filtered.peers.get_mut("tor1").unwrap().filters = vec!["both".to_owned()];
+    filtered.peers.get_mut("tor2").unwrap().filters = vec!["both".to_owned(), "missing".to_owned()];
+    filtered.filters.insert("both".to_owned(), filter());
+    let mut ranges = full.clone();
+    ranges.peers.insert("pods".to_owned(), range("10.244.3.64/26", None));
+    ranges.peers.insert("rack".to_owned(), range("192.0.2.0/24", key("password")));
+    ranges.secrets.clone_from(&unlocked.secrets);
     vec![
+        ("reflectors selected by label", selected),
+        ("reflectors of two clusters", two_clusters),
+        ("an elected reflector", elected),
+        ("elected to reflect", reflecting),
+        ("a mesh over two ASes", racks),
+        ("two ASes that mesh by themselves", apart),
+        ("passwords that are not known", locked),
+        ("passwords of a Secret", unlocked),
+        ("filters", filtered),
+        ("ranges", ranges),
         ("a pool that is not announced and a block carved", hidden),
         ("nothing", World::default()),
         ("a rack of nodes", rack()),
@@ -217,16 +307,16 @@ fn a_session_carries_our_address_of_the_other_family_as_next_hop() {
 }
 
 #[test]
-fn own_blocks_are_refused_and_a_default_route_is_not() {
+fn own_blocks_are_refused_and_a_default_route_unless_it_is_wanted() {
     for peer in orders("a node with everything").peers {
         let Some(import) = peer.import else { panic!("{} imports by default", peer.name) };
         let except = &import.rules[0].matches.prefixes;
         let refused = |text: &str| except.iter().any(|refused| refused.prefix().covers(prefix(text)));
-        assert!(peer.accept_default_route, "{}", peer.name);
+        assert!(!peer.accept_default_route, "{}", peer.name);
         for text in ["10.244.3.64/26", "10.244.3.70/32"] {
             assert!(refused(text), "{text} from {}", peer.name);
         }
-        for text in ["0.0.0.0/0", "::/0", "10.244.9.0/26", "fd00:10:244::/64"] {
+        for text in ["10.244.9.0/26", "fd00:10:244::/64"] {
             assert!(!refused(text), "{text} from {}", peer.name);
         }
     }
@@ -269,6 +359,102 @@ fn without_a_mesh_only_neighbours_are_left() {
 }
 
 #[test]
+fn nodes_selected_by_label_reflect_and_the_others_peer_with_them_alone() {
+    let selected = orders("reflectors selected by label");
+    assert_eq!(neighbours(&selected).len(), 3, "this node is in the rack of the reflectors");
+    assert_eq!(selected.cluster_id, Some(RouterId([192, 0, 2, 1].into())));
+    for peer in &selected.peers {
+        assert_eq!(peer.route_reflector_client, peer.name != "node2", "{}", peer.name);
+        assert!(peer.export.as_ref().unwrap().takes_learned(), "{}", peer.name);
+        assert_eq!(peer.asn, Asn(64512));
+    }
+    let (_, world) = states().into_iter().find(|(name, _)| *name == "reflectors selected by label").unwrap();
+    let mut graph = Graph::new("node4");
+    World::default().towards(&world).into_iter().for_each(|input| graph.apply(input));
+    let client = graph.desired().speaker.orders.unwrap();
+    let names: Vec<&str> = client.peers.iter().map(|peer| peer.name.as_str()).collect();
+    assert_eq!(names, ["node1", "node2"]);
+    assert!(client.peers.iter().all(|peer| !peer.route_reflector_client && peer.import.is_some()));
+    assert!(!client.peers[0].export.as_ref().unwrap().takes_learned() && client.cluster_id.is_none());
+}
+
+#[test]
+fn a_node_reflects_as_one_cluster() {
+    let Speaking { orders, problems } = state("reflectors of two clusters").speaker;
+    assert_eq!(orders.unwrap().cluster_id, Some(RouterId([192, 0, 2, 1].into())));
+    assert!(problems.iter().any(|problem| problem.object == "BGPPeer/second"), "{problems:?}");
+}
+
+#[test]
+fn a_node_peers_with_elected_reflectors_and_reflects_without_a_new_session() {
+    let names =
+        |config: &Config| -> Vec<String> { config.peers.iter().map(|peer| peer.name.clone()).collect() };
+    assert_eq!(names(&orders("an elected reflector")), ["tor1", "tor2", "node3"]);
+    let reflecting = orders("elected to reflect");
+    assert_eq!(names(&reflecting), ["tor1", "node2", "tor2", "node3"]);
+    let meshed = orders("a node with everything");
+    for (before, after) in meshed.peers.iter().zip(&reflecting.peers) {
+        let node = after.name.starts_with("node");
+        assert_eq!(after.export.as_ref().unwrap().takes_learned(), node, "{}", after.name);
+        assert_eq!(
+            *before,
+            PeerConfig { export: before.export.clone(), ..after.clone() },
+            "only the policy differs"
+        );
+    }
+}
+
+#[test]
+fn nodes_of_several_ases_peer_where_the_mesh_is_full_and_else_leave_that_to_routers() {
+    let full = orders("a mesh over two ASes");
+    let node3 = full.peers.iter().find(|peer| peer.name == "node3").unwrap();
+    assert_eq!((node3.asn, node3.route_reflector_client), (Asn(65103), false));
+    let apart = orders("two ASes that mesh by themselves");
+    assert!(!apart.peers.iter().any(|peer| peer.name == "node3"));
+}
+
+#[test]
+fn a_session_without_its_password_is_not_opened() {
+    let Speaking { orders, problems } = state("passwords that are not known").speaker;
+    assert!(!orders.unwrap().peers.iter().any(|peer| peer.name.starts_with("tor")));
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    let Speaking { orders, problems } = state("passwords of a Secret").speaker;
+    let orders = orders.unwrap();
+    let tors: Vec<_> = orders.peers.iter().filter(|peer| peer.name.starts_with("tor")).collect();
+    assert_eq!((tors.len(), tors[0].password.as_ref().unwrap().reveal()), (1, "hush"));
+    assert!(problems[0].message.contains("has no key \"other\""), "{problems:?}");
+}
+
+#[test]
+fn filters_come_behind_what_always_holds_and_a_missing_one_closes_the_session_to_routes() {
+    let Speaking { orders, problems } = state("filters").speaker;
+    let orders = orders.unwrap();
+    let of = |name: &str| orders.peers.iter().find(|peer| peer.name == name).unwrap();
+    let names = |policy: &Option<manx_bgp::api::Policy>| -> Vec<String> {
+        policy.as_ref().unwrap().rules.iter().map(|rule| rule.name.clone()).collect()
+    };
+    assert_eq!(names(&of("tor1").import), ["our own blocks", "f"]);
+    assert_eq!(names(&of("tor1").export), ["f", ""]);
+    for policy in [&of("tor2").import, &of("tor2").export] {
+        let policy = policy.as_ref().unwrap();
+        assert_eq!((policy.rules.len(), policy.default), (0, Verdict::Reject));
+    }
+    assert!(problems[0].message.contains("no BGPFilter missing"), "{problems:?}");
+}
+
+#[test]
+fn a_range_with_a_password_around_a_neighbour_without_is_not_used() {
+    let Speaking { orders, problems } = state("ranges").speaker;
+    let ranges = orders.unwrap().ranges;
+    assert_eq!(ranges.iter().map(|range| range.settings.name.as_str()).collect::<Vec<_>>(), ["pods"]);
+    assert_eq!((ranges[0].limit, ranges[0].settings.address.is_unspecified()), (5, true));
+    assert!(
+        problems[0].object == "BGPPeer/rack" && problems[0].message.contains("another password"),
+        "{problems:?}"
+    );
+}
+
+#[test]
 fn of_three_claims_on_one_destination_the_pod_wins() {
     let fib = state("three claims on one destination").fib;
     let routes: Vec<(String, Route)> =
@@ -287,7 +473,7 @@ proptest! {
 
     #[test]
     fn any_walk_ends_where_a_computation_from_nothing_does(
-        walk in prop::collection::vec((0..10_usize, any::<u64>(), any::<bool>()), 1..8),
+        walk in prop::collection::vec((0..states().len(), any::<u64>(), any::<bool>()), 1..8),
     ) {
         let states = states();
         let mut graph = Graph::new("node1");

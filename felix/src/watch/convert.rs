@@ -16,45 +16,124 @@ use manx_ipam::crd::{IPAMBlock, IPAMRequest, IPPool, IPReservation};
 use serde::de::DeserializeOwned;
 
 use super::{full_name, policy};
-use crate::crd::{BGPConfiguration, BGPConfigurationSpec, BGPPeer, BGPPeerSpec};
-use crate::graph::Selector;
 use crate::model::labels::Interner;
 use crate::model::{
-    Bad, BgpConfig, Block, IP_ADDRESSES_EXHAUSTED, Namespace, Node, Object, Peer, Pod, Request, Reservation,
+    self, Bad, Block, IP_ADDRESSES_EXHAUSTED, Namespace, Node, Object, Pod, ROUTE_REFLECTOR, Request,
+    Reservation,
 };
 
-/// The name of the one BGPConfiguration that counts.
-pub const DEFAULT_CONFIGURATION: &str = "default";
+/// Label of a node: where it stands (kubernetes.io, well-known labels).
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// A Node; one without addresses is a node nobody can speak with yet, not a bad one.
 pub fn node(node: v1::Node) -> Object<Node> {
-    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
-    let internal: Vec<IpAddr> = addresses
-        .iter()
-        .filter(|address| address.type_ == "InternalIP")
-        .filter_map(|address| address.address.parse().ok())
-        .collect();
-    let all = addresses.iter().filter_map(|address| address.address.parse().ok());
+    let status = node.status.as_ref();
+    let told = status.and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    let parse = |address: &v1::NodeAddress| address.address.parse().ok();
+    let internal: Vec<IpAddr> =
+        told.iter().filter(|address| address.type_ == "InternalIP").filter_map(parse).collect();
+    let mut faults = Vec::new();
+    let annotated = annotation(&node, model::ADDRESS).map(|text| addresses(text)).transpose();
+    let annotated = annotated.unwrap_or_else(|fault| {
+        faults.push(fault);
+        None
+    });
+    let found = annotation(&node, model::FOUND_ADDRESS).map(str::to_owned);
+    // What an agent wrote, it wrote well.
+    let found_addresses = found.as_deref().and_then(|text| addresses(text).ok()).unwrap_or_default();
+    let said = annotation(&node, model::AS_NUMBER)
+        .or_else(|| node.labels().get(model::AS_NUMBER).map(String::as_str));
+    let asn = said.map(as_number).transpose().unwrap_or_else(|fault| {
+        faults.push(fault);
+        None
+    });
+    let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or_default();
+    let drain = annotation(&node, model::DRAIN).filter(|_| unschedulable).map(|text| match text {
+        "" => manx_bgp::api::DEFAULT_WAIT,
+        text => text.parse().unwrap_or_else(|_| {
+            faults.push(format!(
+                "the annotation {} is \"{text}\": give a number of seconds; 60 are taken",
+                model::DRAIN
+            ));
+            manx_bgp::api::DEFAULT_WAIT
+        }),
+    });
+    let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let condition = |type_: &str| {
+        conditions.iter().find(|condition| condition.type_ == type_).map(|found| found.status == "True")
+    };
+    let own = |of: fn(IpAddr) -> bool| {
+        let written = annotated.iter().flatten().chain(&found_addresses).chain(&internal).copied();
+        written.into_iter().find(|address| of(*address))
+    };
     let model = Node {
-        addresses: all.collect(),
+        addresses: told
+            .iter()
+            .filter_map(parse)
+            .chain(annotated.iter().flatten().copied())
+            .chain(found_addresses.iter().copied())
+            .collect(),
         uid: node.uid().unwrap_or_default(),
         labels: node.labels().clone(),
-        ipv4: internal.iter().find_map(|address| match address {
-            IpAddr::V4(address) => Some(*address),
+        ipv4: own(|address| address.is_ipv4()).and_then(|address| match address {
+            IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
         }),
-        ipv6: internal.iter().find_map(|address| match address {
+        ipv6: own(|address| address.is_ipv6()).and_then(|address| match address {
             IpAddr::V4(_) => None,
-            IpAddr::V6(address) => Some(*address),
+            IpAddr::V6(address) => Some(address),
         }),
-        exhausted: node.status.as_ref().and_then(|status| status.conditions.as_ref()).and_then(
-            |conditions| {
-                let ours = conditions.iter().find(|condition| condition.type_ == IP_ADDRESSES_EXHAUSTED)?;
-                Some(ours.status == "True")
-            },
-        ),
+        asn,
+        zone: node.labels().get(ZONE).cloned().unwrap_or_default(),
+        // A Node without the condition is one nobody has spoken of yet, as in a cluster without node controller.
+        dependable: !unschedulable && condition("Ready").unwrap_or(true),
+        reflecting: condition(ROUTE_REFLECTOR).unwrap_or_default(),
+        drain,
+        found,
+        faults,
+        exhausted: condition(IP_ADDRESSES_EXHAUSTED),
     };
-    Object { name: node.name_any(), generation: 0, conditions: Vec::new(), spec: Ok(model) }
+    Object {
+        name: node.name_any(),
+        uid: String::new(),
+        generation: 0,
+        conditions: Vec::new(),
+        spec: Ok(model),
+    }
+}
+
+fn annotation<'a>(node: &'a v1::Node, key: &str) -> Option<&'a str> {
+    node.annotations().get(key).map(|text| text.trim())
+}
+
+/// One of a family, or one of each.
+fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
+    let fault = || {
+        format!(
+            "the annotation {} is \"{text}\": give one address a family, as in 10.1.0.5,fd00::5; it is as if not there",
+            model::ADDRESS
+        )
+    };
+    let read = |part: &str| part.trim().parse().ok().filter(|address| is_node(*address)).ok_or_else(fault);
+    let addresses: Vec<IpAddr> = text.split(',').map(read).collect::<Result<_, String>>()?;
+    let twice = addresses.len() > 2
+        || matches!(addresses[..], [first, second] if first.is_ipv4() == second.is_ipv4());
+    if twice { Err(fault()) } else { Ok(addresses) }
+}
+
+fn is_node(address: IpAddr) -> bool {
+    let local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || local)
+}
+
+fn as_number(text: &str) -> Result<Asn, String> {
+    match text.parse() {
+        Ok(number @ 1_u32..) => Ok(Asn(number)),
+        _ => Err(format!(
+            "its {} is \"{text}\": give an AS from 1 to 4294967295; it has that of the BGPConfiguration",
+            model::AS_NUMBER
+        )),
+    }
 }
 
 /// A Pod of any node; `me` is this one.
@@ -67,7 +146,13 @@ pub fn pod(pod: v1::Pod, me: &str, interner: &mut Interner) -> Object<Pod> {
         here,
         policed: policy::pod(&pod, interner),
     };
-    Object { name: full_name(&pod), generation: 0, conditions: Vec::new(), spec: Ok(model) }
+    Object {
+        name: full_name(&pod),
+        uid: String::new(),
+        generation: 0,
+        conditions: Vec::new(),
+        spec: Ok(model),
+    }
 }
 
 /// A Namespace.
@@ -77,7 +162,13 @@ pub fn namespace(namespace: v1::Namespace, interner: &mut Interner) -> Object<Na
         wishes: wishes(&namespace),
         policed: policy::namespace(&namespace, interner),
     };
-    Object { name: full_name(&namespace), generation: 0, conditions: Vec::new(), spec: Ok(model) }
+    Object {
+        name: full_name(&namespace),
+        uid: String::new(),
+        generation: 0,
+        conditions: Vec::new(),
+        spec: Ok(model),
+    }
 }
 
 fn wishes(object: &impl ResourceExt) -> Result<Wishes, Bad> {
@@ -131,101 +222,6 @@ pub fn block(object: DynamicObject, me: &str) -> Object<Block> {
     })
 }
 
-/// A BGPConfiguration; of all but one the name alone is wrong.
-pub fn bgp_configuration(object: DynamicObject) -> Object<BgpConfig> {
-    custom(object, |configuration: BGPConfiguration| {
-        if configuration.name_any() == DEFAULT_CONFIGURATION {
-            return BgpConfig::try_from(&configuration.spec);
-        }
-        let message = format!("only the BGPConfiguration named \"{DEFAULT_CONFIGURATION}\" counts");
-        Err(Bad::new("NotDefault", message))
-    })
-}
-
-/// A BGPPeer.
-pub fn bgp_peer(object: DynamicObject) -> Object<Peer> {
-    custom(object, |peer: BGPPeer| Peer::try_from(&peer.spec))
-}
-
-impl TryFrom<&BGPConfigurationSpec> for BgpConfig {
-    type Error = Bad;
-
-    fn try_from(spec: &BGPConfigurationSpec) -> Result<Self, Bad> {
-        Ok(Self {
-            asn: asn(spec.as_number)?,
-            mesh: spec.mesh,
-            listen_port: port("spec.listenPort", spec.listen_port)?,
-            hold_time: hold_time(spec.hold_time_seconds)?,
-        })
-    }
-}
-
-impl TryFrom<&BGPPeerSpec> for Peer {
-    type Error = Bad;
-
-    fn try_from(spec: &BGPPeerSpec) -> Result<Self, Bad> {
-        Ok(Self {
-            nodes: Selector::try_from(spec.node_selector.clone()).map_err(|error| {
-                Bad::new("InvalidNodeSelector", format_args!("spec.nodeSelector: {error}"))
-            })?,
-            address: neighbour(&spec.address)?,
-            asn: asn(spec.as_number)?,
-            port: port("spec.port", spec.port)?,
-            hold_time: spec.hold_time_seconds.map(hold_time).transpose()?,
-        })
-    }
-}
-
-fn neighbour(text: &str) -> Result<IpAddr, Bad> {
-    let bad = |why: &str| {
-        Err(Bad::new(
-            "InvalidAddress",
-            format_args!("spec.address: \"{text}\" {why}, expected as in 192.0.2.1"),
-        ))
-    };
-    let Ok(address) = text.parse::<IpAddr>() else {
-        return bad("is not an IP address");
-    };
-    if let IpAddr::V6(v6) = address
-        && v6.to_ipv4_mapped().is_some()
-    {
-        return bad("is IPv4-mapped: write it as IPv4");
-    }
-    let link_local = match address {
-        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    };
-    if address.is_unspecified() || address.is_loopback() || address.is_multicast() || link_local {
-        return bad(
-            "is not an address every node can reach (unspecified, loopback, multicast or link-local)",
-        );
-    }
-    Ok(address)
-}
-
-fn asn(number: u32) -> Result<Asn, Bad> {
-    if number == 0 {
-        return Err(Bad::new("InvalidASN", "spec.asNumber: 0 is reserved (RFC 7607), expected 1–4294967295"));
-    }
-    Ok(Asn(number))
-}
-
-fn port(field: &str, port: u16) -> Result<u16, Bad> {
-    if port == 0 {
-        return Err(Bad::new("InvalidPort", format_args!("{field}: 0 is not a port, expected 1–65535")));
-    }
-    Ok(port)
-}
-
-fn hold_time(seconds: u16) -> Result<u16, Bad> {
-    if matches!(seconds, 1 | 2) {
-        let message =
-            format!("spec.holdTimeSeconds: {seconds} is neither 0 nor 3–65535 (RFC 4271, section 4.2)");
-        return Err(Bad::new("InvalidHoldTime", message));
-    }
-    Ok(seconds)
-}
-
 pub(super) fn custom<K, T>(object: DynamicObject, parse: impl FnOnce(K) -> Result<T, Bad>) -> Object<T>
 where
     K: DeserializeOwned,
@@ -233,11 +229,12 @@ where
     let conditions = object.data.pointer("/status/conditions").cloned().unwrap_or_default();
     let conditions: Vec<Condition> = serde_json::from_value(conditions).unwrap_or_default();
     let (name, generation) = (full_name(&object), object.metadata.generation.unwrap_or_default());
+    let uid = object.uid().unwrap_or_default();
     let spec = serde_json::to_value(object)
         .and_then(serde_json::from_value::<K>)
         .map_err(|error| Bad::new("Malformed", format_args!("does not follow its schema: {error}")))
         .and_then(parse);
-    Object { name, generation, conditions, spec }
+    Object { name, uid, generation, conditions, spec }
 }
 
 /// Whether a watch is too old to go on: the API no longer knows what came since. It begins anew with a list.
@@ -310,10 +307,6 @@ mod tests {
         serde_json::from_value(json).unwrap()
     }
 
-    fn peer(spec: serde_json::Value) -> Result<Peer, Bad> {
-        bgp_peer(object(json!({"metadata": {"name": "tor1", "generation": 3}, "spec": spec}))).spec
-    }
-
     #[test]
     fn a_cause_is_said_once_and_the_apis_answer_without_its_debug_form() {
         let repeating = Err::<(), _>(io::Error::other("no route")).context("connecting: no route");
@@ -345,46 +338,47 @@ mod tests {
         assert_eq!(model.labels["rack"], "a");
     }
 
-    #[test]
-    fn defaults_of_a_peer_are_those_of_its_schema() {
-        let peer = peer(json!({"address": "192.0.2.1", "asNumber": 65001})).unwrap();
-        assert_eq!((peer.port, peer.hold_time, peer.asn), (179, None, Asn(65001)));
+    fn annotated(annotations: serde_json::Value) -> Node {
+        let node = node(
+            serde_json::from_value(json!({
+                "metadata": {"name": "node1", "labels": {"manx.io/as-number": "65101"}, "annotations": annotations},
+                "spec": {"unschedulable": true},
+                "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.11"}]},
+            }))
+            .unwrap(),
+        );
+        node.spec.unwrap()
     }
 
     #[test]
-    fn a_bad_peer_is_refused_in_words() {
-        for (spec, reason, words) in [
-            (json!({"address": "tor1", "asNumber": 1}), "InvalidAddress", "\"tor1\" is not an IP address"),
-            (json!({"address": "fe80::1", "asNumber": 1}), "InvalidAddress", "link-local"),
-            (json!({"address": "::ffff:192.0.2.1", "asNumber": 1}), "InvalidAddress", "write it as IPv4"),
-            (json!({"address": "192.0.2.1", "asNumber": 0}), "InvalidASN", "0 is reserved"),
-            (
-                json!({"address": "192.0.2.1", "asNumber": 1, "holdTimeSeconds": 2}),
-                "InvalidHoldTime",
-                "neither 0 nor",
-            ),
-            (json!({"address": "192.0.2.1", "asNumber": 1, "port": 0}), "InvalidPort", "0 is not a port"),
-            (json!({"address": "192.0.2.1", "asNumber": -1}), "Malformed", "does not follow its schema"),
-            (json!({"asNumber": 1}), "Malformed", "address"),
-            (
-                json!({"address": "192.0.2.1", "asNumber": 1,
-                    "nodeSelector": {"matchExpressions": [{"key": "k", "operator": "In"}]}}),
-                "InvalidNodeSelector",
-                "needs at least one value",
-            ),
+    fn annotations_say_a_nodes_address_and_as_and_that_it_is_drained_while_it_is_cordoned() {
+        let node = annotated(json!({"manx.io/address": "10.1.0.5, fd00::5", "manx.io/drain": "20"}));
+        assert_eq!(node.ipv4, Some("10.1.0.5".parse().unwrap()));
+        assert_eq!(node.ipv6, Some("fd00::5".parse().unwrap()));
+        assert_eq!((node.asn, node.drain, node.dependable), (Some(Asn(65101)), Some(20), false));
+        assert_eq!(annotated(json!({"manx.io/as-number": "65102"})).asn, Some(Asn(65102)));
+        assert_eq!(annotated(json!({"manx.io/drain": ""})).drain, Some(60));
+        assert_eq!(annotated(json!({})).drain, None);
+        assert_eq!(
+            annotated(json!({"manx.io/address": "fd00::5"})).ipv4,
+            Some("192.0.2.11".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn a_bad_annotation_is_told_and_as_if_it_were_not_there() {
+        for (key, bad) in [
+            ("manx.io/address", "10.1.0.5,10.1.0.6"),
+            ("manx.io/address", "eth0"),
+            ("manx.io/as-number", "0"),
+            ("manx.io/drain", "soon"),
         ] {
-            let bad = peer(spec).unwrap_err();
-            assert_eq!(bad.reason, reason);
-            assert!(bad.message.contains(words), "{} does not say {words}", bad.message);
+            let mut annotations = serde_json::Map::new();
+            annotations.insert(key.to_owned(), bad.into());
+            let node = annotated(annotations.into());
+            assert_eq!(node.ipv4, Some("192.0.2.11".parse().unwrap()));
+            assert!(matches!(&node.faults[..], [fault] if fault.contains(bad)), "{:?}", node.faults);
         }
-    }
-
-    #[test]
-    fn only_the_default_configuration_counts() {
-        let named =
-            |name: &str| bgp_configuration(object(json!({"metadata": {"name": name}, "spec": {}}))).spec;
-        assert_eq!(named("default"), Ok(BgpConfig::default()));
-        assert_eq!(named("other").unwrap_err().reason, "NotDefault");
     }
 
     #[test]

@@ -6,14 +6,18 @@
 //! ```text
 //!   Node ──────┐ IPPool, IPAMBlock, ─────────┐ BGPConfiguration ─┐ NetworkPolicy ────────┐
 //!   Pod ───────┤                             │                   │                       │
-//!   Namespace ─┴ IPReservation, IPAMRequest ─┴ BGPPeer ──────────┴ ClusterNetworkPolicy ─┴─▶ Update ─▶ the agent
+//!   Namespace ─┼ IPReservation, IPAMRequest ─┼ BGPPeer ──────────┼ ClusterNetworkPolicy ─┤
+//!   Secret ────┘ (those that are named)      └ BGPFilter ────────┴───────────────────────┴─▶ Update ─▶ the agent
 //!                └──── errors ──▶ reach: is the API there at all? said once, not in a loop
 //! ```
 
+pub mod bgp;
 pub mod convert;
 pub mod policy;
 mod reach;
+mod secrets;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -25,14 +29,15 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use manx_ipam::crd::{IPAMBlock, IPAMRequest, IPPool, IPReservation};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 
 use crate::cluster_network_policy::ClusterNetworkPolicy;
-use crate::crd::{BGPConfiguration, BGPPeer};
+use crate::crd::{BGPConfiguration, BGPFilter, BGPPeer};
 use crate::model::labels::Interner;
 use crate::model::policy::Policy;
-use crate::model::{BgpConfig, Block, Namespace, Node, Object, Peer, Pod, Request, Reservation};
+use crate::model::{BgpConfig, Block, Filter, Namespace, Node, Object, Peer, Pod, Request, Reservation};
+pub use secrets::Keys;
 
 /// Updates on their way to the agent; a full channel slows the watchers, which the API server bears.
 const QUEUE: usize = 1024;
@@ -58,6 +63,8 @@ pub enum Kind {
     BGPConfiguration,
     /// `manx.io`.
     BGPPeer,
+    /// `manx.io`.
+    BGPFilter,
     /// `networking.k8s.io`.
     NetworkPolicy,
     /// `policy.networking.k8s.io`; not every cluster has it.
@@ -66,7 +73,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Node,
         Self::Pod,
         Self::Namespace,
@@ -76,6 +83,7 @@ impl Kind {
         Self::IPAMRequest,
         Self::BGPConfiguration,
         Self::BGPPeer,
+        Self::BGPFilter,
         Self::NetworkPolicy,
         Self::ClusterNetworkPolicy,
     ];
@@ -124,6 +132,10 @@ pub enum Update {
     Bgp(Change<BgpConfig>),
     /// A neighbour.
     Peer(Change<Peer>),
+    /// What neighbours may tell and are told.
+    Filter(Change<Filter>),
+    /// A Secret that was asked for, by name: its keys, or why they cannot be had.
+    Secret(String, Result<Keys, String>),
     /// A NetworkPolicy.
     NetworkPolicy(Change<Policy>),
     /// A ClusterNetworkPolicy.
@@ -147,6 +159,8 @@ impl Update {
             Self::Request(_) => "IPAMRequest",
             Self::Bgp(_) => "BGPConfiguration",
             Self::Peer(_) => "BGPPeer",
+            Self::Filter(_) => "BGPFilter",
+            Self::Secret(..) => "Secret",
             Self::NetworkPolicy(_) => "NetworkPolicy",
             Self::ClusterNetworkPolicy(_) => "ClusterNetworkPolicy",
             Self::Refused(..) => "refused",
@@ -162,10 +176,12 @@ pub struct Watches {
     pub updates: mpsc::Receiver<Update>,
     /// To be notified by who fails to reach the API: it is then asked whether it answers.
     pub doubt: Arc<Notify>,
+    /// Names of the Secrets that are to be read; no others are.
+    pub secrets: watch::Sender<BTreeSet<String>>,
 }
 
-/// Watches what the agent of the node `me` needs to know.
-pub fn start(client: &Client, me: &str) -> Watches {
+/// Watches what the agent of the node `me` needs to know; Secrets in its `own` namespace.
+pub fn start(client: &Client, me: &str, own: &str) -> Watches {
     let (tx, updates) = mpsc::channel(QUEUE);
     let doubt = Arc::new(Notify::new());
     let pipe = Pipe { tx: tx.clone(), doubt: doubt.clone() };
@@ -186,10 +202,13 @@ pub fn start(client: &Client, me: &str) -> Watches {
     follow.custom::<IPAMBlock, _>(Kind::IPAMBlock, move |block| convert::block(block, &node), Update::Block);
     follow.custom::<IPReservation, _>(Kind::IPReservation, convert::reservation, Update::Reservation);
     follow.custom::<IPAMRequest, _>(Kind::IPAMRequest, convert::request, Update::Request);
-    follow.custom::<BGPConfiguration, _>(Kind::BGPConfiguration, convert::bgp_configuration, Update::Bgp);
-    follow.custom::<BGPPeer, _>(Kind::BGPPeer, convert::bgp_peer, Update::Peer);
+    follow.custom::<BGPConfiguration, _>(Kind::BGPConfiguration, bgp::bgp_configuration, Update::Bgp);
+    follow.custom::<BGPPeer, _>(Kind::BGPPeer, bgp::bgp_peer, Update::Peer);
+    follow.custom::<BGPFilter, _>(Kind::BGPFilter, bgp::bgp_filter, Update::Filter);
+    let (secrets, named) = watch::channel(BTreeSet::new());
+    tokio::spawn(secrets::follow(client.clone(), own.to_owned(), named, tx.clone()));
     tokio::spawn(reach::ask(client.clone(), tx, doubt.clone()));
-    Watches { updates, doubt }
+    Watches { updates, doubt, secrets }
 }
 
 struct Follow {
@@ -350,7 +369,7 @@ mod tests {
 
     fn pod(name: &str) -> Object<Pod> {
         let spec = Ok(Pod { uid: String::new(), wishes: Ok(Wishes::default()), here: true, policed: None });
-        Object { name: name.to_owned(), generation: 0, conditions: Vec::new(), spec }
+        Object { name: name.to_owned(), uid: String::new(), generation: 0, conditions: Vec::new(), spec }
     }
 
     fn forbidden() -> watcher::Error {

@@ -198,7 +198,7 @@ pub fn network_policy(object: networking::NetworkPolicy) -> Object<Policy> {
         uid,
         version,
     };
-    Object { name, generation, conditions: Vec::new(), spec: Ok(policy) }
+    Object { name, uid: String::new(), generation, conditions: Vec::new(), spec: Ok(policy) }
 }
 
 impl Reader {

@@ -35,7 +35,7 @@ use crate::dataplane::{Fib, Route};
 use crate::health::Metrics;
 use crate::model::labels::Labels;
 use crate::model::policy;
-use crate::model::{Bad, Block, Namespace, Node, Object, Pod};
+use crate::model::{Bad, Block, Namespace, Node, Object, Pod, Wanted};
 use crate::speaker::Event;
 use crate::watch::{Change, Kind, Update};
 
@@ -43,7 +43,12 @@ pub type Reply<T> = oneshot::Receiver<Result<T, Refusal>>;
 
 /// Interfaces by name, and the pod routes an agent that starts finds; a clone is the same kernel.
 #[derive(Clone, Default)]
-pub struct Links(pub(super) Arc<Mutex<BTreeMap<String, u32>>>, pub(super) Arc<Mutex<Vec<PodLink>>>);
+pub struct Links(
+    pub(super) Arc<Mutex<BTreeMap<String, u32>>>,
+    pub(super) Arc<Mutex<Vec<PodLink>>>,
+    /// Addresses of the machine.
+    pub(super) Arc<Mutex<Vec<IpAddr>>>,
+);
 
 impl Host for Links {
     fn index_of(&self, name: &str) -> io::Result<Option<u32>> {
@@ -52,6 +57,10 @@ impl Host for Links {
 
     fn pod_links(&self) -> io::Result<Vec<PodLink>> {
         Ok(self.1.lock().unwrap().clone())
+    }
+
+    fn addresses(&self, _: &Wanted) -> io::Result<Vec<IpAddr>> {
+        Ok(self.2.lock().unwrap().clone())
     }
 
     fn mtu_of(&self, addresses: &[IpAddr]) -> Option<u32> {
@@ -74,6 +83,10 @@ pub struct Machine {
     pub now: Instant,
     pub orders: Vec<Config>,
     pub writes: Vec<Write>,
+    /// Secrets that are read.
+    pub secrets: BTreeSet<String>,
+    /// What the speaker was told of drains.
+    pub drains: Vec<Option<u32>>,
     pub attempts: u64,
     /// Interfaces that are down and wait for their removal.
     pub retired: BTreeSet<u32>,
@@ -113,6 +126,8 @@ impl Machine {
             now,
             orders: Vec::new(),
             writes: Vec::new(),
+            secrets: BTreeSet::new(),
+            drains: Vec::new(),
             attempts: 0,
             retired: BTreeSet::new(),
             removes: true,
@@ -155,6 +170,7 @@ impl Machine {
         self.list_blocks();
         self.update(Update::Bgp(Change::Replace(Vec::new())));
         self.update(Update::Peer(Change::Replace(Vec::new())));
+        self.update(Update::Filter(Change::Replace(Vec::new())));
     }
 
     /// The watch shows a block as it is.
@@ -337,6 +353,11 @@ impl Machine {
                 self.core.written(writes.clone(), None, self.now);
                 self.writes.extend(writes);
             }
+            Effect::Secrets(named) => self.secrets = named,
+            Effect::Drain(wait) => {
+                self.drains.push(wait);
+                self.core.drained(wait, Ok(()), self.now);
+            }
             Effect::Report(answer) => {
                 let report = self.core.report(self.now);
                 let _ = answer.send(serde_json::to_value(report).unwrap());
@@ -479,7 +500,7 @@ pub fn key(container: &str) -> AttachmentKey {
 }
 
 pub fn object<T>(name: &str, spec: Result<T, Bad>) -> Object<T> {
-    Object { name: name.to_owned(), generation: 1, conditions: Vec::new(), spec }
+    Object { name: name.to_owned(), uid: "uid".to_owned(), generation: 1, conditions: Vec::new(), spec }
 }
 
 pub fn node(name: &str) -> Object<Node> {

@@ -4,6 +4,7 @@ mod addresses;
 mod answers;
 mod machine;
 mod model;
+mod peering;
 mod policy;
 mod upkeep;
 mod walk;
@@ -105,6 +106,7 @@ fn the_speaker_is_told_only_of_acknowledged_blocks_and_only_once_all_is_read() {
     machine.update(Update::Bgp(Change::Replace(Vec::new())));
     assert_eq!(machine.orders, [], "a neighbour may still come to light");
     machine.update(Update::Peer(Change::Replace(Vec::new())));
+    machine.update(Update::Filter(Change::Replace(Vec::new())));
     let announced: Vec<String> =
         machine.orders.last().unwrap().networks.iter().map(|network| network.prefix.to_string()).collect();
     let owned: Vec<String> = machine.store.blocks().iter().map(|block| block.spec.cidr.clone()).collect();

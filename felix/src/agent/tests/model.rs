@@ -381,6 +381,7 @@ impl World {
             Update::Reservation(Change::Replace(Vec::new())),
             Update::Bgp(Change::Replace(Vec::new())),
             Update::Peer(Change::Replace(Vec::new())),
+            Update::Filter(Change::Replace(Vec::new())),
             Update::NetworkPolicy(Change::Replace(Vec::new())),
             Update::ClusterNetworkPolicy(Change::Replace(Vec::new())),
         ] {
@@ -417,7 +418,7 @@ impl World {
                         core.gone(retire, true, now);
                     }
                     Effect::Sweep => machine.fib = core.graph.desired().fib,
-                    Effect::SweepAcl | Effect::Report(_) => {}
+                    Effect::SweepAcl | Effect::Report(_) | Effect::Secrets(_) | Effect::Drain(_) => {}
                     effect => machine.pending.push_back(effect),
                 }
             }

@@ -255,6 +255,7 @@ pub mod tests {
             blocks: vec!["10.244.3.64/26".to_owned()],
             routes: 7,
             pods: 2,
+            problems: Vec::new(),
             version: "0.1.0".to_owned(),
             policies: None,
         });

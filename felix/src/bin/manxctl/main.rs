@@ -7,6 +7,7 @@ mod enforced;
 mod explain;
 mod ipam;
 mod migrate;
+mod node;
 mod operate;
 mod policy;
 mod status;
@@ -49,6 +50,7 @@ Examples:
   manxctl bgp reset tor1 --reason \"new filters\"
   manxctl bgp drain --wait 30          before maintenance: peers move their traffic away, then our routes go
   manxctl bgp undrain                  after it
+  manxctl node drain worker7           the same for any node, from anywhere: cordoned until `node undrain`
   manxctl migrate calico --dry-run     Calico's pools and peers as Manx's objects, and what has no counterpart
   manxctl uninstall                    this node without Manx, once its agent and speaker are gone
   manxctl ipam show 10.244.3.7         who has an address; or what a pod, a node or a pool has
@@ -76,6 +78,9 @@ enum Command {
     /// What this node's BGP speaker knows.
     #[command(subcommand)]
     Bgp(BgpCommand),
+    /// A node's leave for maintenance, and its return.
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// What policies let through: why, what they have counted, and what is in the kernel.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -123,6 +128,30 @@ enum Command {
         /// Then wait for SIGTERM: a DaemonSet whose pods are ready says that all nodes are clean.
         #[arg(long)]
         wait: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum NodeCommand {
+    /// Cordon a node, have its neighbours use other ways (RFC 8326), and then withdraw its routes.
+    ///
+    /// The same as `kubectl cordon` and the annotation `manx.io/drain` with the seconds. Its pods stay: move them with
+    /// `kubectl drain`. It lasts until undrain, or `kubectl uncordon`.
+    Drain {
+        /// Its name.
+        node: String,
+        /// Seconds between the announcement and the withdrawal.
+        #[arg(long, default_value_t = DEFAULT_WAIT)]
+        wait: u32,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Uncordon it, and tell its routes as before.
+    Undrain {
+        /// Its name.
+        node: String,
+        #[command(flatten)]
+        cluster: ClusterArgs,
     },
 }
 
@@ -416,6 +445,7 @@ pub async fn main() -> ExitCode {
             printed.and_then(|()| report.verdict())
         }
         Command::Ipam(command) => addresses(command).await,
+        Command::Node(command) => leave(command).await.and_then(|said| write(&said)),
         Command::Bgp(command) => ask_speaker(command).await,
         Command::Policy(PolicyCommand::Explain { from, to, port, cluster, agent_socket, output }) => {
             let kubeconfig = cluster.kubeconfig.as_deref();
@@ -461,6 +491,19 @@ async fn enforcement(policy: Option<&str>, cluster: &ClusterArgs, output: Output
     let (client, url) = cluster::client(cluster.kubeconfig.as_deref()).await?;
     let all = enforced::read(&client, policy).await.with_context(|| format!("reading {url}"))?;
     print(output, &all, || enforced::render(&all))
+}
+
+async fn leave(command: NodeCommand) -> anyhow::Result<String> {
+    match command {
+        NodeCommand::Drain { node, wait, cluster } => {
+            let (client, _) = cluster::client(cluster.kubeconfig.as_deref()).await?;
+            node::drain(client, &node, wait).await
+        }
+        NodeCommand::Undrain { node, cluster } => {
+            let (client, _) = cluster::client(cluster.kubeconfig.as_deref()).await?;
+            node::undrain(client, &node).await
+        }
+    }
 }
 
 async fn addresses(command: IpamCommand) -> anyhow::Result<()> {

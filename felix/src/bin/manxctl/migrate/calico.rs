@@ -52,7 +52,7 @@ pub fn steps(sources: &[Source]) -> Vec<Step> {
     let has_default = |step: &Step| step.objects.iter().any(|object| object["kind"] == "BGPConfiguration");
     if !steps.is_empty() && !steps.iter().any(has_default) {
         // Calico goes by its defaults then.
-        let spec = json!({ "asNumber": DEFAULT_AS, "mesh": true });
+        let spec = json!({ "asNumber": DEFAULT_AS, "mesh": "Full" });
         let of = "Calico's BGPConfiguration default, which is not there: its defaults".to_owned();
         let objects = vec![object("BGPConfiguration", "default", spec)];
         steps.push(Step { of, notes: Vec::new(), objects });
@@ -179,7 +179,8 @@ impl Reading {
         if let Some(asn) = self.take("asNumber").as_ref().and_then(number) {
             spec["asNumber"] = json!(asn);
         }
-        spec["mesh"] = json!(self.flag("nodeToNodeMeshEnabled").unwrap_or(true));
+        let mesh = self.flag("nodeToNodeMeshEnabled").unwrap_or(true);
+        spec["mesh"] = json!(if mesh { "Full" } else { "None" });
         if let Some(port) = self.take("listenPort").as_ref().and_then(number) {
             spec["listenPort"] = json!(port);
         }

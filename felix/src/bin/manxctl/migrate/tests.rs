@@ -44,7 +44,7 @@ fn a_cluster_that_goes_by_calicos_defaults_keeps_its_mesh() {
     let pool = json!({ "kind": "IPPool", "metadata": { "name": "a" }, "spec": { "cidr": "10.0.0.0/16" } });
     let steps = calico::steps(&[serde_json::from_value(pool).unwrap()]);
     let last = &steps.last().unwrap().objects[0];
-    assert_eq!(last["spec"], json!({ "asNumber": 64512, "mesh": true }));
+    assert_eq!(last["spec"], json!({ "asNumber": 64512, "mesh": "Full" }));
     assert!(calico::steps(&[]).is_empty());
 }
 

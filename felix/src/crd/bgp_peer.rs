@@ -1,0 +1,198 @@
+//! Neighbours.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::session::{Bfd, GracefulRestart, MaxPrefixes, SecretKey};
+use super::{AcceptedStatus, default_port};
+
+/// With whom nodes speak BGP beside the mesh: a top-of-rack switch, whoever calls from a range, other nodes.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "manx.io",
+    version = "v1alpha1",
+    kind = "BGPPeer",
+    doc = "With whom nodes speak BGP beside the mesh: a top-of-rack switch, whoever calls from a range, other nodes.",
+    plural = "bgppeers",
+    shortname = "peer",
+    status = "AcceptedStatus",
+    category = "manx",
+    printcolumn = r#"{"name":"Address","type":"string","jsonPath":".spec.address"}"#,
+    printcolumn = r#"{"name":"Interface","type":"string","jsonPath":".spec.interface"}"#,
+    printcolumn = r#"{"name":"AS","type":"integer","jsonPath":".spec.asNumber"}"#,
+    printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].message"}"#,
+    printcolumn = r#"{"name":"Degraded","type":"string","jsonPath":".status.conditions[?(@.type==\"Degraded\")].message"}"#
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("[has(self.address) || has(self.interface) && !has(self.range), has(self.range), \
+        has(self.peerSelector)].filter(x, x).size() == 1")
+        .message("a BGPPeer has one of address (or interface), range and peerSelector"),
+    validation = Rule::new("has(self.asNumber) == (has(self.address) || has(self.interface) && !has(self.range))")
+        .message("asNumber goes with address or interface; a range has its own, nodes have theirs"),
+    validation = Rule::new("!has(self.clusterId) || has(self.peerSelector)")
+        .message("clusterId goes with peerSelector: it is what the selected reflectors are called"),
+    validation = Rule::new("!has(self.multihop) || !has(self.ttlSecurity)")
+        .message("of multihop and ttlSecurity one can be set")
+)]
+pub struct BGPPeerSpec {
+    /// Nodes that peer with it; all of them unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
+    /// The neighbour's address. A link-local one needs `interface`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("isIP(self)").message("address must be an IP address, as 10.10.0.251 or fd00::251"))]
+    #[schemars(length(max = 45))]
+    pub address: Option<String>,
+    /// The interface the session runs over, and no other. Without an address the neighbour is who is found there
+    /// (unnumbered: its link-local address, by router advertisements).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 15))]
+    pub interface: Option<String>,
+    /// Neighbours known by where they call from; nodes wait for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<PeerRange>,
+    /// Other nodes of the cluster: those selected by `nodeSelector` and these peer with each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_selector: Option<LabelSelector>,
+    /// With `peerSelector`: the nodes it selects reflect routes between those of `nodeSelector` (RFC 4456), and call
+    /// themselves so, in the form of an IPv4 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("isIP(self) && !self.contains(':')").message("clusterId is written as an IPv4 address"))]
+    #[schemars(length(max = 15))]
+    pub cluster_id: Option<String>,
+    /// The neighbour's AS number, 1–4294967295; equal to the node's own makes it iBGP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub as_number: Option<u32>,
+    /// The AS nodes say to be to it, in place of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub local_as_number: Option<u32>,
+    /// The neighbour's TCP port.
+    #[serde(default = "default_port")]
+    #[schemars(range(min = 1))]
+    pub port: u16,
+    /// Hold time offered (RFC 4271, section 4.2), in seconds: 0 (never expires) or 3–65535; that of the BGPConfiguration unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self == 0 || self >= 3").message("a hold time is 0 (never) or 3 to 65535 seconds"))]
+    pub hold_time_seconds: Option<u16>,
+    /// Seconds between two KEEPALIVEs: at most a third of the hold time; a third unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 21845))]
+    pub keepalive_seconds: Option<u16>,
+    /// Longest pause before a neighbour that does not answer is called again (ConnectRetryTime), in seconds: 1–65535;
+    /// that of the BGPConfiguration unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub connect_retry_seconds: Option<u16>,
+    /// That of the BGPConfiguration unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graceful_restart: Option<GracefulRestart>,
+    /// Watches the way to it; not unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<Bfd>,
+    /// Password (TCP MD5, RFC 2385), in a Secret of Manx's namespace; none unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretKey>,
+    /// Take only what comes from at most so many hops away, 1–254 (GTSM, RFC 5082); the neighbour has to send with a TTL
+    /// of 255.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 254))]
+    pub ttl_security: Option<u8>,
+    /// The neighbour is so many hops away, 1–255.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub multihop: Option<u8>,
+    /// Wait for it to call.
+    #[serde(default)]
+    pub passive: bool,
+    /// With which address nodes call it, and are next hop: `Node`, their own, or `Interface`, that of the interface the
+    /// kernel's route leads over: then each router of a node with several links hears of the one between them.
+    #[serde(default)]
+    pub source: SourceAddress,
+    /// What it is told as next hop of learned routes.
+    #[serde(default)]
+    pub next_hop: NextHop,
+    /// How many times our AS may be in AS paths it tells: 0–255.
+    #[serde(default)]
+    pub allow_own_as: u8,
+    /// Take a default route from it.
+    #[serde(default)]
+    pub accept_default_route: bool,
+    /// Offer IPv4 routes with IPv6 next hops (RFC 8950). Always offered to neighbours with `interface` alone.
+    #[serde(default)]
+    pub extended_next_hop: bool,
+    /// Several paths to one destination (RFC 7911).
+    #[serde(default)]
+    pub add_paths: AddPaths,
+    /// Nodes reflect routes to it and from it (RFC 4456). For neighbours of the nodes' own AS.
+    #[serde(default)]
+    pub route_reflector_client: bool,
+    /// How many prefixes it may give.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_prefixes: Option<MaxPrefixes>,
+    /// BGPFilters, by name; their rules are looked at in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
+    pub filters: Vec<String>,
+}
+
+/// Neighbours known by where they call from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerRange {
+    /// Where they call from.
+    #[x_kube(validation = Rule::new("isCIDR(self)").message("cidr must be a range, as 10.244.0.0/16"))]
+    #[schemars(length(max = 43))]
+    pub cidr: String,
+    /// The ASes they may claim: `65001`, `65100-65199`.
+    #[schemars(length(min = 1, max = 64), inner(length(max = 21)))]
+    pub as_numbers: Vec<String>,
+    /// How many may have a session with a node at one time.
+    #[serde(default = "default_range_limit")]
+    #[schemars(range(min = 1, max = 100000))]
+    pub limit: u32,
+}
+
+fn default_range_limit() -> u32 {
+    100
+}
+
+/// Whose address nodes call with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SourceAddress {
+    /// The node's.
+    #[default]
+    Node,
+    /// That of the interface the way leads over.
+    Interface,
+}
+
+/// What a neighbour is told as next hop of learned routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum NextHop {
+    /// Our own address to other ASes, as learned inside our own (RFC 4271, section 5.1.3).
+    #[default]
+    Auto,
+    /// Our own address.
+    #[serde(rename = "Self")]
+    Own,
+    /// As learned.
+    Keep,
+    /// As learned where that is on a network shared with the neighbour, else our own address.
+    Direct,
+}
+
+/// Several paths to one destination (RFC 7911). Each direction needs both sides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct AddPaths {
+    /// How many of the best paths it is told: 0–255; 0: the best alone, without identifiers.
+    pub send: u8,
+    /// Take several from it.
+    pub receive: bool,
+}

@@ -1,0 +1,58 @@
+//! The custom resources that say how nodes peer, and what nodes say of themselves.
+
+mod bgp_configuration;
+mod bgp_filter;
+mod bgp_peer;
+mod node_status;
+mod policy_status;
+mod session;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResourceExt, ResourceExt};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use bgp_configuration::{
+    Aggregate, BGPConfiguration, BGPConfigurationSpec, MeshMode, NodeAddress, PrefixAdvertisement,
+};
+pub use bgp_filter::{
+    BGPFilter, BGPFilterSpec, FilterAction, FilterMatch, FilterPath, FilterPrefix, FilterRule, FilterSet,
+    FilterSource,
+};
+pub use bgp_peer::{AddPaths, BGPPeer, BGPPeerSpec, NextHop, PeerRange, SourceAddress};
+pub use node_status::{
+    NodeStatus, NodeStatusSpec, NodeStatusStatus, PolicyEnforcement, ProblemStatus, SessionStatus,
+};
+pub use policy_status::{PolicyStatus, PolicyStatusSpec, PolicyStatusStatus};
+pub use session::{Bfd, GracefulRestart, MaxPrefixes, MaxPrefixesAction, SecretKey};
+
+/// Whether an object is in force, and why not.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AcceptedStatus {
+    /// `Accepted`, with the reason in words; of BGPPeers `Degraded` too, when a node cannot do as they say.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}
+
+/// Every CustomResourceDefinition of Manx, those of [`manx_ipam::crd`] too, in order of name.
+pub fn all() -> Vec<CustomResourceDefinition> {
+    let mut all = vec![
+        manx_ipam::crd::IPPool::crd(),
+        manx_ipam::crd::IPAMBlock::crd(),
+        manx_ipam::crd::IPAMRequest::crd(),
+        manx_ipam::crd::IPReservation::crd(),
+        BGPConfiguration::crd(),
+        BGPFilter::crd(),
+        BGPPeer::crd(),
+        NodeStatus::crd(),
+        PolicyStatus::crd(),
+    ];
+    all.sort_by_key(ResourceExt::name_any);
+    all
+}
+
+pub(crate) fn default_port() -> u16 {
+    manx_bgp::iana::BGP_PORT
+}
