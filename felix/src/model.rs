@@ -16,7 +16,7 @@ use manx_ipam::cidr::{BlockCidr, Cidr};
 use manx_ipam::claim::Claim;
 use manx_ipam::crd::Allocation;
 
-pub use bgp::{BgpConfig, Filter, FilterRule, Mesh, Neighbour, Peer, SecretKey, Source, Wanted};
+pub use bgp::{BgpConfig, Filter, FilterRule, Mesh, Neighbour, Peer, SecretKey, Source, TcpAo, Wanted};
 
 /// Why an object cannot be put in force, in the terms of a Kubernetes condition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::session::{Bfd, GracefulRestart, MaxPrefixes, SecretKey};
+use super::session::{Bfd, GracefulRestart, MaxPrefixes, SecretKey, TcpAoKey};
 use super::{AcceptedStatus, default_port};
 
 /// With whom nodes speak BGP beside the mesh: a top-of-rack switch, whoever calls from a range, other nodes.
@@ -35,6 +35,7 @@ use super::{AcceptedStatus, default_port};
         .message("asNumber goes with address or interface; a range has its own, nodes have theirs"),
     validation = Rule::new("!has(self.clusterId) || has(self.peerSelector)")
         .message("clusterId goes with peerSelector: it is what the selected reflectors are called"),
+    validation = Rule::new("!has(self.password) || !has(self.tcpAo)").message("of password and tcpAo one can be set"),
     validation = Rule::new("!has(self.multihop) || !has(self.ttlSecurity)")
         .message("of multihop and ttlSecurity one can be set")
 )]
@@ -98,8 +99,14 @@ pub struct BGPPeerSpec {
     /// Password (TCP MD5, RFC 2385), in a Secret of Manx's namespace; none unless set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<SecretKey>,
+    /// Keys of TCP-AO (RFC 5925), in place of a password: every segment carries a code made with one of them, at first
+    /// with the first. Nodes whose kernel has none (before 6.7) open no session.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub tcp_ao: Vec<TcpAoKey>,
     /// Take only what comes from at most so many hops away, 1–254 (GTSM, RFC 5082); the neighbour has to send with a TTL
     /// of 255.
+    /// Unless set, that is so with one in another AS without multihop, once it has called with a TTL of 255.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 254))]
     pub ttl_security: Option<u8>,

@@ -25,7 +25,9 @@ pub use node_status::{
     NodeStatus, NodeStatusSpec, NodeStatusStatus, PolicyEnforcement, ProblemStatus, SessionStatus,
 };
 pub use policy_status::{PolicyStatus, PolicyStatusSpec, PolicyStatusStatus};
-pub use session::{Bfd, GracefulRestart, MaxPrefixes, MaxPrefixesAction, SecretKey};
+pub use session::{
+    Bfd, GracefulRestart, MaxPrefixes, MaxPrefixesAction, SecretKey, TcpAoAlgorithm, TcpAoKey,
+};
 
 /// Whether an object is in force, and why not.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

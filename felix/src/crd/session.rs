@@ -21,6 +21,33 @@ fn default_key() -> String {
     "password".to_owned()
 }
 
+/// A key of TCP-AO (RFC 5925). On the other side it is the same with the identifiers exchanged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TcpAoKey {
+    /// The KeyID in what nodes send with it: the neighbour's RecvID. No other key of the neighbour has it.
+    pub send_id: u8,
+    /// The KeyID in what comes with it: the neighbour's SendID. No other key of the neighbour has it.
+    pub recv_id: u8,
+    /// How codes are made of it (RFC 5926).
+    #[serde(default)]
+    pub algorithm: TcpAoAlgorithm,
+    /// Where it is kept, in a Secret of Manx's namespace.
+    pub secret: SecretKey,
+}
+
+/// The two of RFC 5926.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TcpAoAlgorithm {
+    /// HMAC with SHA-1.
+    #[default]
+    #[serde(rename = "hmac-sha-1-96")]
+    HmacSha1,
+    /// CMAC with AES-128.
+    #[serde(rename = "aes-128-cmac-96")]
+    Aes128Cmac,
+}
+
 /// BFD (RFC 5880): the way to the neighbour is watched, and the session ends as soon as it is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use manx_bgp::api::{Config, Network, PeerConfig, Policy, Range, RangeId, Secret};
+use manx_bgp::api::{Config, Network, PeerConfig, Policy, Range, RangeId, Secret, TcpAoKey};
 use manx_bgp::types::{Asn, Family, Prefix, RouterId, ScopedAddr};
 
 use super::desired::{Problem, Speaking};
 use super::policies::{self, Export};
 use super::reflectors::Topology;
-use crate::model::{BgpConfig, Filter, Mesh, Neighbour, Node, Peer, SecretKey, Source};
+use crate::model::{BgpConfig, Filter, Mesh, Neighbour, Node, Peer, SecretKey, Source, TcpAo};
 use crate::watch::Keys;
 
 /// Octets of a password the kernel takes (TCP_MD5SIG_MAXKEYLEN of linux/tcp.h).
@@ -88,9 +88,31 @@ pub fn secrets<'a>(inputs: Inputs<'a>) -> BTreeSet<&'a str> {
         };
         by_peer || peer.nodes.matches(&node.labels)
     });
-    let keys = concerned.filter_map(|peer| peer.password.as_ref());
+    let keys =
+        concerned.flat_map(|peer| peer.password.iter().chain(peer.tcp_ao.iter().map(|key| &key.secret)));
     let mesh = bgp.password.iter().filter(|_| bgp.mesh != Mesh::None);
     keys.chain(mesh).map(|key| key.name.as_str()).collect()
+}
+
+/// What guards a session.
+#[derive(Clone)]
+struct Keyring {
+    password: Option<Secret>,
+    tcp_ao: Vec<TcpAoKey>,
+}
+
+impl Keyring {
+    fn put(self, peer: &mut PeerConfig) {
+        (peer.password, peer.tcp_ao) = (self.password, self.tcp_ao);
+    }
+}
+
+fn keys(peer: &PeerConfig) -> (&Option<Secret>, &Vec<TcpAoKey>) {
+    (&peer.password, &peer.tcp_ao)
+}
+
+fn is_unguarded(peer: &PeerConfig) -> bool {
+    peer.password.is_none() && peer.tcp_ao.is_empty()
 }
 
 struct Table<'a> {
@@ -122,24 +144,36 @@ impl<'a> Table<'a> {
             if let Some(cluster) = cluster.filter(|_| reflects) {
                 self.call_cluster(cluster, name);
             }
-            let Ok(password) = self.password(&object, wanted.password.as_ref()) else { continue };
+            let Ok(keys) = self.keys(&object, wanted) else { continue };
             for (other, node) in inputs.nodes.iter().filter(|(other, _)| *other != inputs.me) {
                 let (is_calling, is_called) = selects(node);
                 if !(calling && is_called || called && is_calling) {
                     continue;
                 }
                 let Some(address) = self.shared(other, node) else { continue };
-                let internal = node.asn.unwrap_or(self.bgp.asn) == self.asn;
                 let mut peer = self.session(wanted, other, Some(address), &object);
                 peer.address = address;
+                peer.port = self.bgp.listen_port;
                 peer.asn = node.asn.unwrap_or(self.bgp.asn);
-                peer.password.clone_from(&password);
-                if reflects && internal {
-                    peer.route_reflector_client = !is_called;
-                    self.export_to(&mut peer, wanted, Export::Reflected);
-                }
-                // Of several BGPPeers that join two nodes the first says how.
-                self.peers.entry(peer.scoped()).or_insert(peer);
+                peer.local_asn = peer.local_asn.filter(|local| *local != peer.asn);
+                keys.clone().put(&mut peer);
+                let reflected = reflects && peer.asn == self.asn;
+                peer.route_reflector_client = reflected && !is_called;
+                self.export_to(&mut peer, wanted, if reflected { Export::Reflected } else { Export::Own });
+                self.join(peer);
+            }
+        }
+    }
+
+    /// Of several ways to join two nodes the first says how; of two nodes with one address the second is left out.
+    fn join(&mut self, peer: PeerConfig) {
+        match self.peers.get(&peer.scoped()) {
+            None => _ = self.peers.insert(peer.scoped(), peer),
+            Some(first) if first.name == peer.name => {}
+            Some(first) => {
+                let message =
+                    format!("{} is the address of {} already: no session with it", peer.address, first.name);
+                self.problem(format!("Node/{}", peer.name), message);
             }
         }
     }
@@ -166,14 +200,22 @@ impl<'a> Table<'a> {
             Mesh::Auto { .. } => (true, inputs.topology.reflecting),
         };
         let object = format!("BGPConfiguration/{}", crate::watch::bgp::DEFAULT_CONFIGURATION);
-        let Ok(password) = self.password(&object, self.bgp.password.as_ref()) else { return };
+        let password = match &self.bgp.password {
+            Some(key) => match self.secret(&object, key) {
+                Some(password) => Some(password),
+                None => return,
+            },
+            None => None,
+        };
+        let import = policies::import(&[], None, inputs.blocks, inputs.parts);
+        let export = policies::export(&[], None, if reflecting { Export::Reflected } else { Export::Own });
         for (name, other) in inputs.nodes.iter().filter(|(name, _)| *name != inputs.me) {
             let asn = other.asn.unwrap_or(self.bgp.asn);
             if auto && (asn != self.asn || !inputs.topology.has(name)) {
                 continue;
             }
             let Some(address) = self.shared(name, other) else { continue };
-            let peer = PeerConfig {
+            self.join(PeerConfig {
                 address,
                 asn,
                 port: self.bgp.listen_port,
@@ -183,15 +225,10 @@ impl<'a> Table<'a> {
                 // Between nodes that may have to reflect, so that to begin with it bounces no session: what is
                 // reflected is the export policy's to say.
                 route_reflector_client: auto,
-                export: Some(policies::export(
-                    &[],
-                    None,
-                    if reflecting { Export::Reflected } else { Export::Own },
-                )),
-                import: Some(policies::import(&[], None, inputs.blocks, inputs.parts)),
+                import: Some(import.clone()),
+                export: Some(export.clone()),
                 ..self.basis(name, Some(address))
-            };
-            self.peers.entry(peer.scoped()).or_insert(peer);
+            });
         }
     }
 
@@ -201,11 +238,15 @@ impl<'a> Table<'a> {
             self.node.address(family)?;
             other.address(family)
         });
-        if shared.is_none() {
-            let message = "has no InternalIP of a family this node has: no session with it".to_owned();
-            self.problem(format!("Node/{name}"), message);
-        }
-        shared
+        let why = match shared {
+            None => "has no InternalIP of a family this node has: no session with it".to_owned(),
+            Some(address) if self.own.contains(&address) => {
+                format!("{address} is this node's own address: no session with it")
+            }
+            Some(_) => return shared,
+        };
+        self.problem(format!("Node/{name}"), why);
+        None
     }
 
     /// BGPPeers that select this node, by name; nodes are there first.
@@ -217,14 +258,15 @@ impl<'a> Table<'a> {
                 Neighbour::Nodes { .. } => {}
                 Neighbour::One => {
                     let address = Some(wanted.settings.address).filter(|address| !address.is_unspecified());
-                    let Ok(password) = self.password(&object, wanted.password.as_ref()) else { continue };
-                    let peer = PeerConfig { password, ..self.session(wanted, name, address, &object) };
+                    let Ok(keys) = self.keys(&object, wanted) else { continue };
+                    let mut peer = self.session(wanted, name, address, &object);
+                    keys.put(&mut peer);
                     self.add(object, peer);
                 }
                 Neighbour::Range { prefix, asns, limit } => {
-                    let Ok(password) = self.password(&object, wanted.password.as_ref()) else { continue };
-                    let settings = self.session(wanted, name, Some(prefix.addr()), &object);
-                    let settings = PeerConfig { password, ..settings };
+                    let Ok(keys) = self.keys(&object, wanted) else { continue };
+                    let mut settings = self.session(wanted, name, Some(prefix.addr()), &object);
+                    keys.put(&mut settings);
                     self.add_range(
                         object,
                         Range { prefix: *prefix, asns: asns.clone(), limit: *limit, settings },
@@ -270,7 +312,7 @@ impl<'a> Table<'a> {
             keepalive: wanted.settings.keepalive.filter(fits),
             connect_retry: wanted.connect_retry.unwrap_or(basis.connect_retry),
             graceful_restart: wanted.graceful_restart.unwrap_or(basis.graceful_restart),
-            ..wanted.settings.clone()
+            ..(*wanted.settings).clone()
         };
         if peer.route_reflector_client && matches!(wanted.neighbour, Neighbour::One) && peer.asn != self.asn {
             let message = format!(
@@ -314,27 +356,40 @@ impl<'a> Table<'a> {
         (filters.collect(), missing.map(String::as_str))
     }
 
-    /// `Err`: there should be a password, and it is not known; that is told.
-    fn password(&mut self, object: &str, key: Option<&SecretKey>) -> Result<Option<Secret>, ()> {
-        let Some(SecretKey { name, key }) = key else { return Ok(None) };
+    /// What guards a session. `Err`: something should, and it is not known; that is told.
+    fn keys(&mut self, object: &str, wanted: &Peer) -> Result<Keyring, ()> {
+        let password = match &wanted.password {
+            Some(key) => Some(self.secret(object, key).ok_or(())?),
+            None => None,
+        };
+        let mut tcp_ao = Vec::new();
+        for TcpAo { send_id, recv_id, algorithm, secret } in &wanted.tcp_ao {
+            let secret = self.secret(object, secret).ok_or(())?;
+            tcp_ao.push(TcpAoKey { send_id: *send_id, recv_id: *recv_id, algorithm: *algorithm, secret });
+        }
+        Ok(Keyring { password, tcp_ao })
+    }
+
+    /// What a key of a Secret says; none, and why, where it says nothing of use.
+    fn secret(&mut self, object: &str, SecretKey { name, key }: &SecretKey) -> Option<Secret> {
         let known = self.inputs.secrets.get(name).cloned().unwrap_or_default();
         let found = known.keys.as_ref().and_then(|keys| keys.get(key));
         let fits = found.filter(|secret| (1..=MAX_PASSWORD).contains(&secret.reveal().len()));
         let fault = match (&known.fault, found, fits) {
-            (Some(fault), _, Some(_)) => Some(format!("{fault}; its last password is in force")),
+            (Some(fault), _, Some(_)) => Some(format!("{fault}; what it said last is in force")),
             (Some(fault), _, None) => Some(format!("{fault}; no session until then")),
             (None, None, _) => {
                 Some(format!("the Secret {name} has no key \"{key}\" with a text: no session until it has"))
             }
             (None, Some(_), None) => Some(format!(
-                "key \"{key}\" of the Secret {name} is no password of 1 to {MAX_PASSWORD} octets: no session until it is"
+                "key \"{key}\" of the Secret {name} has not 1 to {MAX_PASSWORD} octets: no session until it has"
             )),
             (None, Some(_), Some(_)) => None,
         };
         if let Some(fault) = fault {
             self.problem(object.to_owned(), fault);
         }
-        fits.cloned().map(Some).ok_or(())
+        fits.cloned()
     }
 
     fn add(&mut self, object: String, peer: PeerConfig) {
@@ -346,10 +401,10 @@ impl<'a> Table<'a> {
             let message = format!("{scoped} is already the neighbour {}: this one is not used", first.name);
             self.problem(object, message);
         } else if let Some(other) = self.peers.values().find(|other| {
-            other.address == peer.address && !peer.address.is_unspecified() && other.password != peer.password
+            other.address == peer.address && !peer.address.is_unspecified() && keys(other) != keys(&peer)
         }) {
             let message = format!(
-                "{scoped} and {} have one address and different passwords, and the kernel knows one an address: not used",
+                "{scoped} and {} have one address and different keys, and the kernel knows those of an address: not used",
                 other.scoped()
             );
             self.problem(object, message);
@@ -393,15 +448,14 @@ impl<'a> Table<'a> {
     fn one_password_an_address(&mut self) {
         let mut dropped = Vec::new();
         for (id, range) in &self.ranges {
-            let password = &range.settings.password;
-            let unsigned = |who: Prefix, other: &Option<Secret>| {
-                range.prefix.covers(who) && password.is_some() && other.is_none()
-            };
+            let guarded = !is_unguarded(&range.settings);
+            let open =
+                |who: Prefix, other: &PeerConfig| range.prefix.covers(who) && guarded && is_unguarded(other);
             let inside = self.peers.values().filter(|peer| !peer.address.is_unspecified());
-            let inside = inside.into_iter().find(|peer| unsigned(Prefix::host(peer.address), &peer.password));
+            let inside = inside.into_iter().find(|peer| open(Prefix::host(peer.address), peer));
             let overlapping = self.ranges.iter().filter(|(other, _)| *other != id).find(|(_, inner)| {
-                let theirs = &inner.settings.password;
-                unsigned(inner.prefix, theirs) || range.prefix == inner.prefix && theirs != password
+                let differ = keys(&inner.settings) != keys(&range.settings);
+                open(inner.prefix, &inner.settings) || range.prefix == inner.prefix && differ
             });
             let other = inside.map(|peer| peer.name.clone());
             let other = other.or_else(|| overlapping.map(|(_, inner)| inner.settings.name.clone()));
@@ -410,7 +464,7 @@ impl<'a> Table<'a> {
         for (id, name, other) in dropped {
             self.ranges.remove(&id);
             let message = format!(
-                "holds an address of {other}, which has another password: the kernel knows one an address, so it is not used"
+                "holds an address of {other}, which has other keys: the kernel knows those of an address, so it is not used"
             );
             self.problem(format!("BGPPeer/{name}"), message);
         }

@@ -91,12 +91,13 @@ fn peer(address: &str, rack: Option<&str>) -> Peer {
     Peer {
         nodes: Selector::try_from(selector).unwrap(),
         neighbour: Neighbour::One,
-        settings: PeerConfig::new(address.parse().unwrap(), Asn(65001)),
+        settings: Box::new(PeerConfig::new(address.parse().unwrap(), Asn(65001))),
         hold_time: None,
         connect_retry: None,
         graceful_restart: None,
         source: Source::Node,
         password: None,
+        tcp_ao: Vec::new(),
         filters: Vec::new(),
     }
 }
@@ -106,7 +107,7 @@ fn reflectors(rack: &str, cluster: &str) -> Peer {
     let everybody = peer("192.0.2.99", None);
     let Peer { nodes: selector, .. } = peer("192.0.2.99", Some(rack));
     let cluster = Some(RouterId(cluster.parse().unwrap()));
-    let settings = PeerConfig::default();
+    let settings = Box::default();
     Peer { neighbour: Neighbour::Nodes { selector, cluster }, settings, ..everybody }
 }
 
@@ -116,7 +117,7 @@ fn range(prefix: &str, password: Option<SecretKey>) -> Peer {
         asns: vec![AsnRange::from(Asn(65200))],
         limit: 5,
     };
-    Peer { neighbour, settings: PeerConfig::default(), password, ..peer("192.0.2.99", None) }
+    Peer { neighbour, settings: Box::default(), password, ..peer("192.0.2.99", None) }
 }
 
 /// Refuses and hands on what begins in one range.
@@ -449,7 +450,7 @@ fn a_range_with_a_password_around_a_neighbour_without_is_not_used() {
     assert_eq!(ranges.iter().map(|range| range.settings.name.as_str()).collect::<Vec<_>>(), ["pods"]);
     assert_eq!((ranges[0].limit, ranges[0].settings.address.is_unspecified()), (5, true));
     assert!(
-        problems[0].object == "BGPPeer/rack" && problems[0].message.contains("another password"),
+        problems[0].object == "BGPPeer/rack" && problems[0].message.contains("other keys"),
         "{problems:?}"
     );
 }

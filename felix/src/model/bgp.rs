@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use manx_bgp::api::{Aggregate, AsnRange, Bfd, GracefulRestart, PeerConfig, Rule};
+use manx_bgp::api::{Aggregate, AsnRange, Bfd, GracefulRestart, PeerConfig, Rule, TcpAoAlgorithm};
 use manx_bgp::types::{Asn, Interface, Prefix, RouterId};
 
 use crate::graph::Selector;
@@ -14,6 +14,19 @@ pub struct SecretKey {
     pub name: String,
     /// Its key.
     pub key: String,
+}
+
+/// A key of TCP-AO, and where its secret is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpAo {
+    /// The KeyID in what we send.
+    pub send_id: u8,
+    /// The KeyID in what comes.
+    pub recv_id: u8,
+    /// How codes are made.
+    pub algorithm: TcpAoAlgorithm,
+    /// Where it is.
+    pub secret: SecretKey,
 }
 
 /// How nodes speak BGP.
@@ -103,7 +116,7 @@ pub struct Peer {
     /// With whom.
     pub neighbour: Neighbour,
     /// What of the session is the same on every node; timers and graceful restart only where they are said.
-    pub settings: PeerConfig,
+    pub settings: Box<PeerConfig>,
     /// The configuration's unless set.
     pub hold_time: Option<u16>,
     /// The configuration's unless set.
@@ -114,6 +127,8 @@ pub struct Peer {
     pub source: Source,
     /// Of the session.
     pub password: Option<SecretKey>,
+    /// In place of a password.
+    pub tcp_ao: Vec<TcpAo>,
     /// BGPFilters, in order.
     pub filters: Vec<String>,
 }

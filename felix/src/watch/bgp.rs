@@ -3,6 +3,7 @@
 //! What the resources' schemas refuse is refused here as well: an object may be older than its schema, and one that the
 //! speaker would refuse must not keep the others from it.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -14,7 +15,7 @@ use kube::api::DynamicObject;
 use manx_bgp::api::community::{CommunityPattern, CommunityValue};
 use manx_bgp::api::{
     AddPaths, Aggregate, Bfd, GracefulRestart, Match, MaxPrefixes, MaxPrefixesAction, NextHopMode, Outcome,
-    PathCount, PathMatch, PeerConfig, PrefixRange, Rule, Source as RouteSource, Then,
+    PathCount, PathMatch, PeerConfig, PrefixRange, Rule, Source as RouteSource, TcpAoAlgorithm, Then,
 };
 use manx_bgp::types::{Asn, Interface, Prefix, RouterId, is_link_local};
 
@@ -24,7 +25,7 @@ use crate::crd::{
 };
 use crate::graph::Selector;
 use crate::model::{
-    Bad, BgpConfig, Filter, FilterRule, Mesh, Neighbour, Object, Peer, SecretKey, Source, Wanted,
+    Bad, BgpConfig, Filter, FilterRule, Mesh, Neighbour, Object, Peer, SecretKey, Source, TcpAo, Wanted,
 };
 
 /// The name of the one BGPConfiguration that counts.
@@ -170,7 +171,7 @@ impl TryFrom<&BGPPeerSpec> for Peer {
                 Bad::new("InvalidNodeSelector", format_args!("spec.nodeSelector: {error}"))
             })?,
             neighbour,
-            settings,
+            settings: Box::new(settings),
             hold_time,
             connect_retry: connect_retry(spec.connect_retry_seconds)?,
             graceful_restart: spec.graceful_restart.as_ref().map(graceful_restart).transpose()?,
@@ -179,6 +180,7 @@ impl TryFrom<&BGPPeerSpec> for Peer {
                 crd::SourceAddress::Node | crd::SourceAddress::Interface => Source::Interface,
             },
             password: spec.password.as_ref().map(SecretKey::from),
+            tcp_ao: tcp_ao(spec)?,
             filters: spec.filters.clone(),
         })
     }
@@ -345,6 +347,31 @@ impl From<&crd::SecretKey> for SecretKey {
     fn from(written: &crd::SecretKey) -> Self {
         Self { name: written.name.clone(), key: written.key.clone() }
     }
+}
+
+fn tcp_ao(spec: &BGPPeerSpec) -> Result<Vec<TcpAo>, Bad> {
+    if spec.password.is_some() && !spec.tcp_ao.is_empty() {
+        return Err(Bad::new("TwoKindsOfKeys", "spec.password and spec.tcpAo: set one"));
+    }
+    let mut known = BTreeSet::new();
+    for key in &spec.tcp_ao {
+        for (name, id) in [("sendId", key.send_id), ("recvId", key.recv_id)] {
+            if !known.insert((name, id)) {
+                let message = format!("spec.tcpAo: {name} {id} is there twice: give each key its own");
+                return Err(Bad::new("DuplicateKeyID", message));
+            }
+        }
+    }
+    let key = |key: &crd::TcpAoKey| TcpAo {
+        send_id: key.send_id,
+        recv_id: key.recv_id,
+        algorithm: match key.algorithm {
+            crd::TcpAoAlgorithm::HmacSha1 => TcpAoAlgorithm::HmacSha1,
+            crd::TcpAoAlgorithm::Aes128Cmac => TcpAoAlgorithm::Aes128Cmac,
+        },
+        secret: SecretKey::from(&key.secret),
+    };
+    Ok(spec.tcp_ao.iter().map(key).collect())
 }
 
 fn wanted(spec: &crd::NodeAddress) -> Result<Wanted, Bad> {
@@ -544,7 +571,7 @@ mod tests {
     fn defaults_of_a_peer_are_those_of_its_schema() {
         let peer = peer(json!({"address": "192.0.2.1", "asNumber": 65001})).unwrap();
         assert_eq!((peer.settings.port, peer.hold_time, peer.settings.asn), (179, None, Asn(65001)));
-        assert_eq!(peer.settings, PeerConfig::new(peer.settings.address, Asn(65001)));
+        assert_eq!(*peer.settings, PeerConfig::new(peer.settings.address, Asn(65001)));
     }
 
     #[test]
@@ -563,6 +590,18 @@ mod tests {
             (json!({"address": "192.0.2.1", "asNumber": -1}), "Malformed", "does not follow its schema"),
             (json!({"asNumber": 1}), "AmbiguousNeighbour", "spec.address"),
             (json!({"address": "192.0.2.1"}), "InvalidASN", "is missing"),
+            (
+                json!({"address": "192.0.2.1", "asNumber": 1, "password": {"name": "a"},
+                    "tcpAo": [{"sendId": 1, "recvId": 2, "secret": {"name": "a"}}]}),
+                "TwoKindsOfKeys",
+                "set one",
+            ),
+            (
+                json!({"address": "192.0.2.1", "asNumber": 1, "tcpAo": [
+                    {"sendId": 1, "recvId": 2, "secret": {"name": "a"}}, {"sendId": 3, "recvId": 2, "secret": {"name": "b"}}]}),
+                "DuplicateKeyID",
+                "recvId 2 is there twice",
+            ),
             (json!({"peerSelector": {}, "asNumber": 1}), "InvalidASN", "have their own"),
             (
                 json!({"address": "192.0.2.1", "asNumber": 1, "clusterId": "1.1.1.1"}),

@@ -33,7 +33,7 @@ pub fn node(node: v1::Node) -> Object<Node> {
     let internal: Vec<IpAddr> =
         told.iter().filter(|address| address.type_ == "InternalIP").filter_map(parse).collect();
     let mut faults = Vec::new();
-    let annotated = annotation(&node, model::ADDRESS).map(|text| addresses(text)).transpose();
+    let annotated = annotation(&node, model::ADDRESS).map(addresses).transpose();
     let annotated = annotated.unwrap_or_else(|fault| {
         faults.push(fault);
         None

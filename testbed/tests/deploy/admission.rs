@@ -184,6 +184,51 @@ fn rules(kind: &str, field: &str) -> Vec<String> {
     rules.map(|rule| rule["rule"].as_str().unwrap().to_owned()).collect()
 }
 
+/// The rules at a custom resource's spec itself.
+fn rules_of_the_whole(kind: &str) -> Vec<String> {
+    let crds = manx_felix::crd::all();
+    let of_kind = crds.iter().find(|crd| crd.spec.names.kind == kind).unwrap();
+    let schema = serde_json::to_value(&of_kind.spec.versions[0].schema).unwrap();
+    let spec = &schema["openAPIV3Schema"]["properties"]["spec"];
+    let rules = spec["x-kubernetes-validations"].as_array().into_iter().flatten();
+    rules.map(|rule| rule["rule"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_bgppeer_is_one_neighbour_or_another_and_what_goes_with_it() {
+    let rules = rules_of_the_whole("BGPPeer");
+    assert_eq!(rules.len(), 5, "{rules:?}");
+    let holds = |spec: &Value| {
+        let mut context = Context::default();
+        context.add_variable("self", spec.clone()).unwrap();
+        rules.iter().all(|rule| is_true(rule, &context))
+    };
+    let range = json!({"cidr": "10.0.0.0/24", "asNumbers": ["1"]});
+    for good in [
+        json!({"address": "10.0.0.1", "asNumber": 1}),
+        json!({"interface": "eth1", "asNumber": 1}),
+        json!({"address": "fe80::1", "interface": "eth1", "asNumber": 1, "multihop": 1}),
+        json!({"range": range}),
+        json!({"range": range, "interface": "eth1"}),
+        json!({"peerSelector": {}, "clusterId": "192.0.2.1"}),
+    ] {
+        assert!(holds(&good), "{good}");
+    }
+    for bad in [
+        json!({}),
+        json!({"address": "10.0.0.1"}),
+        json!({"asNumber": 1}),
+        json!({"address": "10.0.0.1", "asNumber": 1, "peerSelector": {}}),
+        json!({"range": range, "asNumber": 1}),
+        json!({"peerSelector": {}, "asNumber": 1}),
+        json!({"address": "10.0.0.1", "asNumber": 1, "clusterId": "192.0.2.1"}),
+        json!({"address": "10.0.0.1", "asNumber": 1, "multihop": 2, "ttlSecurity": 1}),
+        json!({"address": "10.0.0.1", "asNumber": 1, "password": {"name": "a"}, "tcpAo": []}),
+    ] {
+        assert!(!holds(&bad), "{bad}");
+    }
+}
+
 #[test]
 fn the_custom_resources_refuse_what_no_agent_could_follow() {
     for (kind, field, good, bad) in [
@@ -195,6 +240,13 @@ fn the_custom_resources_refuse_what_no_agent_could_follow() {
         ),
         ("BGPPeer", "holdTimeSeconds", vec![json!(0), json!(3), json!(90)], vec![json!(1), json!(2)]),
         ("BGPConfiguration", "holdTimeSeconds", vec![json!(0), json!(3)], vec![json!(2)]),
+        ("BGPPeer", "clusterId", vec![json!("192.0.2.1")], vec![json!("fd00::1"), json!("rack1")]),
+        (
+            "BGPConfiguration",
+            "nodeAddress",
+            vec![json!({"interface": "eth0"}), json!({"canReach": ["10.0.0.1"]})],
+            vec![json!({}), json!({"interface": "eth0", "cidrs": ["10.0.0.0/8"]})],
+        ),
     ] {
         let rules = rules(kind, field);
         let holds = |value: &Value| {

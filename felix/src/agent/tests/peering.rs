@@ -17,12 +17,13 @@ fn tor(password: Option<&str>) -> Peer {
     Peer {
         nodes: Selector::default(),
         neighbour: Neighbour::One,
-        settings: PeerConfig::new("192.0.2.254".parse().unwrap(), Asn(65001)),
+        settings: Box::new(PeerConfig::new("192.0.2.254".parse().unwrap(), Asn(65001))),
         hold_time: None,
         connect_retry: None,
         graceful_restart: None,
         source: Source::Node,
         password: password.map(|name| SecretKey { name: name.to_owned(), key: "password".to_owned() }),
+        tcp_ao: Vec::new(),
         filters: Vec::new(),
     }
 }

@@ -193,18 +193,13 @@ impl Reading {
                 ));
             }
         }
-        if self.take("nodeMeshPassword").is_some() {
-            self.note("spec.nodeMeshPassword: sessions between nodes have no password");
-        }
+        self.password("nodeMeshPassword", &mut spec);
         vec![object("BGPConfiguration", name, spec)]
     }
 
     fn peer(&mut self, name: &str, default_as: u64) -> Vec<Value> {
-        if let Some(selector) = self.text("peerSelector") {
-            self.note(format!(
-                "spec.peerSelector \"{selector}\" names nodes as neighbours: write a BGPPeer for each with its address"
-            ));
-            return Vec::new();
+        if self.spec.contains_key("peerSelector") {
+            return self.peer_nodes(name);
         }
         let Some(peer) = self.text("peerIP") else {
             self.note("spec.peerIP is missing");
@@ -231,21 +226,64 @@ impl Reading {
         } else if self.selector("nodeSelector", &mut spec).is_err() {
             return Vec::new();
         }
-        if self.take("password").is_some() {
-            self.note(
-                "spec.password: Manx's BGPPeer has none, and the session comes up only when the router asks for none",
-            );
+        self.session(&mut spec);
+        vec![object("BGPPeer", name, spec)]
+    }
+
+    /// Nodes that peer with nodes.
+    fn peer_nodes(&mut self, name: &str) -> Vec<Value> {
+        let mut spec = json!({ "peerSelector": {} });
+        let selected = ["nodeSelector", "peerSelector"].map(|key| self.selector(key, &mut spec));
+        if selected.iter().any(Result::is_err) {
+            return Vec::new();
+        }
+        self.note(
+            "spec.peerSelector: where these nodes reflect routes (Calico says so on each Node), give a clusterId, and they \
+             will for those of nodeSelector",
+        );
+        self.session(&mut spec);
+        vec![object("BGPPeer", name, spec)]
+    }
+
+    /// What every kind of neighbour may have.
+    fn session(&mut self, spec: &mut Value) {
+        self.password("password", spec);
+        if self.flag("keepOriginalNextHop") == Some(true) {
+            spec["nextHop"] = json!("Keep");
+        }
+        if self.text("sourceAddress").is_some_and(|source| source == "None") {
+            spec["source"] = json!("Interface");
+        }
+        let numbers = [
+            ("localASNumber", "localAsNumber"),
+            ("numAllowedLocalASNumbers", "allowOwnAs"),
+            ("ttlSecurity", "ttlSecurity"),
+        ];
+        for (theirs, ours) in numbers {
+            if let Some(value) = self.take(theirs).as_ref().and_then(number) {
+                spec[ours] = json!(value);
+            }
         }
         if let Some(filters) = self.take("filters").filter(|filters| *filters != json!([])) {
-            self.note(format!("spec.filters: Manx has no BGPFilter; they were {filters}"));
+            self.note(format!(
+                "spec.filters: BGPFilters are not converted; write Manx's and name them here; they were {filters}"
+            ));
         }
-        vec![object("BGPPeer", name, spec)]
+    }
+
+    fn password(&mut self, key: &str, spec: &mut Value) {
+        let Some(password) = self.take(key) else { return };
+        let (name, entry) = (&password["secretKeyRef"]["name"], &password["secretKeyRef"]["key"]);
+        if name.is_string() && entry.is_string() {
+            spec["password"] = json!({ "name": name, "key": entry });
+            self.note(format!("spec.{key}: copy the Secret {name} into Manx's namespace, manx-system"));
+        }
     }
 
     fn filter(&mut self) -> Vec<Value> {
         self.note(
-            "Manx has no BGPFilter: a node takes every route from its neighbours but those of its own blocks, and tells \
-             them its blocks alone; the router can filter",
+            "is not converted: `kubectl explain bgpfilter.spec` shows Manx's. Without one a node takes every route from its \
+             neighbours but a default route and those of its own blocks, and tells them its blocks alone",
         );
         Vec::new()
     }
