@@ -319,7 +319,8 @@ impl Core {
         writes.extend(self.degraded_writes());
         writes.extend(self.address_write());
         let reflects = self.meshing.confirms();
-        let said = self.graph.node(&self.me).filter(|node| node.reflecting != reflects);
+        let known = self.graph.bgp().is_some() && self.meshed();
+        let said = self.graph.node(&self.me).filter(|node| known && node.reflecting != reflects);
         writes.extend(said.map(|_| Write::Reflecting { node: self.me.clone(), reflects }));
         if self.cluster.leads() {
             writes.extend(self.pool_statuses());

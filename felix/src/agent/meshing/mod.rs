@@ -70,7 +70,10 @@ impl Meshing {
     /// With whom to peer now.
     pub fn step(&mut self, seen: Seen<'_>, now: Instant) -> Topology {
         let wanted = wanted(seen.me, seen.elected);
-        // An agent that starts goes on with what it finds.
+        // An agent that starts goes on with what it finds, and with what its node says.
+        if self.current.is_none() {
+            self.confirms = seen.reflecting.contains(seen.me);
+        }
         let current = self.current.get_or_insert_with(|| Current {
             elected: seen.elected.clone(),
             at: now,
