@@ -3,7 +3,7 @@
 mod scoped;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
@@ -111,8 +111,18 @@ pub enum PrefixError {
 impl Prefix {
     /// Cuts host bits. `None` when `length` exceeds the family's width.
     pub fn truncated(addr: IpAddr, length: u8) -> Option<Self> {
-        let net = IpNetwork::new(addr, length).ok()?;
-        IpNetwork::new(net.network(), length).ok().map(Self)
+        let host_bits = u32::from(Family::of(addr).width().checked_sub(length)?);
+        let net = match addr {
+            IpAddr::V4(addr) => {
+                let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0);
+                Ipv4Network::new(Ipv4Addr::from_bits(addr.to_bits() & mask), length).ok()?.into()
+            }
+            IpAddr::V6(addr) => {
+                let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+                Ipv6Network::new(Ipv6Addr::from_bits(addr.to_bits() & mask), length).ok()?.into()
+            }
+        };
+        Some(Self(net))
     }
 
     /// The single address, as /32 or /128.

@@ -185,7 +185,7 @@ fn update(host: u8, block: u8, round: u32) -> Vec<u8> {
     let prefix = |n: u8| Prefix::truncated(Ipv4Addr::new(10, block, n, 0).into(), 24).unwrap();
     let attributes = Attributes {
         origin: Origin::Igp,
-        as_path: AsPath(vec![Segment::Sequence(vec![asn(host)])]),
+        as_path: AsPath::from(vec![Segment::Sequence(vec![asn(host)])]),
         med: Some(round),
         local_pref: None,
         atomic_aggregate: false,

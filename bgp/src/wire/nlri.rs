@@ -50,7 +50,7 @@ pub(super) fn parse(
         Family::Ipv6 => 16,
     };
     // A guess that fits what fills large messages: /24 and /48.
-    prefixes.reserve(field.len() / width + 1);
+    prefixes.reserve(field.len().div_ceil(width));
     while !field.is_empty() {
         let mut path_id = 0;
         if path_ids {

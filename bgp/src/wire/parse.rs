@@ -55,23 +55,33 @@ pub(super) fn all<'a, T>(
 
 /// Runs `parser` again and again until `input` is used up.
 pub(super) fn every<'a, T>(
+    input: &'a [u8],
+    parser: impl Parser<&'a [u8], Output = T, Error = WireError<'a>>,
+) -> Result<Vec<T>, WireError<'a>> {
+    // They are held in numbers: exact where a value takes as much on the wire as here.
+    let mut values = Vec::with_capacity(input.len() / size_of::<T>());
+    each(input, parser, |value| values.push(value))?;
+    values.shrink_to_fit();
+    Ok(values)
+}
+
+/// Likewise, and gives each value to `take`.
+pub(super) fn each<'a, T>(
     mut input: &'a [u8],
     mut parser: impl Parser<&'a [u8], Output = T, Error = WireError<'a>>,
-) -> Result<Vec<T>, WireError<'a>> {
-    let mut values = Vec::new();
+    mut take: impl FnMut(T),
+) -> Result<(), WireError<'a>> {
     while !input.is_empty() {
         match parser.parse(input) {
             Ok((rest, value)) => {
                 input = rest;
-                values.push(value);
+                take(value);
             }
             Err(nom::Err::Error(error) | nom::Err::Failure(error)) => return Err(error),
             Err(nom::Err::Incomplete(_)) => return Err(WireError::Short(input)),
         }
     }
-    // They are held in numbers.
-    values.shrink_to_fit();
-    Ok(values)
+    Ok(())
 }
 
 /// `N` octets by value.

@@ -115,7 +115,7 @@ fn up_with(rib: &mut Rib, n: u8, facts: PeerFacts) -> PeerId {
 
 fn sequence(asns: &[u32]) -> AsPath {
     let segment = Segment::Sequence(asns.iter().copied().map(Asn).collect());
-    AsPath(if asns.is_empty() { Vec::new() } else { vec![segment] })
+    AsPath::from(if asns.is_empty() { Vec::new() } else { vec![segment] })
 }
 
 fn attributes(as_path: &[u32]) -> Attributes {

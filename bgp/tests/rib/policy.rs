@@ -83,7 +83,7 @@ fn as_paths_match_by_what_they_contain_where_they_begin_and_how_long_they_are() 
         let matches = format!(r#"{{"asPath": {path}}}"#);
         assert_eq!(takes(&matches, attributes(&[65001, 65010, 65020]), "10.0.0.1", NET), expected, "{path}");
     }
-    let set = AsPath(vec![sequence(&[65001]).0.remove(0), Segment::Set(vec![Asn(65030), Asn(65031)])]);
+    let set = AsPath::from(vec![sequence(&[65001]).0.remove(0), Segment::Set(vec![Asn(65030), Asn(65031)])]);
     let aggregated = Attributes { as_path: set, ..attributes(&[]) };
     assert!(takes(r#"{"asPath": {"originates": [65031]}}"#, aggregated, "10.0.0.1", NET));
 }

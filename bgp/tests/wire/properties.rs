@@ -98,7 +98,7 @@ fn attributes(session: &Session) -> impl Strategy<Value = Attributes> + use<> {
                 let (origin, as_path, med, local_pref, atomic_aggregate) = first;
                 Attributes {
                     origin,
-                    as_path: AsPath(as_path),
+                    as_path: AsPath::from(as_path),
                     med,
                     local_pref: local_pref.filter(|_| ibgp),
                     atomic_aggregate,

@@ -54,7 +54,7 @@ pub(super) fn merge(path: AsPath, as4_path: AsPath) -> AsPath {
         (_, first) => merged.extend(first),
     }
     merged.extend(behind);
-    AsPath(merged)
+    AsPath::from(merged)
 }
 
 /// Only where AS_PATH alone would lose something.
@@ -80,7 +80,7 @@ mod tests {
     }
 
     fn merged(path: &[Segment], as4_path: &[Segment]) -> String {
-        merge(AsPath(path.to_vec()), AsPath(as4_path.to_vec())).to_string()
+        merge(AsPath::from(path.to_vec()), AsPath::from(as4_path.to_vec())).to_string()
     }
 
     #[test]

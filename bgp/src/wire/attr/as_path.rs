@@ -6,16 +6,17 @@ use nom::Parser;
 use nom::combinator::map;
 use nom::multi::count;
 use nom::number::complete::{be_u8, be_u16, be_u32};
+use smallvec::SmallVec;
 
 use super::{Draft, Malformed, put};
 use crate::iana::{attribute, attribute_flag::TRANSITIVE, segment};
 use crate::types::{AS_TRANS, Asn};
 use crate::wire::Session;
-use crate::wire::parse::{Parsed, WireError, every, refuse};
+use crate::wire::parse::{Parsed, WireError, each, refuse};
 
-/// RFC 4271, section 5.1.2.
+/// RFC 4271, section 5.1.2. Almost all have one segment, and a table holds them in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct AsPath(pub Vec<Segment>);
+pub struct AsPath(pub SmallVec<[Segment; 1]>);
 
 /// Part of an AS_PATH.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +33,12 @@ pub enum Segment {
 
 /// A segment's count is one octet (RFC 4271, section 4.3).
 pub(super) const MAX_SEGMENT: usize = 255;
+
+impl From<Vec<Segment>> for AsPath {
+    fn from(segments: Vec<Segment>) -> Self {
+        Self(segments.into())
+    }
+}
 
 impl AsPath {
     /// What the decision process compares: RFC 4271, section 9.1.2.2 a; RFC 5065, section 5.3.
@@ -129,7 +136,9 @@ pub(super) fn parse(value: &[u8], draft: &mut Draft, session: &Session) -> Resul
 /// All segments of an AS_PATH or AS4_PATH, with AS numbers of four octets or two.
 pub(super) fn segments(value: &[u8], asn4: bool) -> Result<AsPath, WireError<'_>> {
     let asn = move |input| if asn4 { be_u32(input) } else { map(be_u16, u32::from).parse(input) };
-    every(value, |input| one_segment(input, asn)).map(AsPath)
+    let mut path = AsPath::default();
+    each(value, |input| one_segment(input, asn), |segment| path.0.push(segment))?;
+    Ok(path)
 }
 
 fn one_segment<'a>(input: &'a [u8], asn: impl Fn(&'a [u8]) -> Parsed<'a, u32>) -> Parsed<'a, Segment> {
@@ -193,7 +202,7 @@ mod tests {
 
     #[test]
     fn both_widths_are_read() {
-        let expected = AsPath(vec![sequence(&[65001, 64512]), Segment::Set(vec![Asn(64513)])]);
+        let expected = AsPath::from(vec![sequence(&[65001, 64512]), Segment::Set(vec![Asn(64513)])]);
         assert_eq!(segments(&hex!("02 02 fde9 fc00 01 01 fc01"), false).unwrap(), expected);
         assert_eq!(segments(&hex!("02 02 0000fde9 0000fc00 01 01 0000fc01"), true).unwrap(), expected);
         assert_eq!(expected.to_string(), "65001 64512 {64513}");
@@ -203,15 +212,15 @@ mod tests {
 
     #[test]
     fn confederation_segments_count_as_nothing_and_name_no_neighbour() {
-        let path = AsPath(vec![Segment::ConfedSequence(vec![Asn(64600)]), sequence(&[65001])]);
+        let path = AsPath::from(vec![Segment::ConfedSequence(vec![Asn(64600)]), sequence(&[65001])]);
         assert_eq!((path.length(), path.neighbour()), (1, Some(Asn(65001))));
         assert_eq!(path.to_string(), "(64600) 65001");
-        assert_eq!(AsPath(vec![Segment::Set(vec![Asn(1)])]).neighbour(), None);
+        assert_eq!(AsPath::from(vec![Segment::Set(vec![Asn(1)])]).neighbour(), None);
     }
 
     #[test]
     fn a_full_segment_is_not_prepended_to_but_preceded() {
-        let mut path = AsPath(vec![sequence(&[1; 255])]);
+        let mut path = AsPath::from(vec![sequence(&[1; 255])]);
         path.prepend(Asn(2));
         assert_eq!(path.0[0], sequence(&[2]));
         path.prepend(Asn(3));
@@ -222,6 +231,9 @@ mod tests {
     fn a_sequence_longer_than_a_segment_is_written_as_two() {
         let mut out = Vec::new();
         write_segments(&[sequence(&[1; 300])], false, &mut out);
-        assert_eq!(segments(&out, false).unwrap(), AsPath(vec![sequence(&[1; 255]), sequence(&[1; 45])]));
+        assert_eq!(
+            segments(&out, false).unwrap(),
+            AsPath::from(vec![sequence(&[1; 255]), sequence(&[1; 45])])
+        );
     }
 }

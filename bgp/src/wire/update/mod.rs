@@ -76,11 +76,13 @@ pub(super) fn parse(body: &[u8], session: &Session) -> Result<Update, Notificati
         return Ok(Update { faults: draft.faults, ..Update::end_of_rib(family) });
     }
     withdrawn.extend(draft.mp_unreach.take().into_iter().flat_map(|(_, prefixes)| prefixes));
-    let mut announced = Vec::new();
+    let multiprotocol = draft.mp_reach.take().filter(|reach| !reach.prefixes.is_empty());
+    // One at most in almost all: held in numbers on their way.
+    let mut announced = Vec::with_capacity(multiprotocol.iter().len() + usize::from(!prefixes.is_empty()));
     if !prefixes.is_empty() {
         announced.push(Announcement { next_hop: classic_next_hop(&mut draft), prefixes });
     }
-    announced.extend(draft.mp_reach.take().filter(|reach| !reach.prefixes.is_empty()));
+    announced.extend(multiprotocol);
 
     let attributes = if announced.is_empty() { None } else { draft.finish().map(Arc::new) };
     if draft.faults.iter().any(|fault| fault.action == FaultAction::Withdraw) {
