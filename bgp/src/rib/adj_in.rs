@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::path::{Interner, Path, PeerId, Received, Refusal, Standing};
 use super::peers::Peers;
-use super::policy::Applied;
+use super::policy::{Applied, Policy};
 use super::{PeerFacts, martian, policy};
 use crate::types::{Asn, Family, Prefix};
 use crate::wire::{Community, NextHop, Nlri};
@@ -17,6 +17,8 @@ pub(super) struct Judge<'a> {
     facts: &'a PeerFacts,
     peers: &'a Peers,
     interner: &'a mut Interner,
+    /// The import policy says the same of every route.
+    uniform: bool,
     last: Option<Last>,
 }
 
@@ -26,6 +28,8 @@ struct Last {
     /// What is true of it whatever its prefixes are.
     loops: Option<Refusal>,
     made: Option<(Judged, Standing, Arc<Path>)>,
+    /// What a uniform policy says of it.
+    verdict: Option<Judged>,
 }
 
 type Judged = Result<Applied, Refusal>;
@@ -34,7 +38,16 @@ impl<'a> Judge<'a> {
     /// None for a peer that is not up.
     pub(super) fn new(peer: PeerId, peers: &'a Peers, interner: &'a mut Interner) -> Option<Self> {
         let facts = peers.facts.get(&peer)?;
-        Some(Self { peer, facts, peers, interner, last: None })
+        let uniform = facts.import.as_ref().is_none_or(Policy::is_uniform);
+        Some(Self { peer, facts, peers, interner, uniform, last: None })
+    }
+
+    pub(super) fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    pub(super) fn peers(&self) -> &'a Peers {
+        self.peers
     }
 
     /// Those spoken with the peer.
@@ -46,28 +59,29 @@ impl<'a> Judge<'a> {
     pub(super) fn path(&mut self, received: &Received, nlri: Nlri, standing: Standing) -> Arc<Path> {
         let Nlri { prefix, path_id } = nlri;
         let (facts, peers) = (self.facts, self.peers);
-        let mut last = self.last.take().filter(|last| last.received.is(received)).unwrap_or_else(|| {
-            let loops = loops(received, facts, peers);
-            Last { received: received.clone(), loops, made: None }
-        });
-        let judged = match last.loops {
-            Some(refusal) => Err(refusal),
-            None => {
-                martian::refusal(prefix, facts).map_or_else(|| policy::import(facts, received, prefix), Err)
-            }
+        let last = match &mut self.last {
+            Some(last) if last.received.is(received) => last,
+            last => last.insert(Last {
+                received: received.clone(),
+                loops: loops(received, facts, peers),
+                verdict: self.uniform.then(|| policy::import(facts, received, prefix)),
+                made: None,
+            }),
         };
-        let same = |(before, stood, path): &(Judged, Standing, Arc<Path>)| {
-            (before, *stood, path.path_id) == (&judged, standing, path_id)
+        let judged = match (last.loops.or_else(|| martian::refusal(prefix, facts)), &last.verdict) {
+            (Some(refusal), _) => Err(refusal),
+            (None, Some(verdict)) => verdict.clone(),
+            (None, None) => policy::import(facts, received, prefix),
         };
-        let made = last.made.take().filter(same).unwrap_or_else(|| {
-            let made = made(self.peer, facts, peers, received, &judged, prefix, standing);
-            let made = made.with_next_hop(peers.unreached(&made)).unwrap_or(made);
-            let path = self.interner.intern(Path { path_id, ..made });
-            (judged, standing, path)
-        });
-        let path = made.2.clone();
-        last.made = Some(made);
-        self.last = Some(last);
+        if let Some((before, stood, path)) = &last.made
+            && (before, *stood, path.path_id) == (&judged, standing, path_id)
+        {
+            return path.clone();
+        }
+        let made = made(self.peer, facts, peers, received, &judged, prefix, standing);
+        let made = made.with_next_hop(peers.unreached(&made)).unwrap_or(made);
+        let path = self.interner.intern(Path { path_id, ..made });
+        last.made = Some((judged, standing, path.clone()));
         path
     }
 }

@@ -24,23 +24,34 @@ impl<K> Destination<K> {
     }
 }
 
-#[derive(Debug, Default)]
+/// Destinations of one announcement have them in common.
+#[derive(Clone, Debug, Default)]
 pub(super) enum Paths {
     #[default]
     None,
     One(Arc<Path>),
-    Many(Box<Ranked>),
+    Many(Arc<Ranked>),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ranked {
     /// Usable ones first, as the decision ranks them.
-    paths: Vec<Arc<Path>>,
+    paths: Box<[Arc<Path>]>,
     /// How many of the first share the load.
     equal: usize,
 }
 
 impl Paths {
+    /// Whether they are the very same, without a look at them.
+    pub(super) fn are(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::None, Self::None) => true,
+            (Self::One(one), Self::One(other)) => Arc::ptr_eq(one, other),
+            (Self::Many(one), Self::Many(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
     pub(super) fn all(&self) -> &[Arc<Path>] {
         match self {
             Self::None => &[],
@@ -92,38 +103,28 @@ impl Paths {
         matches!(self, Self::Many(_))
     }
 
-    /// Ranks them again: what the decision asks is answered otherwise.
-    pub(super) fn rank(&mut self, peers: &Peers) {
-        *self = match std::mem::take(self) {
-            Self::Many(ranked) => Ranked::of(ranked.paths, peers),
-            few => few,
-        };
+    /// Ranked again: what the decision asks is answered otherwise.
+    pub(super) fn ranked_anew(&self, peers: &Peers) -> Self {
+        match self {
+            Self::Many(ranked) => Ranked::of(ranked.paths.iter().cloned().collect(), peers),
+            few => few.clone(),
+        }
     }
 
-    /// Puts `path` in the place of the last one of its key.
-    pub(super) fn set(&mut self, path: Arc<Path>, peers: &Peers) {
-        *self = match std::mem::take(self) {
-            Self::None => Self::One(path),
-            Self::One(other) if other.key() == path.key() => Self::One(path),
-            Self::One(other) => Ranked::of(vec![other, path], peers),
-            Self::Many(mut ranked) => {
-                ranked.paths.retain(|other| other.key() != path.key());
-                ranked.paths.reserve_exact(1);
-                ranked.paths.push(path);
-                Ranked::of(ranked.paths, peers)
+    /// With each of `paths` in the place of the last one of its key.
+    pub(super) fn with(&self, paths: impl IntoIterator<Item = Arc<Path>>, peers: &Peers) -> Self {
+        let mut all: SmallVec<[_; 8]> = self.all().iter().cloned().collect();
+        for path in paths {
+            match all.iter_mut().find(|other| other.key() == path.key()) {
+                Some(other) => *other = path,
+                None => all.push(path),
             }
-        };
+        }
+        Ranked::of(all, peers)
     }
 
-    pub(super) fn remove(&mut self, gone: impl Fn(&Path) -> bool, peers: &Peers) {
-        *self = match std::mem::take(self) {
-            Self::One(path) if gone(&path) => Self::None,
-            Self::Many(mut ranked) => {
-                ranked.paths.retain(|path| !gone(path));
-                Ranked::of(ranked.paths, peers)
-            }
-            other => other,
-        };
+    pub(super) fn without(&self, gone: impl Fn(&Path) -> bool, peers: &Peers) -> Self {
+        Ranked::of(self.all().iter().filter(|path| !gone(path)).cloned().collect(), peers)
     }
 
     /// All paths with what became of each: in words, and the step they lost at.
@@ -147,7 +148,7 @@ impl Paths {
 
 impl Ranked {
     /// Ranks what is left.
-    fn of(mut paths: Vec<Arc<Path>>, peers: &Peers) -> Paths {
+    fn of(mut paths: SmallVec<[Arc<Path>; 8]>, peers: &Peers) -> Paths {
         if paths.len() < 2 {
             return paths.pop().map_or(Paths::None, Paths::One);
         }
@@ -162,8 +163,42 @@ impl Ranked {
         if let Some(place) = equal.iter().position(|i| *i == best) {
             paths.swap(0, place);
         }
-        paths.shrink_to_fit();
-        Paths::Many(Box::new(Self { paths, equal: equal.len() }))
+        Paths::Many(Arc::new(Self { paths: paths.into_vec().into(), equal: equal.len() }))
+    }
+}
+
+/// What a destination goes through, once it is known what it had and what it has then: the same for all that had the
+/// same.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) before: Paths,
+    pub(super) after: Paths,
+    /// Watchers are to be told.
+    pub(super) moves: bool,
+    /// The best path is another.
+    pub(super) changes_best: bool,
+}
+
+impl Step {
+    pub(super) fn new(before: Paths, after: Paths) -> Self {
+        let changes_best = match (before.best(), after.best()) {
+            (Some(before), Some(after)) => !Arc::ptr_eq(before, after),
+            (None, None) => false,
+            _ => true,
+        };
+        Self { moves: before.next_hops() != after.next_hops(), changes_best, before, after }
+    }
+}
+
+/// The last step one of many destinations went through: the next has often had the same before.
+#[derive(Debug, Default)]
+pub(super) struct Steps(Option<Step>);
+
+impl Steps {
+    /// That of a destination which has `before`; `after` is asked where it is another than the last one's.
+    pub(super) fn step(&mut self, before: &Paths, after: impl FnOnce(&Paths) -> Paths) -> &Step {
+        let last = self.0.take().filter(|last| last.before.are(before));
+        self.0.insert(last.unwrap_or_else(|| Step::new(before.clone(), after(before))))
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
-use smallvec::SmallVec;
 
 use super::adj_out;
 use super::adj_out::{Exports, Outbox, Run, Whom};
@@ -25,7 +24,7 @@ use crate::wire::{self, Attributes, Message, NextHop, RouteRefresh, Update};
 const BATCH: usize = 8192;
 
 /// Octets the slowest member may be behind before the others wait for it, or go on without it.
-const WINDOW: usize = 1 << 20;
+const WINDOW: usize = 1 << 19;
 
 /// Changes are only noted; they are worked out a batch at a time, when a member can take more:
 ///
@@ -80,7 +79,7 @@ impl<K: Net> Group<K> {
     /// One that knows nothing yet, and whom it is to hear of at first.
     pub(super) fn new(peer: PeerId, audience: Audience, initial: impl Iterator<Item = Slot>) -> Self {
         let mut noted = Noted::default();
-        initial.for_each(|slot| noted.insert(slot));
+        initial.for_each(|slot| noted.insert(slot, || None));
         Self {
             told: Told::new::<K>(&audience),
             audience,
@@ -95,11 +94,11 @@ impl<K: Net> Group<K> {
         }
     }
 
-    /// Notes that the best path of a destination is another. Whether that is of interest here is worked out
-    /// with the batch, where what is true of a path is found once.
-    pub(super) fn note(&mut self, slot: Slot, best: Option<&Arc<Path>>) {
+    /// Notes that the best path of a destination is `best` and was `before`. Whether that is of interest here is worked
+    /// out with the batch, where what is true of a path is found once.
+    pub(super) fn note(&mut self, slot: Slot, before: Option<&Arc<Path>>, best: Option<&Arc<Path>>) {
         if best.is_some() || self.told.has(slot) {
-            self.noted.insert(slot);
+            self.noted.insert(slot, || self.told.kept(slot, before));
         }
     }
 
@@ -109,19 +108,20 @@ impl<K: Net> Group<K> {
     }
 
     /// Everything is to be worked out anew; what comes out as it was is not said again.
-    pub(super) fn note_all(&mut self, slots: impl Iterator<Item = Slot>) {
-        self.told.slots().into_iter().chain(slots).for_each(|slot| self.noted.insert(slot));
+    fn note_all(&mut self, destinations: &Destinations<K>) {
+        self.told.note_all(&mut self.noted, destinations);
+        destinations.iter().for_each(|(slot, _)| self.noted.insert(slot, || None));
     }
 
     /// Everything is to be said again; one after the other, and not before the End-of-RIB (RFC 7313, section
     /// 4). For a group of one.
-    pub(super) fn refresh(&mut self, slots: impl Iterator<Item = Slot>, marks: Marks) {
+    pub(super) fn refresh(&mut self, destinations: &Destinations<K>, marks: Marks) {
         if self.cycle.is_some() {
             self.again = Some(marks);
             return;
         }
-        self.told.retell(&self.members, |_, _| false);
-        self.note_all(slots);
+        self.told.retell(&mut self.noted, destinations, &self.members, |_, _| false);
+        self.note_all(destinations);
         if marks == Marks::Marked {
             self.mark(RouteRefresh::beginning(K::FAMILY));
         }
@@ -137,7 +137,7 @@ impl<K: Net> Group<K> {
     /// What was learned from this source is told in another way from now on, although its paths may come out the
     /// same: an ORIGINATOR_ID is another.
     pub(super) fn forget(&mut self, source: PeerId) {
-        self.told.forget(source).into_iter().for_each(|slot| self.noted.insert(slot));
+        self.told.forget(&mut self.noted, source);
     }
 
     /// Tells what is heard differently under other policies. For a group of one.
@@ -145,7 +145,7 @@ impl<K: Net> Group<K> {
         let before = std::mem::replace(&mut self.audience, audience.clone());
         let mut known: FxHashMap<(*const Path, Option<Applied>, Option<Applied>), bool> =
             FxHashMap::default();
-        self.told.retell(&self.members, |slot, path| {
+        self.told.retell(&mut self.noted, destinations, &self.members, |slot, path| {
             let prefix = destinations.get(slot).key.prefix();
             let [old, new] =
                 [&before, &audience].map(|audience| adj_out::applied(path, prefix, peers, audience));
@@ -153,25 +153,37 @@ impl<K: Net> Group<K> {
                 adj_out::form(path, prefix, peers, &before) == adj_out::form(path, prefix, peers, &audience)
             })
         });
-        self.note_all(destinations.iter().map(|(slot, _)| slot));
+        self.note_all(destinations);
     }
 
-    /// What a member knows of a destination, as it was told; nothing where it is being told again.
+    /// What a member knows, as it was told, of destinations that are `wanted`; not of those of which it is being told
+    /// again.
     pub(super) fn said(
         &self,
         peer: PeerId,
-        slot: Slot,
-        prefix: Prefix,
+        wanted: impl Fn(Prefix) -> bool,
+        destinations: &Destinations<K>,
         peers: &Peers,
         interner: &Interner,
-    ) -> SmallVec<[Said; 1]> {
-        let paths = self.told.paths(slot).iter().filter(|path| path.source != Some(peer));
-        let said = |path: &Arc<Path>| {
-            let (attributes, next_hop) = adj_out::form(path, prefix, peers, &self.audience)?;
-            let path_id = self.told.is_several().then(|| interner.numbered(path.key())).flatten();
-            Some(Said { attributes, next_hop, path_id })
-        };
-        paths.filter_map(said).collect()
+    ) -> Vec<(Prefix, Said)> {
+        let kept: FxHashMap<_, _> = self.noted.iter().collect();
+        let mut all = Vec::new();
+        for slot in 0..destinations.slots() as Slot {
+            let destination = destinations.get(slot);
+            let prefix = destination.key.prefix();
+            if !wanted(prefix) {
+                continue;
+            }
+            let paths = self.told.paths(slot, destination, kept.get(&slot).copied());
+            for path in paths.iter().filter(|path| path.source != Some(peer)) {
+                let Some((attributes, next_hop)) = adj_out::form(path, prefix, peers, &self.audience) else {
+                    continue;
+                };
+                let path_id = self.told.is_several().then(|| interner.numbered(path.key())).flatten();
+                all.push((prefix, Said { attributes, next_hop, path_id }));
+            }
+        }
+        all
     }
 
     /// Paths told to a member.
@@ -235,10 +247,10 @@ impl<K: Net> Group<K> {
         let Self { told, noted, members, .. } = self;
         let mut work = Work { peers, interner, members, exports: &mut exports, outbox: &mut outbox };
         while worked < BATCH
-            && let Some(slot) = noted.pop()
+            && let Some((slot, kept)) = noted.pop()
         {
             worked += 1;
-            told.work_out(slot, destinations.get(slot), &mut work);
+            told.work_out(slot, kept.as_ref(), destinations.get(slot), &mut work);
         }
         outbox.close(&exports, K::FAMILY, &audience, &mut self.queue);
         self.queued = octets(&self.queue);
@@ -263,7 +275,7 @@ impl<K: Net> Group<K> {
             Some(End::Refresh(Marks::Unmarked)) | None => {}
         }
         if let Some(marks) = self.again.take() {
-            self.refresh(destinations.iter().map(|(slot, _)| slot), marks);
+            self.refresh(destinations, marks);
         }
     }
 

@@ -54,7 +54,7 @@ use bytes::BytesMut;
 use group::Marks;
 use net::{Net, Net4, Net6};
 pub use path::PeerId;
-use path::{Interner, Path, PathKey, Received, Standing};
+use path::{Interner, Path, PathKey, Received};
 use peers::Peers;
 pub use policy::Policy;
 use table::Table;
@@ -62,7 +62,7 @@ use table::Table;
 use crate::api::{Aggregate, Decision, Network, NextHopMode, PathCount, Reach, RouteChange};
 use crate::types::{Asn, Family, Interface, Prefix, RouterId, ScopedAddr};
 use crate::wire::frame::MAX_EXTENDED;
-use crate::wire::{self, Announcement, Attributes, Community, Message, Nlri, Session, Update, frame};
+use crate::wire::{self, Announcement, Community, Message, Nlri, Session, Update, frame};
 
 /// What the RIB has to know of an established peer.
 #[derive(Clone, Debug)]
@@ -345,7 +345,7 @@ impl Rib {
         let wanted = originate::read(networks)?;
         let before = std::mem::replace(&mut self.networks, wanted);
         for prefix in before.keys().filter(|prefix| !self.networks.contains_key(prefix)) {
-            self.tables.withdraw(*prefix, PathKey { source: None, path_id: 0 }, &self.peers);
+            self.tables.abandon(*prefix, PathKey { source: None, path_id: 0 }, &self.peers);
         }
         for (prefix, communities) in &self.networks {
             if before.get(prefix) == Some(communities) {
@@ -353,7 +353,7 @@ impl Rib {
             }
             let path = originate::path(*prefix, 0, originate::attributes(communities.clone()));
             let path = self.interner.intern(path);
-            self.tables.learn(*prefix, path, &self.peers);
+            self.tables.originate(*prefix, path, &self.peers);
         }
         Ok(())
     }
@@ -516,24 +516,26 @@ impl Rib {
         if !self.peers.facts.contains_key(&peer) {
             return;
         }
-        for Nlri { prefix, path_id } in update.withdrawn {
-            self.tables.withdraw(prefix, PathKey { source: Some(peer), path_id }, &self.peers);
+        for some in update.withdrawn.chunk_by(|one, other| one.family() == other.family()) {
+            match some[0].family() {
+                Family::Ipv4 => self.tables.ipv4.withdraw(peer, some, &self.peers),
+                Family::Ipv6 => self.tables.ipv6.withdraw(peer, some, &self.peers),
+            }
         }
         let Some(attributes) = update.attributes else { return };
-        for announcement in update.announced {
-            self.learn(peer, &attributes, announcement);
+        for Announcement { next_hop, prefixes } in update.announced {
+            self.learn(peer, Received { attributes: attributes.clone(), next_hop }, &prefixes);
         }
     }
 
-    fn learn(&mut self, peer: PeerId, attributes: &Arc<Attributes>, announcement: Announcement) {
-        let Announcement { next_hop, prefixes } = announcement;
-        self.peers.next_hops.track(next_hop.addr());
-        let Some(mut judge) = Judge::new(peer, &self.peers, &mut self.interner) else { return };
-        let received = Received { attributes: attributes.clone(), next_hop };
-        let families = judge.families();
-        for nlri in prefixes.into_iter().filter(|nlri| families.contains(&nlri.family())) {
-            let standing = self.tables.standing(peer, nlri.family());
-            self.tables.learn(nlri.prefix, judge.path(&received, nlri, standing), &self.peers);
+    fn learn(&mut self, peer: PeerId, received: Received, prefixes: &[Nlri]) {
+        self.peers.next_hops.track(received.next_hop.addr());
+        let Self { peers, tables: Tables { ipv4, ipv6 }, interner, .. } = self;
+        let Some(mut judge) = Judge::new(peer, peers, interner) else { return };
+        match prefixes.first().map(|nlri| nlri.family()).filter(|family| judge.families().contains(family)) {
+            Some(Family::Ipv4) => ipv4.learn(&received, prefixes, &mut judge),
+            Some(Family::Ipv6) => ipv6.learn(&received, prefixes, &mut judge),
+            None => {}
         }
     }
 
@@ -667,13 +669,6 @@ impl Rib {
 }
 
 impl Tables {
-    fn standing(&self, peer: PeerId, family: Family) -> Standing {
-        match family {
-            Family::Ipv4 => self.ipv4.standing(peer),
-            Family::Ipv6 => self.ipv6.standing(peer),
-        }
-    }
-
     fn is_stale(&self, path: &Path, family: Family) -> bool {
         match family {
             Family::Ipv4 => self.ipv4.is_stale(path),
@@ -681,19 +676,19 @@ impl Tables {
         }
     }
 
-    fn learn(&mut self, prefix: Prefix, path: Arc<Path>, peers: &Peers) {
+    fn originate(&mut self, prefix: Prefix, path: Arc<Path>, peers: &Peers) {
         if let Some(key) = Net::new(prefix) {
-            self.ipv4.learn(key, path, peers);
+            self.ipv4.originate(key, path, peers);
         } else if let Some(key) = Net::new(prefix) {
-            self.ipv6.learn(key, path, peers);
+            self.ipv6.originate(key, path, peers);
         }
     }
 
-    fn withdraw(&mut self, prefix: Prefix, path: PathKey, peers: &Peers) {
+    fn abandon(&mut self, prefix: Prefix, path: PathKey, peers: &Peers) {
         if let Some(key) = Net::new(prefix) {
-            self.ipv4.withdraw(key, path, peers);
+            self.ipv4.abandon(key, path, peers);
         } else if let Some(key) = Net::new(prefix) {
-            self.ipv6.withdraw(key, path, peers);
+            self.ipv6.abandon(key, path, peers);
         }
     }
 }

@@ -83,6 +83,9 @@ impl NextHops {
 
     /// Whether a tracked next hop is in `prefix`.
     pub(super) fn covers(&self, prefix: Prefix) -> bool {
+        if self.tracked.is_empty() {
+            return false;
+        }
         let next = self.tracked.range(prefix.addr()..).next();
         next.is_some_and(|(next_hop, _)| prefix.covers(Prefix::host(*next_hop)))
     }

@@ -75,7 +75,8 @@ impl<K: Net> Table<K> {
         for (slot, destination) in self.destinations.iter().filter(|(_, one)| prefix.covers(one.key.prefix()))
         {
             for group in &mut self.followers.groups {
-                group.note(slot, destination.paths.best());
+                let best = destination.paths.best();
+                group.note(slot, best, best);
             }
         }
     }

@@ -58,7 +58,12 @@ impl<K: Net> Table<K> {
     }
 
     /// Something else is true of these next hops than before.
-    pub(in crate::rib) fn reach_anew(&mut self, changed: &BTreeSet<IpAddr>, peers: &Peers, interner: &mut Interner) {
+    pub(in crate::rib) fn reach_anew(
+        &mut self,
+        changed: &BTreeSet<IpAddr>,
+        peers: &Peers,
+        interner: &mut Interner,
+    ) {
         // With what they were, so that an address is not given to another meanwhile.
         let mut known: FxHashMap<*const Path, (Arc<Path>, Option<Arc<Path>>)> = FxHashMap::default();
         let mut steps = Steps::default();
@@ -81,8 +86,7 @@ impl<K: Net> Table<K> {
                 }
                 others.push(path.clone());
             }
-            let step =
-                steps.step(&destination.paths, |paths| paths.with(others, peers).ranked_anew(peers));
+            let step = steps.step(&destination.paths, |paths| paths.with(others, peers).ranked_anew(peers));
             self.followers.follow(slot, destination, peers, step);
             // The same next hops may be reached by other neighbours.
             if destination.paths.next_hops().iter().any(|hop| changed.contains(&hop.addr)) {

@@ -32,7 +32,13 @@ pub(super) struct Followers<K> {
 
 impl<K: Net> Followers<K> {
     /// Has a destination go through `step` and notes what follows from it. Nothing runs more often.
-    pub(super) fn follow(&mut self, slot: Slot, destination: &mut Destination<K>, peers: &Peers, step: &Step) {
+    pub(super) fn follow(
+        &mut self,
+        slot: Slot,
+        destination: &mut Destination<K>,
+        peers: &Peers,
+        step: &Step,
+    ) {
         let (before, now) = (step.before.best(), step.after.best());
         destination.paths = step.after.clone();
         self.usable = self.usable + usize::from(now.is_some()) - usize::from(before.is_some());
@@ -53,7 +59,7 @@ impl<K: Net> Followers<K> {
         }
         for group in &mut self.groups {
             if step.changes_best || group.hears_several() {
-                group.note(slot, now);
+                group.note(slot, before, now);
             }
         }
     }

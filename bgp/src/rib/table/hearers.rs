@@ -5,7 +5,6 @@ use crate::api::RouteChange;
 use crate::rib::adj_out::Run;
 use crate::rib::audience::Audience;
 use crate::rib::destination::Paths;
-use crate::rib::destinations::Slot;
 use crate::rib::group::{Marks, Said};
 use crate::rib::net::Net;
 use crate::rib::path::{Interner, PeerId};
@@ -24,7 +23,7 @@ impl<K: Net> Table<K> {
     /// Says everything to a peer again.
     pub(in crate::rib) fn refresh(&mut self, peer: PeerId, marks: Marks) {
         if let Some(group) = self.followers.alone(peer) {
-            group.refresh(self.destinations.iter().map(|(slot, _)| slot), marks);
+            group.refresh(&self.destinations, marks);
         }
     }
 
@@ -89,14 +88,8 @@ impl<K: Net> Table<K> {
         interner: &Interner,
     ) -> Vec<(Prefix, Said)> {
         let Some(group) = self.followers.of(peer) else { return Vec::new() };
-        let slots = 0..self.destinations.slots() as Slot;
-        let mut routes: Vec<_> = slots
-            .map(|slot| (slot, self.destinations.get(slot).key.prefix()))
-            .filter(|(_, prefix)| only.is_none_or(|only| only == *prefix))
-            .flat_map(|(slot, prefix)| {
-                group.said(peer, slot, prefix, peers, interner).into_iter().map(move |said| (prefix, said))
-            })
-            .collect();
+        let wanted = |prefix| only.is_none_or(|only| only == prefix);
+        let mut routes = group.said(peer, wanted, &self.destinations, peers, interner);
         routes.sort_unstable_by_key(|(prefix, said)| (*prefix, said.path_id));
         routes
     }

@@ -14,8 +14,9 @@ use several::Several;
 use super::adj_out::{Exports, Outbox, Whom};
 use super::audience::Audience;
 use super::destination::Destination;
-use super::destinations::Slot;
+use super::destinations::{Destinations, Slot};
 use super::net::Net;
+use super::noted::Noted;
 use super::path::{Interner, Path, PeerId};
 use super::peers::Peers;
 
@@ -51,25 +52,38 @@ impl Told {
     /// Whether anything is told of a destination.
     pub(super) fn has(&self, slot: Slot) -> bool {
         match self {
-            Self::One(one) => one.get(slot).is_some(),
+            Self::One(one) => one.has(slot),
             Self::Several(several) => !several.get(slot).is_empty(),
         }
     }
 
-    /// Destinations of which something is told.
-    pub(super) fn slots(&self) -> Vec<Slot> {
-        let slots = match self {
-            Self::One(one) => 0..one.slots(),
-            Self::Several(several) => 0..several.slots(),
-        };
-        slots.filter(|slot| self.has(*slot)).collect()
+    /// What is to be kept of a destination's best path beside a note that it is another one now.
+    pub(super) fn kept(&self, slot: Slot, best: Option<&Arc<Path>>) -> Option<Arc<Path>> {
+        match self {
+            Self::One(one) => best.filter(|_| one.has(slot)).cloned(),
+            Self::Several(_) => None,
+        }
     }
 
-    /// What the others than its source know of a destination; nothing where it is being told again.
-    pub(super) fn paths(&self, slot: Slot) -> &[Arc<Path>] {
+    /// Destinations of which something is told and nothing noted are noted.
+    pub(super) fn note_all<K: Net>(&self, noted: &mut Noted, destinations: &Destinations<K>) {
+        for slot in (0..destinations.slots() as Slot).filter(|slot| self.has(*slot)) {
+            noted.insert(slot, || self.kept(slot, destinations.get(slot).paths.best()));
+        }
+    }
+
+    /// What the others than its source know of a destination; nothing where it is being told again. `told` is what
+    /// is kept of it, if it is noted.
+    pub(super) fn paths<'a, K>(
+        &'a self,
+        slot: Slot,
+        destination: &'a Destination<K>,
+        told: Option<Option<&'a Arc<Path>>>,
+    ) -> &'a [Arc<Path>] {
         match self {
             Self::One(one) => {
-                one.get(slot).filter(|path| path.refusal.is_none()).map_or(&[], std::slice::from_ref)
+                let told = told.unwrap_or_else(|| destination.paths.best().filter(|_| one.has(slot)));
+                told.filter(|path| path.refusal.is_none()).map_or(&[], std::slice::from_ref)
             }
             Self::Several(several) => several.fresh(slot),
         }
@@ -77,21 +91,30 @@ impl Told {
 
     /// Keeps of what was told only that something was, unless `keep` says it would be said just so. For a
     /// group of one.
-    pub(super) fn retell(&mut self, members: &Members, keep: impl FnMut(Slot, &Arc<Path>) -> bool) {
+    pub(super) fn retell<K: Net>(
+        &mut self,
+        noted: &mut Noted,
+        destinations: &Destinations<K>,
+        members: &Members,
+        keep: impl FnMut(Slot, &Arc<Path>) -> bool,
+    ) {
         match self {
-            Self::One(one) => one.retell(members, keep),
+            Self::One(one) => one.retell(noted, destinations, members, keep),
             Self::Several(several) => several.retell(members, keep),
         }
     }
 
-    /// Keeps of what was learned from a source only that something was told; the destinations it is about.
-    pub(super) fn forget(&mut self, source: PeerId) -> Vec<Slot> {
+    /// Keeps of what was learned from a source, whose paths are gone, only that something was told; the destinations it
+    /// is about are noted.
+    pub(super) fn forget(&mut self, noted: &mut Noted, source: PeerId) {
         if self.tally().counts.get(&source).is_none_or(|count| *count == 0) {
-            return Vec::new();
+            return;
         }
         match self {
-            Self::One(one) => one.forget(source),
-            Self::Several(several) => several.forget(source),
+            Self::One(one) => one.forget(noted, source),
+            Self::Several(several) => {
+                several.forget(source).into_iter().for_each(|slot| noted.insert(slot, || None))
+            }
         }
     }
 
@@ -113,15 +136,16 @@ impl Told {
         matches!(self, Self::Several(_))
     }
 
-    /// Brings what is told of a destination up to date.
+    /// Brings what is told of a destination up to date; `told` was kept of it.
     pub(super) fn work_out<K: Net>(
         &mut self,
         slot: Slot,
+        told: Option<&Arc<Path>>,
         destination: &Destination<K>,
         work: &mut Work<'_, '_, K>,
     ) {
         match self {
-            Self::One(one) => one.work_out(slot, destination, work),
+            Self::One(one) => one.work_out(slot, told, destination, work),
             Self::Several(several) => several.work_out(slot, destination, work),
         }
     }

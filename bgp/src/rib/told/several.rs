@@ -36,10 +36,6 @@ impl Several {
         if self.again.contains(&slot) { &[] } else { self.get(slot) }
     }
 
-    pub(super) fn slots(&self) -> Slot {
-        self.told.len() as Slot
-    }
-
     pub(super) fn retell(&mut self, members: &Members, mut keep: impl FnMut(Slot, &Arc<Path>) -> bool) {
         for (slot, told) in (0..).zip(&mut self.told) {
             if told.is_empty() {
