@@ -30,13 +30,13 @@ use crate::types::ScopedAddr;
 use crate::wire::{self, Message, Notification, Session};
 
 /// Read at once, in octets.
-const READ: usize = 32 << 10;
+const READ: usize = 16 << 10;
 
 /// Written at once, in octets; between two, control messages get their turn.
 const WRITE: usize = 64 << 10;
 
 /// Runs of updates handed to a link and not yet being written. The octets are shared by all that hear the same.
-const RUNS: usize = 16;
+const RUNS: usize = 8;
 
 /// Control messages waiting for a neighbour that does not read; KEEPALIVEs fill half of it at most.
 const CONTROL: usize = 64;

@@ -11,7 +11,8 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use manx_bgp::api::DEFAULT_SOCKET;
 use manx_bgp::speaker::metrics::DEFAULT_ADDRESS;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 /// Speaks BGP with the neighbours it is told of, and tells which paths are best.
 ///
@@ -49,6 +50,9 @@ enum Command {
         file: PathBuf,
     },
 }
+
+/// Threads at most, that of BFD apart.
+const THREADS: usize = 4;
 
 const AFTER_HELP: &str = "\
 EXAMPLE (bgpd.toml; keys are those of the socket's Config):
@@ -91,16 +95,19 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         println!("{}", config::summary(&file)?);
         return Ok(());
     }
-    let filter =
-        EnvFilter::try_new(&cli.log).with_context(|| format!("--log \"{}\" is no filter", cli.log))?;
+    let filter: Targets = cli.log.parse().with_context(|| format!("--log \"{}\" is no filter", cli.log))?;
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
+    tracing_subscriber::registry().with(filter).with(lines).init();
     let metrics = match cli.metrics_addr.as_str() {
         "" => None,
         address => Some(address.parse().with_context(|| {
             format!("--metrics-addr \"{address}\" is no address and port, as in {DEFAULT_ADDRESS}")
         })?),
     };
-    let runtime = tokio::runtime::Runtime::new().context("cannot start")?;
+    // One task decides; more threads than these would only wait for it.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let runtime = runtime.context("cannot start")?;
     runtime.block_on(control::serve(&cli.socket, cli.config.as_deref(), metrics))
 }

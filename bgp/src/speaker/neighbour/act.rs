@@ -60,8 +60,8 @@ impl Neighbour {
         if let Some(caller) = &incoming {
             self.look_at(caller);
         }
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
+        let (mut first, mut events) = (Some(event), VecDeque::new());
+        while let Some(event) = first.take().or_else(|| events.pop_front()) {
             if let Event::Received(_, message) = &event {
                 self.stats.received(message.kind());
             }
