@@ -29,6 +29,7 @@ mod audience;
 pub mod decision;
 mod destination;
 mod destinations;
+mod facts;
 mod group;
 mod martian;
 mod net;
@@ -39,118 +40,33 @@ mod originate;
 mod path;
 mod peers;
 mod policy;
+mod sessions;
+mod settle;
 mod table;
 mod told;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use adj_in::Judge;
 pub use adj_out::Run;
 use aggregate::Wanted;
 use bytes::BytesMut;
+pub use facts::{Drain, Leaving, PeerFacts};
 use group::Marks;
 use net::{Net, Net4, Net6};
+pub use originate::NetworkError;
 pub use path::PeerId;
 use path::{Interner, Path, PathKey, Received};
 use peers::Peers;
 pub use policy::Policy;
 use table::Table;
 
-use crate::api::{Aggregate, Decision, Network, NextHopMode, PathCount, Reach, RouteChange};
-use crate::types::{Asn, Family, Interface, Prefix, RouterId, ScopedAddr};
+use crate::api::{Decision, RouteChange};
+use crate::types::{Asn, Family, Prefix, RouterId};
 use crate::wire::frame::MAX_EXTENDED;
-use crate::wire::{self, Announcement, Community, Message, Nlri, Session, Update, frame};
-
-/// What the RIB has to know of an established peer.
-#[derive(Clone, Debug)]
-pub struct PeerFacts {
-    /// Its address: the last tie-break.
-    pub address: IpAddr,
-    /// Where that is link-local, the interface it is on: link-local next hops it tells are there.
-    pub zone: Option<Interface>,
-    /// Its name, for people.
-    pub name: String,
-    /// Its AS.
-    pub asn: Asn,
-    /// Its BGP Identifier.
-    pub router_id: RouterId,
-    /// What was negotiated, and whether it is an external peer.
-    pub session: Session,
-    /// Our own addresses towards it: what is announced as "next hop self", the first of the family
-    /// counts, and what is refused as a learned next hop. Without one of a family nothing that needs
-    /// it is exported.
-    pub next_hops: Vec<IpAddr>,
-    /// It takes IPv4 routes with IPv6 next hops (RFC 8950).
-    pub extended_next_hop: bool,
-    /// How many paths to a destination it is told (RFC 7911), in the families whose prefixes have path
-    /// identifiers; one in others.
-    pub add_paths: Option<PathCount>,
-    /// It marks where a route refresh begins and ends, and takes such marks (RFC 7313).
-    pub enhanced_refresh: bool,
-    /// It knows of routes that are the last resort (RFC 9494).
-    pub long_lived: bool,
-    /// Its routes with GRACEFUL_SHUTDOWN have LOCAL_PREF 0, if it is an external peer (RFC 8326).
-    pub graceful_shutdown: bool,
-    /// How far it is to do without us, and we without it.
-    pub drain: Drain,
-    /// It is a client of ours (RFC 4456): routes are reflected to and from it.
-    pub client: bool,
-    /// It is an external peer by a bilateral agreement, who is not told of NOPEER routes (RFC 3765).
-    pub bilateral: bool,
-    /// What it is told as next hop of learned routes.
-    pub next_hop: NextHopMode,
-    /// It is known to be more than one hop away.
-    pub multihop: bool,
-    /// The AS we are to it.
-    pub local_asn: Asn,
-    /// How many times our AS may be in what it says.
-    pub allow_own_as: u8,
-    /// Whether a default route is taken from it.
-    pub default_route: bool,
-    /// What is taken from it; see [`crate::api::PeerConfig::import`].
-    pub import: Option<Policy>,
-    /// What is told to it; see [`crate::api::PeerConfig::export`].
-    pub export: Option<Policy>,
-}
-
-impl PeerFacts {
-    /// What tells it from others.
-    fn scoped(&self) -> ScopedAddr {
-        ScopedAddr { addr: self.address, zone: self.zone }
-    }
-}
-
-/// How far a peer and we are to do without each other before a session or the speaker ends (RFC 8326).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Drain {
-    /// What it is told.
-    pub told: Leaving,
-    /// What it says is used only where there is nothing else (LOCAL_PREF 0).
-    pub avoided: bool,
-}
-
-/// What a peer is told of our leaving.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Leaving {
-    /// Nothing: we stay.
-    #[default]
-    Stays,
-    /// All routes have GRACEFUL_SHUTDOWN, and LOCAL_PREF 0 inside our AS.
-    Announced,
-    /// No routes any more.
-    Withdrawn,
-}
-
-impl PeerFacts {
-    /// Those its routes are likely to have: its own address, and what its import policy sets.
-    fn names_next_hops(&self) -> impl Iterator<Item = IpAddr> {
-        let set = self.import.iter().flat_map(Policy::next_hops);
-        std::iter::once(self.address).chain(set)
-    }
-}
+use crate::wire::{self, Announcement, Community, Message, Nlri, Update, frame};
 
 /// Prefixes of one peer, both families together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -177,28 +93,6 @@ pub struct Sizes {
     /// Different sets of attributes and next hop; those that have fallen out of use are among them for a while.
     pub attribute_sets: usize,
 }
-
-/// Why [`Rib::set_networks`] changed nothing.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NetworkError {
-    /// One of its communities cannot be read.
-    #[error("network {prefix}: {source}")]
-    Community {
-        /// The network.
-        prefix: Prefix,
-        /// What is wrong.
-        source: crate::wire::ParseCommunityError,
-    },
-    /// An aggregate that is there twice, or is a network as well.
-    #[error("aggregate {0} is listed twice, or is a network as well: a prefix is originated in one way")]
-    Aggregate(Prefix),
-    /// It is there twice, with different communities.
-    #[error("network {0} is listed twice with different communities: list it once")]
-    Repeated(Prefix),
-}
-
-/// How often what follows from a next hop may change others before they are looked at another time.
-const ROUNDS: usize = 8;
 
 /// The tables of both families.
 #[derive(Debug)]
@@ -246,269 +140,12 @@ impl Rib {
         }
     }
 
-    /// How the machine reaches next hops; none: whatever a peer names is taken for a neighbour. Applies to all
-    /// that was said.
-    pub fn set_underlay(&mut self, ways: Option<&[Reach]>) {
-        let told = self.peers.next_hops.are_told();
-        if !self.peers.next_hops.set_ways(ways) {
-            return;
-        }
-        // Which next hops are neighbours hangs on the networks as well, whatever their ways are.
-        self.looks_anew = true;
-        if told != ways.is_some() {
-            for next_hop in self.next_hops() {
-                self.peers.next_hops.track(next_hop);
-            }
-        }
-        let direct = self.peers.facts.iter().filter(|(_, facts)| facts.next_hop == NextHopMode::Direct);
-        for peer in direct.map(|(peer, _)| *peer) {
-            self.tables.ipv4.tell_anew(peer, &self.peers);
-            self.tables.ipv6.tell_anew(peer, &self.peers);
-        }
-    }
-
-    /// Those in use, and those that will be.
-    fn next_hops(&self) -> BTreeSet<IpAddr> {
-        let peers = self.peers.facts.values().flat_map(PeerFacts::names_next_hops);
-        self.interner.next_hops().chain(peers).collect()
-    }
-
-    /// Finds out what is true of next hops, and what follows from it, as long as something does.
-    fn settle(&mut self) {
-        for _ in 0..ROUNDS {
-            self.aggregate();
-            let Self { peers, tables: Tables { ipv4, ipv6 }, interner, .. } = self;
-            if !(ipv4.take_moved() | ipv6.take_moved() | peers.next_hops.is_doubtful()) {
-                return;
-            }
-            let mut changed = peers.next_hops.resolve(|prefix, next_hop| {
-                let found = Net::new(prefix).map(|key| ipv4.way_to(next_hop, key));
-                found.or_else(|| Net::new(prefix).map(|key| ipv6.way_to(next_hop, key))).unwrap_or_default()
-            });
-            if std::mem::take(&mut self.looks_anew) {
-                changed = interner.next_hops().collect();
-            }
-            if !changed.is_empty() {
-                ipv4.reach_anew(&changed, peers, interner);
-                ipv6.reach_anew(&changed, peers, interner);
-            }
-        }
-        // Routes that turn each other on and off: they are left as they are until something else changes.
-        let _ = (self.tables.ipv4.take_moved(), self.tables.ipv6.take_moved());
-        self.aggregate();
-    }
-
-    /// Originates these as long as there is something in them; of a prefix that is originated as a network as well
-    /// after [`Rib::set_networks`].
-    ///
-    /// # Errors
-    /// See [`NetworkError`]; nothing was changed then.
-    pub fn set_aggregates(&mut self, aggregates: &[Aggregate]) -> Result<(), NetworkError> {
-        let wanted = originate::read_aggregates(aggregates, &self.networks)?;
-        if wanted != self.aggregates {
-            self.tables.ipv4.set_aggregates(&wanted, &self.peers);
-            self.tables.ipv6.set_aggregates(&wanted, &self.peers);
-            self.aggregates = wanted;
-        }
-        Ok(())
-    }
-
     /// How paths are compared, from now on and of those held.
     pub fn set_decision(&mut self, decision: Decision) {
         if std::mem::replace(&mut self.peers.decision, decision) != decision {
             self.tables.ipv4.rank_anew(&self.peers);
             self.tables.ipv6.rank_anew(&self.peers);
         }
-    }
-
-    /// Originates aggregates, and has their parts shown or hidden.
-    fn aggregate(&mut self) {
-        let Self { peers, tables: Tables { ipv4, ipv6 }, interner, .. } = self;
-        if !(ipv4.stirred() || ipv6.stirred()) {
-            return;
-        }
-        ipv4.aggregate(peers, interner);
-        ipv6.aggregate(peers, interner);
-        let suppressing = ipv4.suppressing().chain(ipv6.suppressing()).collect();
-        let before = std::mem::replace(&mut peers.suppressing, suppressing);
-        for prefix in before.symmetric_difference(&peers.suppressing) {
-            ipv4.note_within(*prefix);
-            ipv6.note_within(*prefix);
-        }
-    }
-
-    /// Originates exactly `networks`.
-    ///
-    /// # Errors
-    /// See [`NetworkError`]; nothing was changed then.
-    pub fn set_networks(&mut self, networks: &[Network]) -> Result<(), NetworkError> {
-        let wanted = originate::read(networks)?;
-        let before = std::mem::replace(&mut self.networks, wanted);
-        for prefix in before.keys().filter(|prefix| !self.networks.contains_key(prefix)) {
-            self.tables.abandon(*prefix, PathKey { source: None, path_id: 0 }, &self.peers);
-        }
-        for (prefix, communities) in &self.networks {
-            if before.get(prefix) == Some(communities) {
-                continue;
-            }
-            let path = originate::path(*prefix, 0, originate::attributes(communities.clone()));
-            let path = self.interner.intern(path);
-            self.tables.originate(*prefix, path, &self.peers);
-        }
-        Ok(())
-    }
-
-    /// A session is established: everything it may hear becomes pending, End-of-RIB after it. What is
-    /// held of the peer as stale stays so, as far as it is the same speaker and speaks the family. One that
-    /// is up already is taken down first.
-    pub fn peer_up(&mut self, peer: PeerId, facts: PeerFacts) {
-        let same = self.peers.facts.get(&peer).is_some_and(|before| {
-            (before.asn, before.router_id, before.scoped()) == (facts.asn, facts.router_id, facts.scoped())
-        });
-        if !same || self.tables.ipv4.hears(peer) || self.tables.ipv6.hears(peer) {
-            self.peer_down(peer);
-        }
-        let Self { peers, tables: Tables { ipv4, ipv6 }, interner, .. } = self;
-        if !same {
-            // Who has not yet heard that its paths are gone would take their like for them.
-            ipv4.forget(peer);
-            ipv6.forget(peer);
-        }
-        let spoken = facts.session.families.clone();
-        if !spoken.contains(&Family::Ipv4) {
-            ipv4.peer_down(peer, peers);
-        }
-        if !spoken.contains(&Family::Ipv6) {
-            ipv6.peer_down(peer, peers);
-        }
-        facts.names_next_hops().for_each(|next_hop| peers.next_hops.track(next_hop));
-        peers.facts.insert(peer, facts.clone());
-        for family in spoken {
-            match family {
-                Family::Ipv4 => {
-                    ipv4.peer_up(peer, &facts, peers);
-                    ipv4.judge_again(peer, peers, interner);
-                }
-                Family::Ipv6 => {
-                    ipv6.peer_up(peer, &facts, peers);
-                    ipv6.judge_again(peer, peers, interner);
-                }
-            }
-        }
-    }
-
-    /// A session is gone, but the peer will be back: what it said of `families` is used as before, and is
-    /// stale; what was stale already goes, and what it said of other families (RFC 4724, section 4.2).
-    /// Until [`Rib::peer_up`] nothing is told to it.
-    pub fn peer_stale(&mut self, peer: PeerId, families: &[Family]) {
-        let Self { peers, tables: Tables { ipv4, ipv6 }, .. } = self;
-        if families.contains(&Family::Ipv4) {
-            ipv4.silence(peer);
-            ipv4.sweep(peer, peers);
-            ipv4.mark_stale(peer);
-        } else {
-            ipv4.peer_down(peer, peers);
-        }
-        if families.contains(&Family::Ipv6) {
-            ipv6.silence(peer);
-            ipv6.sweep(peer, peers);
-            ipv6.mark_stale(peer);
-        } else {
-            ipv6.peer_down(peer, peers);
-        }
-    }
-
-    /// What is stale of a family counts as said just now: to be kept by the next [`Rib::peer_stale`].
-    pub fn freshen(&mut self, peer: PeerId, family: Family) {
-        let Self { peers, tables, interner, .. } = self;
-        match family {
-            Family::Ipv4 => tables.ipv4.freshen(peer, peers, interner),
-            Family::Ipv6 => tables.ipv6.freshen(peer, peers, interner),
-        }
-    }
-
-    /// The peer has been gone for longer than its restart time: what is stale of a family gets LLGR_STALE and is
-    /// the last resort; what has NO_LLGR is not used any more (RFC 9494, section 4.2).
-    pub fn live_long(&mut self, peer: PeerId, family: Family) {
-        let Self { peers, tables, interner, .. } = self;
-        match family {
-            Family::Ipv4 => tables.ipv4.live_long(peer, peers, interner),
-            Family::Ipv6 => tables.ipv6.live_long(peer, peers, interner),
-        }
-    }
-
-    /// An established peer begins to say all of a family again (RFC 7313): what it does not say until
-    /// [`Rib::sweep`] goes with it.
-    pub fn refreshes(&mut self, peer: PeerId, family: Family) {
-        self.freshen(peer, family);
-        match family {
-            Family::Ipv4 => self.tables.ipv4.mark_stale(peer),
-            Family::Ipv6 => self.tables.ipv6.mark_stale(peer),
-        }
-    }
-
-    /// What is still stale of a family goes: the peer has said all it has, or is waited for no longer.
-    pub fn sweep(&mut self, peer: PeerId, family: Family) {
-        match family {
-            Family::Ipv4 => self.tables.ipv4.sweep(peer, &self.peers),
-            Family::Ipv6 => self.tables.ipv6.sweep(peer, &self.peers),
-        }
-    }
-
-    /// A session is gone, and all it said with it. Unknown peers are ignored.
-    pub fn peer_down(&mut self, peer: PeerId) {
-        self.tables.ipv4.peer_down(peer, &self.peers);
-        self.tables.ipv6.peer_down(peer, &self.peers);
-        self.peers.facts.remove(&peer);
-    }
-
-    /// Replaces an established peer's policies and applies them to all it said and heard, without asking it.
-    pub fn set_policy(&mut self, peer: PeerId, import: Option<Policy>, export: Option<Policy>) {
-        let Some(facts) = self.peers.facts.get_mut(&peer) else { return };
-        let other_import = std::mem::replace(&mut facts.import, import) != facts.import;
-        let other_export = std::mem::replace(&mut facts.export, export) != facts.export;
-        let named: Vec<_> = facts.names_next_hops().collect();
-        named.into_iter().for_each(|next_hop| self.peers.next_hops.track(next_hop));
-        if other_import {
-            self.judge_again(peer);
-        }
-        if other_export {
-            self.tables.ipv4.tell_anew(peer, &self.peers);
-            self.tables.ipv6.tell_anew(peer, &self.peers);
-        }
-    }
-
-    /// An established peer is to do without us, and we without it, as far as this says; at any moment.
-    pub fn set_drain(&mut self, peer: PeerId, drain: Drain) {
-        let Some(facts) = self.peers.facts.get_mut(&peer) else { return };
-        let before = std::mem::replace(&mut facts.drain, drain);
-        if before.avoided != drain.avoided {
-            self.judge_again(peer);
-        }
-        if before.told != drain.told {
-            self.tables.ipv4.tell_anew(peer, &self.peers);
-            self.tables.ipv6.tell_anew(peer, &self.peers);
-        }
-    }
-
-    /// Whether GRACEFUL_SHUTDOWN in what an external peer says is honoured; applies to all it said.
-    pub fn set_graceful_shutdown(&mut self, peer: PeerId, honoured: bool) {
-        let Some(facts) = self.peers.facts.get_mut(&peer) else { return };
-        if std::mem::replace(&mut facts.graceful_shutdown, honoured) != honoured {
-            self.judge_again(peer);
-        }
-    }
-
-    fn judge_again(&mut self, peer: PeerId) {
-        self.tables.ipv4.judge_again(peer, &self.peers, &mut self.interner);
-        self.tables.ipv6.judge_again(peer, &self.peers, &mut self.interner);
-    }
-
-    /// Lets a peer that is slower than others go its own way, lest those who hear the same wait for it. They
-    /// come together again when all have heard everything.
-    pub fn part(&mut self, peer: PeerId) {
-        self.tables.ipv4.part(peer);
-        self.tables.ipv6.part(peer);
     }
 
     /// An established peer said this. Families not negotiated are ignored, as are unknown peers.

@@ -4,12 +4,30 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::NetworkError;
 use super::aggregate::Wanted;
 use super::path::{Generation, Path};
 use crate::api::{Aggregate, Network};
 use crate::types::{Family, Prefix};
-use crate::wire::{AsPath, Attributes, Community, NextHop, Origin};
+use crate::wire::{AsPath, Attributes, Community, NextHop, Origin, ParseCommunityError};
+
+/// Why [`super::Rib::set_networks`] changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkError {
+    /// One of its communities cannot be read.
+    #[error("network {prefix}: {source}")]
+    Community {
+        /// The network.
+        prefix: Prefix,
+        /// What is wrong.
+        source: ParseCommunityError,
+    },
+    /// An aggregate that is there twice, or is a network as well.
+    #[error("aggregate {0} is listed twice, or is a network as well: a prefix is originated in one way")]
+    Aggregate(Prefix),
+    /// It is there twice, with different communities.
+    #[error("network {0} is listed twice with different communities: list it once")]
+    Repeated(Prefix),
+}
 
 /// What is to be originated, in words: communities read, repeats refused.
 pub(super) fn read(networks: &[Network]) -> Result<BTreeMap<Prefix, Vec<Community>>, NetworkError> {
