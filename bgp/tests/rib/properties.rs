@@ -53,7 +53,7 @@ enum Op {
     Announce {
         prefixes: Vec<usize>,
         path_id: u32,
-        attributes: Attributes,
+        attributes: Box<Attributes>,
         own_next_hop: bool,
     },
     Withdraw(Vec<usize>, u32),
@@ -151,7 +151,7 @@ fn op(ibgp: bool) -> impl Strategy<Value = Op> {
         1 => drain().prop_map(Op::Drain),
         8 => (some(), 0..3_u32, some_attributes(ibgp), prop::bool::weighted(0.1)).prop_map(
             |(prefixes, path_id, attributes, own_next_hop)| {
-                Op::Announce { prefixes, path_id, attributes, own_next_hop }
+                Op::Announce { prefixes, path_id, attributes: Box::new(attributes), own_next_hop }
             }
         ),
         4 => (some(), 0..3_u32).prop_map(|(prefixes, path_id)| Op::Withdraw(prefixes, path_id)),
@@ -315,7 +315,7 @@ impl World {
                     };
                     let of = |i: &&usize| prefix(POOL[**i]).family() == family;
                     let texts: Vec<_> = prefixes.iter().filter(of).map(|i| POOL[*i]).collect();
-                    let mut update = announce(&next_hop, attributes.clone(), &texts);
+                    let mut update = announce(&next_hop, (*attributes).clone(), &texts);
                     update.announced[0].prefixes = nlri(&texts, path_id);
                     self.rib.update(peer, update);
                 }

@@ -45,6 +45,11 @@ impl<K: Net> Table<K> {
             return;
         }
         let emptied = std::mem::take(emptied);
+        if idle && self.destinations.iter().next().is_none() {
+            // Nothing is said and all have heard so: nobody remembers anything.
+            self.destinations = Destinations::new();
+            return;
+        }
         let slots = if emptied.slots.len() < emptied.count {
             self.destinations.empty().collect()
         } else {
