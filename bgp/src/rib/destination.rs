@@ -9,28 +9,54 @@ use super::path::{Hop, Path, PathKey, PeerId};
 use super::peers::Peers;
 use super::policy;
 
-/// Twenty-four octets for IPv4, without a heap of its own for the one path most destinations have.
+/// A prefix and all paths to it. Sixteen octets for IPv4 and thirty-two for IPv6, without a heap of its own for the one
+/// path most have: all else there is to say of it lies in the room the tag of its paths leaves.
 #[derive(Debug)]
-pub(super) struct Destination<K> {
-    pub(super) key: K,
-    pub(super) paths: Paths,
+pub(super) struct Destination<K>(Paths<Head<K>>);
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head<K> {
+    key: K,
     /// Whether it is among those whose next hops are other than watchers know.
-    pub(super) listed: bool,
+    listed: bool,
 }
 
 impl<K> Destination<K> {
     pub(super) fn new(key: K) -> Self {
-        Self { key, paths: Paths::None, listed: false }
+        Self(Paths::None(Head { key, listed: false }))
+    }
+
+    pub(super) fn paths(&self) -> &Paths<Head<K>> {
+        &self.0
     }
 }
 
-/// Destinations of one announcement have them in common.
-#[derive(Clone, Debug, Default)]
-pub(super) enum Paths {
-    #[default]
-    None,
-    One(Arc<Path>),
-    Many(Arc<Ranked>),
+impl<K: Copy> Destination<K> {
+    pub(super) fn key(&self) -> K {
+        self.0.owner().key
+    }
+
+    pub(super) fn set(&mut self, paths: &Paths) {
+        self.0 = paths.of(*self.0.owner());
+    }
+
+    pub(super) fn is_listed(&self) -> bool {
+        self.0.owner().listed
+    }
+
+    /// Whether it was before.
+    pub(super) fn list(&mut self, listed: bool) -> bool {
+        let (Paths::None(head) | Paths::One(head, _) | Paths::Many(head, _)) = &mut self.0;
+        std::mem::replace(&mut head.listed, listed)
+    }
+}
+
+/// Destinations of one announcement have them in common. Without an owner they are nobody's yet.
+#[derive(Debug)]
+pub(super) enum Paths<Owner = ()> {
+    None(Owner),
+    One(Owner, Arc<Path>),
+    Many(Owner, Arc<Ranked>),
 }
 
 #[derive(Debug)]
@@ -41,22 +67,36 @@ pub(super) struct Ranked {
     equal: usize,
 }
 
-impl Paths {
+impl<Owner> Paths<Owner> {
+    fn owner(&self) -> &Owner {
+        let (Self::None(owner) | Self::One(owner, _) | Self::Many(owner, _)) = self;
+        owner
+    }
+
+    /// The same, of another owner.
+    pub(super) fn of<Other>(&self, owner: Other) -> Paths<Other> {
+        match self {
+            Self::None(_) => Paths::None(owner),
+            Self::One(_, path) => Paths::One(owner, path.clone()),
+            Self::Many(_, ranked) => Paths::Many(owner, ranked.clone()),
+        }
+    }
+
     /// Whether they are the very same, without a look at them.
-    pub(super) fn are(&self, other: &Self) -> bool {
+    pub(super) fn are<Other>(&self, other: &Paths<Other>) -> bool {
         match (self, other) {
-            (Self::None, Self::None) => true,
-            (Self::One(one), Self::One(other)) => Arc::ptr_eq(one, other),
-            (Self::Many(one), Self::Many(other)) => Arc::ptr_eq(one, other),
+            (Self::None(_), Paths::None(_)) => true,
+            (Self::One(_, one), Paths::One(_, other)) => Arc::ptr_eq(one, other),
+            (Self::Many(_, one), Paths::Many(_, other)) => Arc::ptr_eq(one, other),
             _ => false,
         }
     }
 
     pub(super) fn all(&self) -> &[Arc<Path>] {
         match self {
-            Self::None => &[],
-            Self::One(path) => std::slice::from_ref(path),
-            Self::Many(ranked) => &ranked.paths,
+            Self::None(_) => &[],
+            Self::One(_, path) => std::slice::from_ref(path),
+            Self::Many(_, ranked) => &ranked.paths,
         }
     }
 
@@ -87,7 +127,7 @@ impl Paths {
     /// Next hops of the best and its equals as they were learned, sorted; none where the prefix is originated here.
     pub(super) fn next_hops(&self) -> SmallVec<[Hop; 1]> {
         let equal = match self {
-            Self::Many(ranked) => &ranked.paths[..ranked.equal],
+            Self::Many(_, ranked) => &ranked.paths[..ranked.equal],
             _ => self.best().map_or(&[][..], std::slice::from_ref),
         };
         let mut hops: SmallVec<_> = equal.iter().filter_map(|path| Hop::of(path)).collect();
@@ -100,19 +140,19 @@ impl Paths {
 
     /// Whether more than one is held.
     pub(super) fn are_many(&self) -> bool {
-        matches!(self, Self::Many(_))
+        matches!(self, Self::Many(..))
     }
 
     /// Ranked again: what the decision asks is answered otherwise.
-    pub(super) fn ranked_anew(&self, peers: &Peers) -> Self {
+    pub(super) fn ranked_anew(&self, peers: &Peers) -> Paths {
         match self {
-            Self::Many(ranked) => Ranked::of(ranked.paths.iter().cloned().collect(), peers),
-            few => few.clone(),
+            Self::Many(_, ranked) => Ranked::of(ranked.paths.iter().cloned().collect(), peers),
+            few => few.of(()),
         }
     }
 
     /// With each of `paths` in the place of the last one of its key.
-    pub(super) fn with(&self, paths: impl IntoIterator<Item = Arc<Path>>, peers: &Peers) -> Self {
+    pub(super) fn with(&self, paths: impl IntoIterator<Item = Arc<Path>>, peers: &Peers) -> Paths {
         let mut all: SmallVec<[_; 8]> = self.all().iter().cloned().collect();
         for path in paths {
             match all.iter_mut().find(|other| other.key() == path.key()) {
@@ -123,7 +163,7 @@ impl Paths {
         Ranked::of(all, peers)
     }
 
-    pub(super) fn without(&self, gone: impl Fn(&Path) -> bool, peers: &Peers) -> Self {
+    pub(super) fn without(&self, gone: impl Fn(&Path) -> bool, peers: &Peers) -> Paths {
         Ranked::of(self.all().iter().filter(|path| !gone(path)).cloned().collect(), peers)
     }
 
@@ -150,7 +190,7 @@ impl Ranked {
     /// Ranks what is left.
     fn of(mut paths: SmallVec<[Arc<Path>; 8]>, peers: &Peers) -> Paths {
         if paths.len() < 2 {
-            return paths.pop().map_or(Paths::None, Paths::One);
+            return paths.pop().map_or(Paths::None(()), |path| Paths::One((), path));
         }
         paths.sort_unstable_by_key(|path| (path.refusal.is_some(), path.source, path.path_id));
         let usable = paths.iter().take_while(|path| path.refusal.is_none());
@@ -163,7 +203,7 @@ impl Ranked {
         if let Some(place) = equal.iter().position(|i| *i == best) {
             paths.swap(0, place);
         }
-        Paths::Many(Arc::new(Self { paths: paths.into_vec().into(), equal: equal.len() }))
+        Paths::Many((), Arc::new(Self { paths: paths.into_vec().into(), equal: equal.len() }))
     }
 }
 
@@ -196,9 +236,13 @@ pub(super) struct Steps(Option<Step>);
 
 impl Steps {
     /// That of a destination which has `before`; `after` is asked where it is another than the last one's.
-    pub(super) fn step(&mut self, before: &Paths, after: impl FnOnce(&Paths) -> Paths) -> &Step {
+    pub(super) fn step<Owner>(
+        &mut self,
+        before: &Paths<Owner>,
+        after: impl FnOnce(&Paths<Owner>) -> Paths,
+    ) -> &Step {
         let last = self.0.take().filter(|last| last.before.are(before));
-        self.0.insert(last.unwrap_or_else(|| Step::new(before.clone(), after(before))))
+        self.0.insert(last.unwrap_or_else(|| Step::new(before.of(()), after(before))))
     }
 }
 
@@ -208,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_destination_stays_small() {
-        assert_eq!(size_of::<Paths>(), 16);
-        assert_eq!(size_of::<Destination<crate::rib::net::Net4>>(), 24);
+        assert_eq!(size_of::<Destination<crate::rib::net::Net4>>(), 16);
+        assert_eq!(size_of::<Destination<crate::rib::net::Net6>>(), 32);
     }
 }

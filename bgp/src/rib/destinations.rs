@@ -30,13 +30,13 @@ impl<K: Net> Destinations<K> {
     }
 
     pub(super) fn find(&self, key: K) -> Option<Slot> {
-        self.index.find(hash(key), |slot| self.slots[*slot as usize].key == key).copied()
+        self.index.find(hash(key), |slot| self.slots[*slot as usize].key() == key).copied()
     }
 
     /// That of `key`, new and without paths if need be.
     pub(super) fn find_or_add(&mut self, key: K) -> Slot {
         let Self { slots, index, free } = self;
-        let of = |slot: &Slot| slots[*slot as usize].key;
+        let of = |slot: &Slot| slots[*slot as usize].key();
         match index.entry(hash(key), |slot| of(slot) == key, |slot| hash(of(slot))) {
             Entry::Occupied(entry) => *entry.get(),
             Entry::Vacant(entry) => {
@@ -66,21 +66,21 @@ impl<K: Net> Destinations<K> {
 
     /// Those with a path, in the order they came.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Destination<K>)> {
-        (0..).zip(&self.slots).filter(|(_, destination)| !destination.paths.all().is_empty())
+        (0..).zip(&self.slots).filter(|(_, destination)| !destination.paths().all().is_empty())
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Slot, &mut Destination<K>)> {
-        (0..).zip(&mut self.slots).filter(|(_, destination)| !destination.paths.all().is_empty())
+        (0..).zip(&mut self.slots).filter(|(_, destination)| !destination.paths().all().is_empty())
     }
 
     /// Those without a path: not yet removed, or long ago.
     pub(super) fn empty(&self) -> impl Iterator<Item = Slot> {
-        (0..).zip(&self.slots).filter(|(_, one)| one.paths.all().is_empty()).map(|(slot, _)| slot)
+        (0..).zip(&self.slots).filter(|(_, one)| one.paths().all().is_empty()).map(|(slot, _)| slot)
     }
 
     /// For one that nobody remembers any more.
     pub(super) fn remove(&mut self, slot: Slot) {
-        let key = self.slots[slot as usize].key;
+        let key = self.slots[slot as usize].key();
         if let Ok(entry) = self.index.find_entry(hash(key), |other| *other == slot) {
             entry.remove();
             self.free.push(slot);

@@ -146,7 +146,7 @@ impl<K: Net> Group<K> {
         let mut known: FxHashMap<(*const Path, Option<Applied>, Option<Applied>), bool> =
             FxHashMap::default();
         self.told.retell(&mut self.noted, destinations, &self.members, |slot, path| {
-            let prefix = destinations.get(slot).key.prefix();
+            let prefix = destinations.get(slot).key().prefix();
             let [old, new] =
                 [&before, &audience].map(|audience| adj_out::applied(path, prefix, peers, audience));
             *known.entry((Arc::as_ptr(path), old, new)).or_insert_with(|| {
@@ -170,7 +170,7 @@ impl<K: Net> Group<K> {
         let mut all = Vec::new();
         for slot in 0..destinations.slots() as Slot {
             let destination = destinations.get(slot);
-            let prefix = destination.key.prefix();
+            let prefix = destination.key().prefix();
             if !wanted(prefix) {
                 continue;
             }

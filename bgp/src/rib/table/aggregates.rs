@@ -25,8 +25,8 @@ impl<K: Net> Table<K> {
             }
             let mut new = Aggregate::new(key, wanted);
             for (_, destination) in self.destinations.iter() {
-                if new.hides(destination.key.prefix()) {
-                    destination.paths.best().into_iter().for_each(|path| new.add(path));
+                if new.hides(destination.key().prefix()) {
+                    destination.paths().best().into_iter().for_each(|path| new.add(path));
                 }
             }
             self.followers.aggregates.push(new);
@@ -72,10 +72,11 @@ impl<K: Net> Table<K> {
 
     /// Has everything in `prefix` looked at again.
     pub(in crate::rib) fn note_within(&mut self, prefix: Prefix) {
-        for (slot, destination) in self.destinations.iter().filter(|(_, one)| prefix.covers(one.key.prefix()))
+        for (slot, destination) in
+            self.destinations.iter().filter(|(_, one)| prefix.covers(one.key().prefix()))
         {
             for group in &mut self.followers.groups {
-                let best = destination.paths.best();
+                let best = destination.paths().best();
                 group.note(slot, best, best);
             }
         }

@@ -35,9 +35,9 @@ impl<K: Net> Table<K> {
     ) {
         let Some(mut judge) = Judge::new(peer, peers, interner) else { return };
         for (slot, destination) in self.destinations.iter_mut() {
-            let prefix = destination.key.prefix();
+            let prefix = destination.key().prefix();
             let mut changed: SmallVec<[Arc<Path>; 1]> = SmallVec::new();
-            for before in destination.paths.from(peer) {
+            for before in destination.paths().from(peer) {
                 let nlri = Nlri { prefix, path_id: before.path_id };
                 let path = judge.path(&before.received(), nlri, standing(before.generation));
                 if Arc::ptr_eq(&path, before) {
@@ -50,8 +50,8 @@ impl<K: Net> Table<K> {
                 changed.push(path);
             }
             if !changed.is_empty() {
-                let after = destination.paths.with(changed, peers);
-                let step = Step::new(destination.paths.clone(), after);
+                let after = destination.paths().with(changed, peers);
+                let step = Step::new(destination.paths().of(()), after);
                 self.followers.follow(slot, destination, peers, &step);
             }
         }
@@ -69,11 +69,11 @@ impl<K: Net> Table<K> {
         let mut steps = Steps::default();
         let has_changed = |path: &Path| path.source.is_some() && changed.contains(&path.next_hop.addr());
         for (slot, destination) in self.destinations.iter_mut() {
-            if !destination.paths.all().iter().any(|path| has_changed(path)) {
+            if !destination.paths().all().iter().any(|path| has_changed(path)) {
                 continue;
             }
             let mut others: SmallVec<[Arc<Path>; 1]> = SmallVec::new();
-            for before in destination.paths.all().iter().filter(|path| has_changed(path)) {
+            for before in destination.paths().all().iter().filter(|path| has_changed(path)) {
                 let (_, path) = known.entry(Arc::as_ptr(before)).or_insert_with(|| {
                     let other = before.with_next_hop(peers.unreached(before));
                     let other = other.map(|path| interner.intern(path));
@@ -86,11 +86,11 @@ impl<K: Net> Table<K> {
                 }
                 others.push(path.clone());
             }
-            let step = steps.step(&destination.paths, |paths| paths.with(others, peers).ranked_anew(peers));
+            let step = steps.step(destination.paths(), |paths| paths.with(others, peers).ranked_anew(peers));
             self.followers.follow(slot, destination, peers, step);
             // The same next hops may be reached by other neighbours.
-            if destination.paths.next_hops().iter().any(|hop| changed.contains(&hop.addr)) {
-                self.followers.list(slot, &mut destination.listed);
+            if destination.paths().next_hops().iter().any(|hop| changed.contains(&hop.addr)) {
+                self.followers.list(slot, destination);
             }
         }
     }
@@ -98,11 +98,11 @@ impl<K: Net> Table<K> {
     /// Next hops of the learned route in use to a prefix that `next_hop` is in. None where a path to that prefix
     /// has this very next hop: it would come and go with itself.
     pub(in crate::rib) fn way_to(&self, next_hop: IpAddr, key: K) -> SmallVec<[IpAddr; 1]> {
-        let paths = self.destinations.find(key).map(|slot| &self.destinations.get(slot).paths);
-        let circular = |paths: &&Paths| {
+        let paths = self.destinations.find(key).map(|slot| self.destinations.get(slot).paths());
+        let circular = |paths: &&Paths<_>| {
             paths.all().iter().any(|path| path.source.is_some() && path.next_hop.addr() == next_hop)
         };
-        let hops = paths.filter(|paths| !circular(paths)).map(Paths::next_hops).unwrap_or_default();
+        let hops = paths.filter(|paths| !circular(paths)).map(|paths| paths.next_hops()).unwrap_or_default();
         hops.iter().map(|hop| hop.addr).collect()
     }
 
@@ -110,8 +110,8 @@ impl<K: Net> Table<K> {
     pub(in crate::rib) fn rank_anew(&mut self, peers: &Peers) {
         let mut steps = Steps::default();
         for (slot, destination) in self.destinations.iter_mut() {
-            if destination.paths.are_many() {
-                let step = steps.step(&destination.paths, |paths| paths.ranked_anew(peers));
+            if destination.paths().are_many() {
+                let step = steps.step(destination.paths(), |paths| paths.ranked_anew(peers));
                 self.followers.follow(slot, destination, peers, step);
             }
         }

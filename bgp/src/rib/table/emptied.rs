@@ -58,10 +58,10 @@ impl<K: Net> Table<K> {
         let mut left = Emptied::default();
         for slot in slots {
             let destination = self.destinations.get(slot);
-            if !destination.paths.all().is_empty() {
+            if !destination.paths().all().is_empty() {
                 continue;
             }
-            if destination.listed || groups.iter().any(|group| group.remembers(slot)) {
+            if destination.is_listed() || groups.iter().any(|group| group.remembers(slot)) {
                 left.push(slot);
             } else {
                 self.destinations.remove(slot);

@@ -15,7 +15,7 @@ use crate::rib::peers::Peers;
 
 #[derive(Debug)]
 pub(super) struct Followers<K> {
-    /// Each once: those whose [`Destination::listed`] says so.
+    /// Each once: those of which [`Destination::is_listed`] says so.
     pub(super) listed: Vec<Slot>,
     pub(super) emptied: Emptied,
     /// Destinations with a best path.
@@ -40,12 +40,12 @@ impl<K: Net> Followers<K> {
         step: &Step,
     ) {
         let (before, now) = (step.before.best(), step.after.best());
-        destination.paths = step.after.clone();
+        destination.set(&step.after);
         self.usable = self.usable + usize::from(now.is_some()) - usize::from(before.is_some());
         if step.moves {
-            self.list(slot, &mut destination.listed);
+            self.list(slot, destination);
         }
-        let prefix = destination.key.prefix();
+        let prefix = destination.key().prefix();
         self.moved |= peers.next_hops.covers(prefix);
         if step.after.all().is_empty() {
             self.emptied.push(slot);
@@ -65,8 +65,8 @@ impl<K: Net> Followers<K> {
     }
 
     /// Watchers are to be told.
-    pub(super) fn list(&mut self, slot: Slot, listed: &mut bool) {
-        if !std::mem::replace(listed, true) {
+    pub(super) fn list(&mut self, slot: Slot, destination: &mut Destination<K>) {
+        if !destination.list(true) {
             self.listed.push(slot);
         }
     }

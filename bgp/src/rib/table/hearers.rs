@@ -40,16 +40,16 @@ impl<K: Net> Table<K> {
         let start = changes.len();
         for slot in std::mem::take(&mut self.followers.listed) {
             let destination = self.destinations.get_mut(slot);
-            destination.listed = false;
-            let next_hops = peers.hops(&destination.paths.next_hops());
-            changes.push(RouteChange { prefix: destination.key.prefix(), next_hops });
+            destination.list(false);
+            let next_hops = peers.hops(&destination.paths().next_hops());
+            changes.push(RouteChange { prefix: destination.key().prefix(), next_hops });
         }
         changes[start..].sort_unstable_by_key(|change| change.prefix);
     }
 
     pub(in crate::rib) fn drop_changes(&mut self) {
         for slot in self.followers.listed.drain(..) {
-            self.destinations.get_mut(slot).listed = false;
+            self.destinations.get_mut(slot).list(false);
         }
     }
 
@@ -58,7 +58,7 @@ impl<K: Net> Table<K> {
         routes.extend(
             self.destinations
                 .iter()
-                .map(|(_, destination)| (destination.key, destination.paths.next_hops()))
+                .map(|(_, destination)| (destination.key(), destination.paths().next_hops()))
                 .filter(|(_, hops)| !hops.is_empty())
                 .map(|(key, hops)| RouteChange { prefix: key.prefix(), next_hops: peers.hops(&hops) }),
         );
@@ -66,7 +66,7 @@ impl<K: Net> Table<K> {
     }
 
     /// Those with a path, in order of prefix.
-    pub(in crate::rib) fn destinations(&self, only: Option<Prefix>) -> Vec<(Prefix, &Paths)> {
+    pub(in crate::rib) fn destinations(&self, only: Option<Prefix>) -> Vec<(Prefix, Paths)> {
         let mut found: Vec<_> = match only {
             Some(prefix) => {
                 let slot = K::new(prefix).and_then(|key| self.destinations.find(key));
@@ -74,9 +74,12 @@ impl<K: Net> Table<K> {
             }
             None => self.destinations.iter().map(|(_, destination)| destination).collect(),
         };
-        found.retain(|destination| !destination.paths.all().is_empty());
-        found.sort_unstable_by_key(|destination| destination.key);
-        found.into_iter().map(|destination| (destination.key.prefix(), &destination.paths)).collect()
+        found.retain(|destination| !destination.paths().all().is_empty());
+        found.sort_unstable_by_key(|destination| destination.key());
+        found
+            .into_iter()
+            .map(|destination| (destination.key().prefix(), destination.paths().of(())))
+            .collect()
     }
 
     /// What `peer` has been told, in order of prefix.

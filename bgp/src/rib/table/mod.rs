@@ -126,9 +126,9 @@ impl<K: Net> Table<K> {
         }
         let mut steps = Steps::default();
         for (slot, destination) in self.destinations.iter_mut() {
-            if destination.paths.from(peer).next().is_some() {
+            if destination.paths().from(peer).next().is_some() {
                 let gone = |path: &Path| path.source == Some(peer);
-                let step = steps.step(&destination.paths, |paths| paths.without(gone, peers));
+                let step = steps.step(destination.paths(), |paths| paths.without(gone, peers));
                 self.followers.follow(slot, destination, peers, step);
             }
         }
@@ -162,13 +162,13 @@ impl<K: Net> Table<K> {
     /// `steps` are of this very path.
     fn set(&mut self, slot: Slot, path: &Arc<Path>, steps: &mut Steps, peers: &Peers) {
         let destination = self.destinations.get_mut(slot);
-        let before = destination.paths.get(path.key());
+        let before = destination.paths().get(path.key());
         if before.is_some_and(|before| Arc::ptr_eq(before, path)) {
             return;
         }
         if let (None, Some(source)) = (before, path.source)
-            && destination.paths.all().len() >= PATHS
-            && destination.paths.from(source).count() >= PATHS
+            && destination.paths().all().len() >= PATHS
+            && destination.paths().from(source).count() >= PATHS
         {
             return;
         }
@@ -176,7 +176,7 @@ impl<K: Net> Table<K> {
             table.uncount(before);
             table.count(path);
         }
-        let step = steps.step(&destination.paths, |paths| paths.with([path.clone()], peers));
+        let step = steps.step(destination.paths(), |paths| paths.with([path.clone()], peers));
         self.followers.follow(slot, destination, peers, step);
     }
 
@@ -206,11 +206,11 @@ impl<K: Net> Table<K> {
     /// `steps` are of this very key.
     fn unset(&mut self, slot: Slot, path: PathKey, steps: &mut Steps, peers: &Peers) {
         let destination = self.destinations.get_mut(slot);
-        let Some(before) = destination.paths.get(path) else { return };
+        let Some(before) = destination.paths().get(path) else { return };
         if let Some(table) = path.source.and_then(|source| self.followers.peers.get_mut(&source)) {
             table.uncount(Some(before));
         }
-        let step = steps.step(&destination.paths, |paths| paths.without(|other| other.key() == path, peers));
+        let step = steps.step(destination.paths(), |paths| paths.without(|other| other.key() == path, peers));
         self.followers.follow(slot, destination, peers, step);
     }
 

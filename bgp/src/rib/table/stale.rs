@@ -62,9 +62,9 @@ impl<K: Net> Table<K> {
         let stale = |path: &Path| path.source == Some(peer) && path.generation != generation;
         let mut steps = Steps::default();
         for (slot, destination) in self.destinations.iter_mut() {
-            let before = destination.paths.all().iter().filter(|path| stale(path));
+            let before = destination.paths().all().iter().filter(|path| stale(path));
             if self.followers.uncount(peer, before) {
-                let step = steps.step(&destination.paths, |paths| paths.without(stale, peers));
+                let step = steps.step(destination.paths(), |paths| paths.without(stale, peers));
                 self.followers.follow(slot, destination, peers, step);
             }
         }

@@ -68,7 +68,7 @@ impl Told {
     /// Destinations of which something is told and nothing noted are noted.
     pub(super) fn note_all<K: Net>(&self, noted: &mut Noted, destinations: &Destinations<K>) {
         for slot in (0..destinations.slots() as Slot).filter(|slot| self.has(*slot)) {
-            noted.insert(slot, || self.kept(slot, destinations.get(slot).paths.best()));
+            noted.insert(slot, || self.kept(slot, destinations.get(slot).paths().best()));
         }
     }
 
@@ -82,7 +82,7 @@ impl Told {
     ) -> &'a [Arc<Path>] {
         match self {
             Self::One(one) => {
-                let told = told.unwrap_or_else(|| destination.paths.best().filter(|_| one.has(slot)));
+                let told = told.unwrap_or_else(|| destination.paths().best().filter(|_| one.has(slot)));
                 told.filter(|path| path.refusal.is_none()).map_or(&[], std::slice::from_ref)
             }
             Self::Several(several) => several.fresh(slot),

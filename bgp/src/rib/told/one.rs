@@ -32,7 +32,7 @@ impl One {
     ) {
         let something = adj_out::something();
         for slot in self.told.iter() {
-            noted.insert(slot, || destinations.get(slot).paths.best().cloned());
+            noted.insert(slot, || destinations.get(slot).paths().best().cloned());
         }
         for (slot, told) in noted.iter_mut() {
             let Some(path) = told else { continue };
@@ -82,8 +82,8 @@ impl One {
         destination: &Destination<K>,
         work: &mut Work<'_, '_, K>,
     ) {
-        let key = destination.key;
-        let best = destination.paths.best();
+        let key = destination.key();
+        let best = destination.paths().best();
         let wanted = best.and_then(|path| Some((path, work.exports.place(path, key.prefix())?)));
         match (wanted, told) {
             (None, None) => {}

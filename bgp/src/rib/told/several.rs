@@ -64,8 +64,8 @@ impl Several {
         destination: &Destination<K>,
         work: &mut Work<'_, '_, K>,
     ) {
-        let key = destination.key;
-        let ranked = destination.paths.ranked(self.count.limit(), work.peers);
+        let key = destination.key();
+        let ranked = destination.paths().ranked(self.count.limit(), work.peers);
         let placed =
             ranked.into_iter().filter_map(|path| Some((path, work.exports.place(path, key.prefix())?)));
         let wanted: SmallVec<[_; 4]> = placed.take(self.count.limit()).collect();
