@@ -19,7 +19,7 @@ use socket2::{SockRef, Socket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::guard::Guard;
@@ -94,6 +94,7 @@ impl Link {
         id: LinkId,
         stream: TcpStream,
         inputs: mpsc::Sender<Input>,
+        intake: Arc<Semaphore>,
         wake: Arc<Notify>,
     ) -> io::Result<(Self, impl Future<Output = ()> + use<>)> {
         stream.set_nodelay(true)?;
@@ -110,7 +111,7 @@ impl Link {
             agreed: agreed.clone(),
             wake,
         };
-        let reader = Reader { id, inputs, agreed: agreed.clone() };
+        let reader = Reader { id, inputs, intake, agreed: agreed.clone() };
         let link = Self { id, local, socket: None, control, updates, agreed, _closing: closing };
         Ok((link, run(stream, reader, writer, closed)))
     }
@@ -199,7 +200,7 @@ async fn run(stream: TcpStream, reader: Reader, writer: Writer, closed: oneshot:
     };
     match lost {
         // Nobody listens any more where the speaker closed the link itself.
-        Some(why) => drop(inputs.send(Input::Heard(id, vec![Heard::Lost(why)])).await),
+        Some(why) => drop(inputs.send(Input::Heard(id, vec![Heard::Lost(why)], None)).await),
         None => {
             // Closing with octets unread would reset the connection under our last words.
             let _ = write.shutdown().await;
@@ -216,6 +217,8 @@ async fn drain(read: &mut (impl AsyncReadExt + Unpin)) {
 struct Reader {
     id: LinkId,
     inputs: mpsc::Sender<Input>,
+    /// A permit an octet.
+    intake: Arc<Semaphore>,
     agreed: Arc<OnceLock<Agreed>>,
 }
 
@@ -224,17 +227,22 @@ impl Reader {
         let mut buffer = BytesMut::with_capacity(READ);
         loop {
             buffer.reserve(READ);
-            let end = match read.read_buf(&mut buffer).await {
-                Ok(0) => Some(Heard::Lost("connection closed by the neighbour".to_owned())),
-                Ok(_) => None,
-                Err(error) => Some(Heard::Lost(words(error))),
+            let (octets, end) = match read.read_buf(&mut buffer).await {
+                Ok(0) => (0, Some(Heard::Lost("connection closed by the neighbour".to_owned()))),
+                Ok(octets) => (octets.min(READ) as u32, None),
+                Err(error) => (0, Some(Heard::Lost(words(error)))),
             };
+            let Ok(intake) = self.intake.clone().acquire_many_owned(octets).await else { return };
             let mut heard = Vec::new();
             let malformed = self.parse(&mut buffer, &mut heard).err().map(Heard::Malformed);
             let last = malformed.or(end);
             let is_last = last.is_some();
             heard.extend(last);
-            if !heard.is_empty() && self.inputs.send(Input::Heard(self.id, heard)).await.is_err() || is_last {
+            if heard.is_empty() {
+                continue;
+            }
+            let input = Input::Heard(self.id, heard, Some(intake));
+            if self.inputs.send(input).await.is_err() || is_last {
                 return;
             }
         }
@@ -316,7 +324,7 @@ impl Writer {
                 Err(_) => {
                     let stalled = vec![Heard::Stalled(send_hold_time.as_secs())];
                     // Nobody listens any more where the speaker closed the link itself.
-                    let _ = self.inputs.send(Input::Heard(self.id, stalled)).await;
+                    let _ = self.inputs.send(Input::Heard(self.id, stalled, None)).await;
                 }
             }
         }

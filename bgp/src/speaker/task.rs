@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep_until, timeout};
 
@@ -27,12 +27,14 @@ use crate::rib::{PeerId, Rib};
 use crate::types::{Prefix, ScopedAddr};
 use crate::wire::Notification;
 
-/// Inputs waiting for the speaker; one of a link is what one read gave. Few: routes on the way take ten times
-/// their octets on the wire.
-const INPUTS: usize = 4;
+/// Octets heard on links and not yet worked in. Routes on the way take ten times their octets on the wire.
+const INTAKE: usize = 64 << 10;
+
+/// Inputs waiting for the speaker. Many small ones at a time are one batch of what follows from them.
+const INPUTS: usize = 64;
 
 /// Inputs taken before timers and writers get their turn.
-const TURN: usize = 8;
+const TURN: usize = 64;
 
 /// Connections of strangers being refused at one time; more are closed without a word.
 const REFUSALS: usize = 64;
@@ -43,8 +45,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// What the other tasks tell.
 #[derive(Debug)]
 pub(super) enum Input {
-    /// On a link, in order.
-    Heard(LinkId, Vec<Heard>),
+    /// On a link, in order, with its share of the intake.
+    Heard(LinkId, Vec<Heard>, Option<OwnedSemaphorePermit>),
     /// The call to this neighbour with this number was answered.
     Called(ScopedAddr, u64, Result<TcpStream, String>),
     /// Somebody calls.
@@ -54,6 +56,7 @@ pub(super) enum Input {
 /// Tasks of the speaker's and what they need.
 pub(super) struct Io {
     pub(super) inputs: mpsc::Sender<Input>,
+    intake: Arc<Semaphore>,
     /// A link or a watcher has room again.
     wake: Arc<Notify>,
     tasks: JoinSet<()>,
@@ -67,7 +70,7 @@ impl Io {
     /// Starts moving bytes on a connection.
     pub fn link(&mut self, stream: TcpStream, peer: &PeerConfig, role: Role) -> io::Result<Link> {
         let id = LinkId(self.number());
-        let (link, run) = Link::new(id, stream, self.inputs.clone(), self.wake.clone())?;
+        let (link, run) = Link::new(id, stream, self.inputs.clone(), self.intake.clone(), self.wake.clone())?;
         self.tasks.spawn(run);
         self.links.insert(id, (peer.scoped(), role));
         Ok(link)
@@ -141,6 +144,7 @@ impl Speaker {
             watchers: Vec::new(),
             io: Io {
                 inputs: sender,
+                intake: Arc::new(Semaphore::new(INTAKE)),
                 wake: Arc::default(),
                 tasks: JoinSet::new(),
                 links: BTreeMap::new(),
@@ -242,7 +246,7 @@ impl Speaker {
     fn input(&mut self, input: Input) {
         let now = Instant::now();
         match input {
-            Input::Heard(link, heard) => {
+            Input::Heard(link, heard, _intake) => {
                 for heard in heard {
                     // Closed on the way: the rest is of no interest.
                     let Some((address, role)) = self.io.links.get(&link).copied() else { return };
@@ -457,6 +461,7 @@ impl Speaker {
         self.neighbours.clear();
         // What links still hear would keep them waiting for us.
         self.inputs.close();
+        self.io.intake.close();
         let _ = timeout(FAREWELL, async { while self.io.tasks.join_next().await.is_some() {} }).await;
         // Last, so that no neighbour hears that BFD ends before it hears why, and takes that for the reason.
         self.bfd = None;

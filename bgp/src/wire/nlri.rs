@@ -45,12 +45,12 @@ pub(super) fn parse(
     path_ids: bool,
     prefixes: &mut Vec<Nlri>,
 ) -> Option<()> {
-    let width = match family {
-        Family::Ipv4 => 4,
-        Family::Ipv6 => 16,
+    // With what one takes in a large table: /24 and /48.
+    let (width, usual) = match family {
+        Family::Ipv4 => (4, 4),
+        Family::Ipv6 => (16, 7),
     };
-    // A guess that fits what fills large messages: /24 and /48.
-    prefixes.reserve(field.len().div_ceil(width));
+    prefixes.reserve(field.len().div_ceil(usual));
     while !field.is_empty() {
         let mut path_id = 0;
         if path_ids {
