@@ -168,4 +168,6 @@ pub struct Block {
     pub free: i64,
     /// Its status as it is; kept of this node's blocks only.
     pub allocations: Vec<Allocation>,
+    /// Its status as it is: UID of the Node as which addresses are handed out.
+    pub node_uid: String,
 }

@@ -25,6 +25,8 @@ pub struct Allocator {
     now: Option<Instant>,
     /// Kept back in all pools.
     reserved: Vec<Cidr>,
+    /// Blocks of which nothing is handed out for now.
+    suspended: BTreeSet<BlockCidr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,11 +81,13 @@ pub struct PoolUse {
     pub size: usize,
     /// Addresses of those that rest since a pod has left them.
     pub resting: usize,
+    /// Blocks of those that are suspended.
+    pub suspended: usize,
 }
 
 impl fmt::Display for PoolUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pool, blocks, used, size, resting } = self;
+        let Self { pool, blocks, used, size, resting, suspended } = self;
         write!(
             f,
             "IPPool \"{}\" ({}, {} addresses in blocks of {}): ",
@@ -97,9 +101,12 @@ impl fmt::Display for PoolUse {
             1 => write!(f, "{used} of {size} addresses of this node's block are held"),
             _ => write!(f, "{used} of {size} addresses of this node's {blocks} blocks are held"),
         }?;
-        match resting {
+        if *resting > 0 {
+            write!(f, ", {resting} rest for up to {} s", pool.cooldown.as_secs())?;
+        }
+        match suspended {
             0 => Ok(()),
-            _ => write!(f, ", {resting} rest for up to {} s", pool.cooldown.as_secs()),
+            _ => write!(f, ", {suspended} of its blocks wait until the API has taken that this node is back"),
         }
     }
 }
@@ -181,6 +188,16 @@ impl Allocator {
             self.blocks.values_mut().for_each(|block| block.reserve(&ranges));
             self.reserved = ranges;
         }
+    }
+
+    /// Hands nothing out of these blocks for now, and of all others.
+    pub fn suspend(&mut self, blocks: BTreeSet<BlockCidr>) {
+        self.suspended = blocks;
+    }
+
+    /// Whether nothing is handed out of a block for now.
+    pub fn suspended(&self, block: BlockCidr) -> bool {
+        self.suspended.contains(&block)
     }
 
     /// Stops handing out a part of an owned block. Returns whether it has: not while an address of it is held.
@@ -378,7 +395,8 @@ impl Allocator {
 
     /// The first block with a free address.
     fn source(&self, pools: &[&Pool]) -> Option<BlockCidr> {
-        pools.iter().flat_map(|pool| self.blocks_of(pool)).find(|block| block.free() > 0).map(Block::cidr)
+        let usable = |block: &&Block| block.free() > 0 && !self.suspended(block.cidr());
+        pools.iter().flat_map(|pool| self.blocks_of(pool)).find(usable).map(Block::cidr)
     }
 
     /// The usable block an address asked for is free in.
@@ -387,7 +405,9 @@ impl Allocator {
             return Err(AssignError::Held { address, holder: Box::new(holder.clone()) });
         }
         let usable = |name: &str| pools.iter().any(|pool| pool.hands_out() && pool.name == name);
-        let fits = |block: &&Block| block.can_assign_this(address) && usable(block.pool());
+        let fits = |block: &&Block| {
+            block.can_assign_this(address) && usable(block.pool()) && !self.suspended(block.cidr())
+        };
         self.blocks.values().find(fits).map(Block::cidr).ok_or(AssignError::Elsewhere(address))
     }
 
@@ -398,6 +418,7 @@ impl Allocator {
             used: self.blocks_of(pool).map(Block::used).sum(),
             size: self.blocks_of(pool).map(Block::size).sum(),
             resting: self.blocks_of(pool).map(Block::resting).sum(),
+            suspended: self.blocks_of(pool).filter(|it| self.suspended(it.cidr())).count(),
         });
         AssignError::Exhausted { family, pools: pools.collect() }
     }

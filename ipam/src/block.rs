@@ -233,6 +233,7 @@ impl Block {
             used: self.used().try_into().unwrap_or(i64::MAX),
             free: (self.free() + self.resting()).try_into().unwrap_or(i64::MAX),
             allocations: self.holders().map(|(address, owner)| Allocation::new(address, owner)).collect(),
+            node_uid: String::new(),
         }
     }
 }

@@ -24,6 +24,15 @@ pub struct Claim {
     pub parent: Option<Parent>,
 }
 
+/// A block made a node's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// Which.
+    pub claim: Claim,
+    /// Its object is new; else it was the node's already.
+    pub created: bool,
+}
+
 /// The very block a part was carved out of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Parent {
@@ -240,7 +249,7 @@ pub async fn claim(
     pools: &[Pool],
     node: &str,
     mut taken: Taken,
-) -> Result<Claim, ClaimError> {
+) -> Result<Claimed, ClaimError> {
     for pool in pools {
         let mine = |cidr| Claim { cidr, pool: pool.name.clone(), node: node.to_owned(), parent: None };
         for cidr in pool.candidates(node) {
@@ -264,7 +273,7 @@ pub async fn claim(
 ///
 /// # Errors
 /// [`ClaimError::Full`] when another node has it, [`ClaimError::Store`] when the store fails.
-pub async fn claim_this(store: &impl Store, wanted: Claim) -> Result<Claim, ClaimError> {
+pub async fn claim_this(store: &impl Store, wanted: Claim) -> Result<Claimed, ClaimError> {
     let cidr = wanted.cidr;
     let created = create(store, wanted, &mut Taken::default()).await?;
     created.ok_or_else(|| ClaimError::Full(vec![format!("{cidr} belongs to another node")]))
@@ -272,10 +281,10 @@ pub async fn claim_this(store: &impl Store, wanted: Claim) -> Result<Claim, Clai
 
 /// Creates the object of a claim, or adopts the one that is there; `None` when it is another node's: then `taken`
 /// is all there is.
-async fn create(store: &impl Store, wanted: Claim, taken: &mut Taken) -> Result<Option<Claim>, ClaimError> {
+async fn create(store: &impl Store, wanted: Claim, taken: &mut Taken) -> Result<Option<Claimed>, ClaimError> {
     let failed = |source| ClaimError::Store { cidr: wanted.cidr, source };
     match store.create_block(&IPAMBlock::from(&wanted)).await {
-        Ok(()) => return Ok(Some(wanted)),
+        Ok(()) => return Ok(Some(Claimed { claim: wanted, created: true })),
         Err(StoreError::Exists(_)) => {}
         Err(source) => return Err(failed(source)),
     }
@@ -284,7 +293,7 @@ async fn create(store: &impl Store, wanted: Claim, taken: &mut Taken) -> Result<
     let claims: Vec<Claim> = listed.iter().filter_map(|object| Claim::try_from(object).ok()).collect();
     let mine = |listed: &&Claim| listed.cidr == wanted.cidr && listed.node == wanted.node;
     if let Some(adopted) = claims.iter().find(mine) {
-        return Ok(Some(adopted.clone()));
+        return Ok(Some(Claimed { claim: adopted.clone(), created: false }));
     }
     taken.insert(wanted.cidr.cidr());
     claims.iter().for_each(|claim| taken.insert(claim.cidr.cidr()));
@@ -409,7 +418,7 @@ mod tests {
             let all = store.blocks();
             let taken = all.iter().map(|object| Claim::try_from(object).unwrap().cidr.cidr()).collect();
             match claim(&store, &pools, "node1", taken).await {
-                Ok(claim) => claimed.push(claim.cidr.to_string()),
+                Ok(done) => claimed.push(done.claim.cidr.to_string()),
                 Err(error) => break assert!(matches!(error, ClaimError::Full(_)), "{error}"),
             }
         }
@@ -419,7 +428,9 @@ mod tests {
     #[tokio::test]
     async fn a_claim_is_an_object_named_after_its_range() {
         let store = MemoryStore::default();
-        let claim = claim(&store, &[pool("10.0.0.0/24", 26)], "node1", Taken::default()).await.unwrap();
+        let Claimed { claim, created } =
+            claim(&store, &[pool("10.0.0.0/24", 26)], "node1", Taken::default()).await.unwrap();
+        assert!(created);
         let objects = store.blocks();
         assert_eq!(objects.len(), 1);
         assert_eq!(Claim::try_from(&objects[0]), Ok(claim));
@@ -431,7 +442,7 @@ mod tests {
         let pools = [pool("10.0.0.0/24", 26)];
         store.inject(Fault::Rival("node2".to_owned()));
         let claimed = claim(&store, &pools, "node1", Taken::default()).await.unwrap();
-        assert_eq!(Some(claimed.cidr), pools[0].candidates("node1").nth(1));
+        assert_eq!(Some(claimed.claim.cidr), pools[0].candidates("node1").nth(1));
         assert_eq!(store.blocks().len(), 2);
     }
 
@@ -462,7 +473,7 @@ mod tests {
         for expected in ["default", "more"] {
             let claimed =
                 claim(&store, &pools, "node1", Taken::from_iter(owned(&store, "node1"))).await.unwrap();
-            assert_eq!(claimed.pool, expected);
+            assert_eq!(claimed.claim.pool, expected);
         }
         let full = claim(&store, &pools, "node2", Taken::default()).await.unwrap_err();
         assert_eq!(
@@ -483,7 +494,7 @@ mod tests {
             store.create_block(&IPAMBlock::from(&rival)).await.unwrap();
         }
         let before = store.requests();
-        assert_eq!(claim(&store, &pools, "node1", Taken::default()).await.unwrap().cidr, last);
+        assert_eq!(claim(&store, &pools, "node1", Taken::default()).await.unwrap().claim.cidr, last);
         assert_eq!(store.requests() - before, 3, "a conflict, a list, a creation");
     }
 

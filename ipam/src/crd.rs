@@ -189,6 +189,10 @@ pub struct IPAMBlockStatus {
     /// Who holds them, in order of address.
     #[serde(default)]
     pub allocations: Vec<Allocation>,
+    /// UID of the Node as which its owner hands addresses out. One that was deleted and made again has another, and its
+    /// agent writes this before it goes on: so the block is not freed under it by who still thinks it gone.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node_uid: String,
 }
 
 /// One address held.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use manx_ipam::claim::{Claim, ClaimError, Taken, claim};
+use manx_ipam::claim::{Claim, ClaimError, Claimed, Taken, claim};
 use manx_ipam::store::memory::{Fault, MemoryStore};
 use manx_ipam::store::{Store, StoreError};
 use manx_ipam::{Allocator, BlockCidr, Owner, OwnerKey, Pool};
@@ -76,7 +76,7 @@ impl Node {
     async fn claim(&mut self, store: &MemoryStore, node: usize) {
         let taken: Taken = self.seen.iter().chain(&self.owned).map(|block| block.cidr()).collect();
         match claim(store, &[pool()], &name(node), taken).await {
-            Ok(claimed) => {
+            Ok(Claimed { claim: claimed, .. }) => {
                 assert_eq!(claimed.node, name(node));
                 assert!(self.owned.insert(claimed.cidr), "{} was claimed twice", claimed.cidr);
             }
@@ -156,7 +156,7 @@ async fn nodes_that_race_for_the_last_address_share_the_pool_without_a_gap() {
             }
             let taken: Taken = allocator.blocks().map(|block| block.cidr().cidr()).collect();
             match claim(&store, &[pool()], &name(node), taken).await {
-                Ok(claimed) => assert!(allocator.add_block(claimed.cidr, &claimed.pool)),
+                Ok(Claimed { claim, .. }) => assert!(allocator.add_block(claim.cidr, &claim.pool)),
                 Err(ClaimError::Full(_)) => break,
                 Err(error) => panic!("{error}"),
             }

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::time::{Duration, Instant};
 
-use manx_ipam::claim::{Claim, ClaimError, Parent};
+use manx_ipam::claim::{Claim, ClaimError, Claimed, Parent};
 use manx_ipam::store::StoreError;
 use manx_ipam::{BlockCidr, Family, Pool};
 
@@ -65,6 +65,8 @@ pub struct Blocks {
     reclaims: BTreeMap<BlockCidr, Try>,
     /// Created, and not yet seen in the watch: a list read before does not name them.
     unseen: BTreeMap<BlockCidr, Unseen>,
+    /// Created by this agent, and the UID its Node had then.
+    created: BTreeMap<BlockCidr, String>,
     /// Own blocks that were carved out of others.
     parents: BTreeMap<BlockCidr, Parent>,
     /// Own blocks that are not needed, and since when.
@@ -89,6 +91,8 @@ pub(super) struct Try {
     /// Not before this.
     pub next: Option<Instant>,
     pause: Duration,
+    /// UID of this node's Node when it was last tried.
+    node: String,
     /// Why it was not done, in words.
     failure: Option<String>,
     /// Nobody else's block was left.
@@ -180,12 +184,40 @@ impl Core {
         general
     }
 
+    /// Has nothing handed out of blocks that somebody may be about to free, who has seen that this node was gone: until
+    /// the API shows that its owner has written to them since its Node is there, no version they were condemned in is
+    /// known not to stand. Called when the Node or a block is another.
+    pub(super) fn confirm_blocks(&mut self) {
+        let Some(me) = self.graph.node(&self.me).filter(|_| self.cluster.has_read(&CLAIMING)) else { return };
+        self.blocks.created.retain(|_, node| *node == me.uid);
+        let written = |cidr: BlockCidr| {
+            self.cluster.blocks.get(&cidr.object_name()).is_some_and(|seen| seen.node_uid == me.uid)
+        };
+        let blocks = self.allocator.blocks().map(manx_ipam::block::Block::cidr);
+        let doubted = blocks.filter(|cidr| !self.blocks.created.contains_key(cidr) && !written(*cidr));
+        let doubted = doubted.collect();
+        self.allocator.suspend(doubted);
+    }
+
+    /// This agent has created a block's object.
+    fn note_created(&mut self, cidr: BlockCidr, node: String) {
+        self.blocks.created.insert(cidr, node);
+        self.confirm_blocks();
+    }
+
+    /// The UID of this node's Node; empty: there is none.
+    fn node_uid(&self) -> String {
+        self.graph.node(&self.me).map(|me| me.uid.clone()).unwrap_or_default()
+    }
+
     /// Takes the blocks known before the restart back, not yet acknowledged anew.
     pub(super) fn restore_blocks(&mut self) {
         match self.known.load() {
             Ok(known) => {
                 self.blocks.remembered = known.pools();
-                for KnownBlock { cidr, pool, parent, parts } in known.blocks {
+                let doubted = known.blocks.iter().filter(|block| block.suspended).map(|block| block.cidr);
+                self.allocator.suspend(doubted.collect());
+                for KnownBlock { cidr, pool, parent, parts, .. } in known.blocks {
                     self.allocator.add_block(cidr, &pool);
                     self.blocks.parents.extend(parent.map(|parent| (cidr, parent)));
                     for (part, node) in parts {
@@ -220,6 +252,7 @@ impl Core {
                 pool: block.pool().to_owned(),
                 parent: self.blocks.parents.get(&block.cidr()).cloned(),
                 parts: parts.collect(),
+                suspended: self.allocator.suspended(block.cidr()),
             }
         });
         let known = Known::new(pools.collect(), blocks.collect());
@@ -321,6 +354,7 @@ impl Core {
         tracing::info!("owns block {cidr} no longer");
         self.blocks.reclaims.remove(&cidr);
         self.blocks.idle.remove(&cidr);
+        self.blocks.created.remove(&cidr);
         self.allocator.remove_block(cidr);
         if let Some(prefix) = prefix(cidr) {
             self.graph.apply(Input::BlockGone(prefix));
@@ -334,9 +368,10 @@ impl Core {
         for cidr in late {
             self.see(cidr, Some(format!("the API has not shown {cidr} yet, which it took")), now);
         }
-        if !self.cluster.has_read(&CLAIMING) {
+        if !self.cluster.has_read(&CLAIMING) || self.unregistered().is_some() {
             return;
         }
+        let node = self.node_uid();
         let ahead = self.allocator.wants_blocks(&self.blocks.usable).into_iter().map(|wanted| wanted.pools);
         let ahead = ahead.filter_map(|pools| Some((Want::of(&pools)?, pools)));
         let wanted: BTreeMap<Want, Vec<Pool>> = ahead.chain(self.shortages()).collect();
@@ -345,6 +380,7 @@ impl Core {
             let claim = self.blocks.claims.entry(want.clone()).or_default();
             if claim.due(now) {
                 claim.running = true;
+                claim.node.clone_from(&node);
                 let owned = self.cluster.blocks.values().map(|block| block.claim.cidr);
                 let taken = owned.chain(self.blocks.unseen.keys().copied()).map(BlockCidr::cidr).collect();
                 self.effects.push(Effect::Claim { want, pools, taken });
@@ -353,8 +389,12 @@ impl Core {
     }
 
     /// A claim has ended. What was created is used when the watch shows it.
-    pub fn claimed(&mut self, want: Want, outcome: Result<Claim, ClaimError>, now: Instant) {
-        match outcome {
+    pub fn claimed(&mut self, want: Want, outcome: Result<Claimed, ClaimError>, now: Instant) {
+        if let (Ok(Claimed { claim, created: true }), Some(tried)) = (&outcome, self.blocks.claims.get(&want))
+        {
+            self.note_created(claim.cidr, tried.node.clone());
+        }
+        match outcome.map(|claimed| claimed.claim) {
             // The watch was faster.
             Ok(claim) if self.allocator.block(claim.cidr).is_some() => _ = self.blocks.claims.remove(&want),
             Ok(claim) if !self.blocks.returns.contains_key(&claim.cidr) => {
@@ -434,11 +474,13 @@ impl Core {
     }
 
     pub(super) fn retry_reclaims(&mut self, now: Instant) {
+        let node = self.node_uid();
         for (cidr, reclaim) in &mut self.blocks.reclaims {
             if let Some(block) = self.allocator.block(*cidr)
                 && reclaim.due(now)
             {
                 reclaim.running = true;
+                reclaim.node.clone_from(&node);
                 self.effects.push(Effect::Reclaim(Claim {
                     cidr: *cidr,
                     pool: block.pool().to_owned(),
@@ -450,11 +492,14 @@ impl Core {
     }
 
     /// An attempt to put a block's object back has ended.
-    pub fn reclaimed(&mut self, cidr: BlockCidr, outcome: Result<Claim, ClaimError>, now: Instant) {
+    pub fn reclaimed(&mut self, cidr: BlockCidr, outcome: Result<Claimed, ClaimError>, now: Instant) {
         match outcome {
-            Ok(_) => {
+            Ok(claimed) => {
                 tracing::info!("the IPAMBlock of {cidr} is put back");
-                if self.blocks.reclaims.remove(&cidr).is_some() {
+                if let Some(reclaim) = self.blocks.reclaims.remove(&cidr) {
+                    if claimed.created {
+                        self.note_created(cidr, reclaim.node);
+                    }
                     self.blocks.unseen.insert(cidr, Unseen { want: None, until: now + UNSEEN });
                 }
             }

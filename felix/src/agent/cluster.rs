@@ -601,6 +601,7 @@ mod tests {
             used: 0,
             free: 64,
             allocations: Vec::new(),
+            node_uid: String::new(),
         };
         let listed =
             |node: &str| Update::Block(Change::Replace(vec![object(&cidr.object_name(), Ok(block(node)))]));

@@ -363,6 +363,9 @@ impl Core {
         if read == Some(Kind::IPAMBlock) {
             self.lose_unlisted_blocks(now);
         }
+        if addresses || me {
+            self.confirm_blocks();
+        }
         if addresses {
             self.remember();
         }

@@ -38,6 +38,9 @@ pub struct KnownBlock {
     /// Parts of it that belong to other nodes, or will, and to which.
     #[serde(default)]
     pub parts: BTreeMap<BlockCidr, String>,
+    /// Nothing was handed out of it for now.
+    #[serde(default)]
+    pub suspended: bool,
 }
 
 impl Known {
@@ -116,6 +119,7 @@ mod tests {
             pool: "pods".to_owned(),
             parent: None,
             parts: [(part, "node2".to_owned())].into(),
+            suspended: true,
         };
         let known = Known::new(vec![IPPool::new("pods", spec)], vec![block.clone()]);
         KnownFile::new(directory.path()).save(&known).unwrap();

@@ -80,16 +80,17 @@ pub(super) async fn collect(
     blocks: Vec<Condemned>,
     dry_run: bool,
 ) -> Collected {
-    match signs_of_life(client, node).await {
-        Ok(None) => {}
-        Ok(Some(sign)) => return Collected::Alive(sign),
-        Err(why) => return Collected::Failed(why),
-    }
-    if dry_run {
-        return Collected::Freed(blocks.into_iter().map(|block| block.cidr).collect());
-    }
     let mut freed = Vec::new();
     for block in blocks {
+        match signs_of_life(client.clone(), node).await {
+            Ok(None) => {}
+            Ok(Some(sign)) => return Collected::Alive(sign),
+            Err(why) => return Collected::Failed(why),
+        }
+        if dry_run {
+            freed.push(block.cidr);
+            continue;
+        }
         let name = block.cidr.object_name();
         match store.delete_block(&name, &block.uid, Some(&block.version)).await {
             Ok(()) => freed.push(block.cidr),

@@ -395,9 +395,12 @@ impl Core {
     }
 
     fn own_blocks(&self) -> impl Iterator<Item = Write> {
-        self.cluster.own_blocks().filter_map(|seen| {
-            let status = self.allocator.block(seen.claim.cidr)?.mirror();
+        let me = self.graph.node(&self.me);
+        self.cluster.own_blocks().filter_map(move |seen| {
+            let node_uid = me.map_or(&seen.node_uid, |me| &me.uid).clone();
+            let status = IPAMBlockStatus { node_uid, ..self.allocator.block(seen.claim.cidr)?.mirror() };
             let differs = (status.used, status.free) != (seen.used, seen.free)
+                || status.node_uid != seen.node_uid
                 || status.allocations != seen.allocations;
             differs.then(|| Write::Block { name: seen.claim.cidr.object_name(), status })
         })

@@ -50,7 +50,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use kube::Client;
 use manx_bgp::api::{self, AfterDrain, Config, Request};
-use manx_ipam::claim::{Claim, ClaimError, Taken, claim, claim_this};
+use manx_ipam::claim::{Claim, ClaimError, Claimed, Taken, claim, claim_this};
 use manx_ipam::crd::IPAMBlock;
 use manx_ipam::store::kube::KubeStore;
 use manx_ipam::store::{Store, StoreError};
@@ -130,8 +130,8 @@ enum Done {
         filtered: Result<(), UpdateError>,
         routed: Result<(), ApplyErrors>,
     },
-    Claimed(Want, Result<Claim, ClaimError>),
-    Reclaimed(BlockCidr, Result<Claim, ClaimError>),
+    Claimed(Want, Result<Claimed, ClaimError>),
+    Reclaimed(BlockCidr, Result<Claimed, ClaimError>),
     Returned(BlockCidr, Result<(), StoreError>),
     Granted(BlockCidr, Result<(), StoreError>),
     LookedUp(Attempt, Learned),
@@ -518,7 +518,7 @@ async fn claim_wanted(
     want: &Want,
     pools: &[Pool],
     taken: Taken,
-) -> Result<Claim, ClaimError> {
+) -> Result<Claimed, ClaimError> {
     match (want.block, pools.first()) {
         (Some(cidr), Some(pool)) => {
             let wanted = Claim { cidr, pool: pool.name.clone(), node: me.to_owned(), parent: None };

@@ -180,6 +180,10 @@ impl Core {
                 let details = if failures.is_empty() { LATER.to_owned() } else { failures };
                 let refusal = Refusal { code: code::TRY_AGAIN, message: error.to_string(), details };
                 return Err(match error {
+                    // What is there is about to be handed out again.
+                    AssignError::Exhausted { pools, .. } if pools.iter().any(|it| it.suspended > 0) => {
+                        refusal
+                    }
                     AssignError::Exhausted { pools, .. } => {
                         let pools: Vec<Pool> = pools.into_iter().map(|used| used.pool).collect();
                         waiting.short = Want::of(&pools).map(|want| (want, pools));

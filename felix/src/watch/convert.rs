@@ -12,7 +12,7 @@ use manx_bgp::types::Asn;
 use manx_ipam::choice::Wishes;
 use manx_ipam::cidr::{BlockCidr, Cidr};
 use manx_ipam::claim::Claim;
-use manx_ipam::crd::{IPAMBlock, IPAMRequest, IPPool, IPReservation};
+use manx_ipam::crd::{IPAMBlock, IPAMBlockStatus, IPAMRequest, IPPool, IPReservation};
 use serde::de::DeserializeOwned;
 
 use super::{full_name, policy};
@@ -213,12 +213,10 @@ pub fn block(object: DynamicObject, me: &str) -> Object<Block> {
         let claim = Claim::try_from(&block).map_err(|error| Bad::new("InvalidBlock", error))?;
         let uid = block.uid().unwrap_or_default();
         let version = block.resource_version().unwrap_or_default();
-        let (used, free, allocations) = match block.status {
-            Some(status) => (status.used, status.free, status.allocations),
-            None => (0, claim.cidr.size().into(), Vec::new()),
-        };
+        let whole = || IPAMBlockStatus { free: claim.cidr.size().into(), ..IPAMBlockStatus::default() };
+        let IPAMBlockStatus { used, free, allocations, node_uid } = block.status.unwrap_or_else(whole);
         let allocations = if claim.node == me { allocations } else { Vec::new() };
-        Ok(Block { claim, uid, version, used, free, allocations })
+        Ok(Block { claim, uid, version, used, free, allocations, node_uid })
     })
 }
 

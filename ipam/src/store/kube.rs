@@ -196,7 +196,7 @@ mod tests {
     async fn a_status_is_patched_and_nothing_else() {
         let api = Api::default();
         api.answer(200, json!(block()));
-        let status = IPAMBlockStatus { used: 1, free: 63, allocations: Vec::new() };
+        let status = IPAMBlockStatus { used: 1, free: 63, ..IPAMBlockStatus::default() };
         api.store().update_status("10-0-0-0-26", &status).await.unwrap();
         let (line, body) = api.asked().pop().unwrap();
         assert_eq!(line, "PATCH /apis/manx.io/v1alpha1/ipamblocks/10-0-0-0-26/status?");

@@ -285,7 +285,7 @@ impl Machine {
             Effect::Claim { want, pools, taken } => {
                 let claim = super::super::claim_wanted(self.store.as_ref(), "node1", &want, &pools, taken);
                 let outcome = block_on(claim);
-                let claimed = outcome.as_ref().ok().map(|claim| claim.cidr.object_name());
+                let claimed = outcome.as_ref().ok().map(|claimed| claimed.claim.cidr.object_name());
                 self.core.claimed(want, outcome, self.now);
                 if let Some(name) = claimed.filter(|_| self.watching) {
                     self.see_block(&name);
@@ -517,10 +517,10 @@ pub fn pool(name: &str, cidr: &str, block_size: u8) -> Object<IPPool> {
 pub fn block(seen: &IPAMBlock) -> Object<Block> {
     let claim = Claim::try_from(seen).unwrap();
     let whole = IPAMBlockStatus { free: claim.cidr.size().into(), ..IPAMBlockStatus::default() };
-    let IPAMBlockStatus { used, free, allocations } = seen.status.clone().unwrap_or(whole);
+    let IPAMBlockStatus { used, free, allocations, node_uid } = seen.status.clone().unwrap_or(whole);
     let uid = seen.metadata.uid.clone().unwrap_or_default();
     let version = seen.metadata.resource_version.clone().unwrap_or_default();
-    object(&claim.cidr.object_name(), Ok(Block { claim, uid, version, used, free, allocations }))
+    object(&claim.cidr.object_name(), Ok(Block { claim, uid, version, used, free, allocations, node_uid }))
 }
 
 /// A namespace with these labels and annotations.

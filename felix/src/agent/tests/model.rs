@@ -67,7 +67,8 @@ struct Api {
     loses: usize,
     blocks: BTreeMap<String, IPAMBlock>,
     requests: BTreeMap<String, Request>,
-    nodes: BTreeSet<String>,
+    /// With their UIDs.
+    nodes: BTreeMap<String, String>,
     /// Pods bound to each node.
     pods: BTreeMap<String, BTreeSet<String>>,
     block_length: u8,
@@ -78,7 +79,7 @@ struct Api {
 
 #[derive(Clone)]
 enum Logged {
-    Node(String, bool),
+    Node(String, Option<String>),
     Pool(u8),
     Block(String, Option<Box<IPAMBlock>>),
     Request(String, Option<Request>),
@@ -112,20 +113,20 @@ impl Api {
     }
 
     fn set_node(&mut self, name: &str, there: bool) {
-        if there {
-            self.nodes.insert(name.to_owned())
-        } else {
-            self.nodes.remove(name)
-        };
-        self.log(Kind::Node, Logged::Node(name.to_owned(), there));
+        let uid = there.then(|| self.version());
+        match uid.clone() {
+            Some(uid) => _ = self.nodes.insert(name.to_owned(), uid),
+            None => _ = self.nodes.remove(name),
+        }
+        self.log(Kind::Node, Logged::Node(name.to_owned(), uid));
     }
 
     /// All there is of a kind.
     fn list(&self, kind: Kind) -> Update {
         match kind {
-            Kind::Node => {
-                Update::Node(Change::Replace(self.nodes.iter().map(|name| known_node(name)).collect()))
-            }
+            Kind::Node => Update::Node(Change::Replace(
+                self.nodes.iter().map(|(name, uid)| known_node(name, uid)).collect(),
+            )),
             Kind::IPPool => {
                 Update::Pool(Box::new(Change::Replace(vec![pool("v4", POOL, self.block_length)])))
             }
@@ -138,14 +139,16 @@ impl Api {
     }
 }
 
-fn known_node(name: &str) -> Object<crate::model::Node> {
-    Object { name: name.to_owned(), ..node("node1") }
+fn known_node(name: &str, uid: &str) -> Object<crate::model::Node> {
+    let mut node = Object { name: name.to_owned(), ..node("node1") };
+    node.spec.as_mut().unwrap().uid = uid.to_owned();
+    node
 }
 
 fn change(logged: Logged) -> Vec<Update> {
     match logged {
-        Logged::Node(name, true) => vec![Update::Node(Change::Apply(known_node(&name)))],
-        Logged::Node(name, false) => vec![Update::Node(Change::Delete(name))],
+        Logged::Node(name, Some(uid)) => vec![Update::Node(Change::Apply(known_node(&name, &uid)))],
+        Logged::Node(name, None) => vec![Update::Node(Change::Delete(name))],
         Logged::Pool(length) => vec![
             Update::Pool(Box::new(Change::Delete("v4".to_owned()))),
             Update::Pool(Box::new(Change::Apply(pool("v4", POOL, length)))),
@@ -247,6 +250,8 @@ struct Machine {
     core: Option<Core>,
     /// What the agent has asked of the API and has no answer to.
     pending: VecDeque<Effect>,
+    /// Blocks of a node it has found to be gone, and is about to free.
+    freeing: Option<(String, Vec<Condemned>)>,
     /// How much of each watch it has been told; nothing: not listed yet.
     cursors: BTreeMap<Kind, usize>,
     partitioned: bool,
@@ -291,7 +296,7 @@ impl World {
             loses: 12,
             blocks: BTreeMap::new(),
             requests: BTreeMap::new(),
-            nodes: BTreeSet::new(),
+            nodes: BTreeMap::new(),
             pods: BTreeMap::new(),
             block_length: 29,
             lease: None,
@@ -308,6 +313,7 @@ impl World {
                 fib: Fib::new(),
                 core: None,
                 pending: VecDeque::new(),
+                freeing: None,
                 cursors: BTreeMap::new(),
                 partitioned: false,
                 adding: Vec::new(),
@@ -335,13 +341,13 @@ impl World {
 
     fn step(&mut self) {
         let who = self.random.below(NODES);
-        match self.random.below(100) {
-            0..=17 => self.add(who),
-            18..=27 => self.del(who),
-            28..=52 if self.random.one_in(2) => (0..=self.random.below(12)).for_each(|_| self.deliver(who)),
-            28..=52 => self.catch_up(who),
-            53..=77 => self.perform(who),
-            78..=88 => {
+        match self.random.below(1000) {
+            0..=219 => self.add(who),
+            220..=319 => self.del(who),
+            320..=419 => (0..=self.random.below(12)).for_each(|_| self.deliver(who)),
+            420..=529 => self.catch_up(who),
+            530..=749 => self.perform(who),
+            750..=849 => {
                 let jump = [1, 1, 2, 5, 30][self.random.below(5)];
                 self.now += Duration::from_secs(jump);
                 (0..10).for_each(|_| {
@@ -349,16 +355,49 @@ impl World {
                     self.tick(who);
                 });
             }
-            89..=91 => self.crash(who),
-            92 => self.power_off(who),
-            93 | 94 => self.machines[who].partitioned = self.random.one_in(3),
-            95 => self.outage = self.random.one_in(4),
-            96 => self.relist(who),
-            97 => self.delete_node(who),
-            98 if self.random.one_in(10) => self.replace_pool(),
+            850..=869 => self.crash(who),
+            870..=872 => self.power_off(who),
+            873..=882 => self.machines[who].partitioned = self.random.one_in(3),
+            883..=892 => self.outage = self.random.one_in(10),
+            893..=902 => self.relist(who),
+            903..=905 => self.delete_node(who),
+            906 => self.replace_pool(),
+            907 => self.long_while(),
             _ => self.register(who),
         }
         self.check(who);
+    }
+
+    /// Some nodes go, for long enough to be given up. They return when their blocks are about to be freed, and pods
+    /// start there.
+    fn long_while(&mut self) {
+        self.count("long whiles");
+        self.outage = false;
+        for _ in 0..5 {
+            let who = self.random.below(NODES);
+            self.delete_node(who);
+        }
+        for _ in 0..75 {
+            self.now += Duration::from_secs(10);
+            for who in 0..NODES {
+                self.catch_up(who);
+                self.tick(who);
+                if let Some((node, _)) = self.machines[who].freeing.clone()
+                    && self.random.one_in(2)
+                    && let Some(back) = self.machines.iter().position(|machine| machine.name == node)
+                {
+                    self.machines[back].partitioned = false;
+                    self.register(back);
+                    (0..self.random.below(20)).for_each(|_| self.deliver(back));
+                    (0..self.random.below(4)).for_each(|_| self.perform(back));
+                    self.tick(back);
+                    self.add(back);
+                    (0..self.random.below(4)).for_each(|_| self.perform(back));
+                }
+                (0..self.random.below(4)).for_each(|_| self.perform(who));
+                self.check(who);
+            }
+        }
     }
 
     fn away(&self, who: usize) -> bool {
@@ -492,7 +531,9 @@ impl World {
     }
 
     fn add(&mut self, who: usize) {
-        if self.machines[who].core.is_none() || self.machines[who].running.len() > 11 {
+        // No pod is bound to a node that is not there.
+        let there = self.api.lock().unwrap().nodes.contains_key(&self.machines[who].name);
+        if self.machines[who].core.is_none() || self.machines[who].running.len() > 11 || !there {
             return;
         }
         self.attempts += 1;
@@ -592,8 +633,14 @@ impl World {
 
     /// Something the agent asked of the API is done, and answered.
     fn perform(&mut self, who: usize) {
-        let Some(effect) = self.machines[who].pending.pop_front() else { return };
-        let answer = self.ask(who, effect);
+        let frees = self.machines[who].pending.is_empty() || self.random.one_in(2);
+        let answer = if let Some((node, blocks)) = self.machines[who].freeing.take_if(|_| frees) {
+            let outcome = self.free(who, &node, &blocks);
+            Box::new(move |core: &mut Core, now| core.collected(node, outcome, now))
+        } else {
+            let Some(effect) = self.machines[who].pending.pop_front() else { return };
+            self.ask(who, effect)
+        };
         if let Some(core) = &mut self.machines[who].core {
             answer(core, self.now);
         }
@@ -630,8 +677,12 @@ impl World {
                 Box::new(move |core, now| core.bid_answered(&bid, lease, now))
             }
             Effect::Collect { node, blocks, .. } => {
-                let outcome = self.collect(away, &node, &blocks);
-                Box::new(move |core, now| core.collected(node, outcome, now))
+                if let Some(life) = self.life(away, &node) {
+                    return Box::new(move |core, now| core.collected(node, life, now));
+                }
+                // Until it is freed, anything may happen.
+                self.machines[who].freeing = Some((node, blocks));
+                Box::new(|_, _| {})
             }
             Effect::Survey { .. } => Box::new(move |core, now| core.surveyed(None, now)),
             Effect::Write(writes) => {
@@ -644,19 +695,30 @@ impl World {
         }
     }
 
-    fn collect(&mut self, away: bool, node: &str, blocks: &[Condemned]) -> Collected {
-        let life = {
-            let api = self.api.lock().unwrap();
-            api.nodes.contains(node) || api.pods.get(node).is_some_and(|pods| !pods.is_empty())
-        };
-        if away {
-            return Collected::Failed("away".to_owned());
+    /// Why a node's blocks are not freed.
+    fn life(&self, away: bool, node: &str) -> Option<Collected> {
+        let api = self.api.lock().unwrap();
+        let life = api.nodes.contains_key(node) || api.pods.get(node).is_some_and(|pods| !pods.is_empty());
+        match (away, life) {
+            (true, _) => Some(Collected::Failed("away".to_owned())),
+            (false, true) => Some(Collected::Alive("it is there".to_owned())),
+            (false, false) => None,
         }
-        if life {
-            return Collected::Alive("it is there".to_owned());
-        }
+    }
+
+    fn free(&mut self, who: usize, node: &str, blocks: &[Condemned]) -> Collected {
+        let away = self.away(who);
         let mut freed = Vec::new();
         for block in blocks {
+            let reach = Reach { api: &self.api, away };
+            match block_on(reach.delete_block(&block.cidr.object_name(), &block.uid, Some(&block.version))) {
+                Ok(()) => freed.push(block.cidr),
+                Err(StoreError::Refused(why)) => {
+                    self.count("condemned blocks that were not freed");
+                    return Collected::Alive(why);
+                }
+                Err(error) => return Collected::Failed(error.to_string()),
+            }
             let live = self.held.iter().find(|(address, (who, container))| {
                 let machine = &self.machines[*who];
                 block.cidr.contains(**address)
@@ -664,12 +726,6 @@ impl World {
                     && machine.running.contains_key(container)
             });
             assert!(live.is_none(), "{} of {node} is freed, and {live:?} lives ({self:?})", block.cidr);
-            let reach = Reach { api: &self.api, away };
-            match block_on(reach.delete_block(&block.cidr.object_name(), &block.uid, Some(&block.version))) {
-                Ok(()) => freed.push(block.cidr),
-                Err(StoreError::Refused(why)) => return Collected::Alive(why),
-                Err(error) => return Collected::Failed(error.to_string()),
-            }
         }
         *self.tally.entry("blocks of vanished nodes freed").or_default() += freed.len();
         Collected::Freed(freed)
@@ -688,6 +744,7 @@ impl World {
         }
         let machine = &mut self.machines[who];
         machine.core = None;
+        machine.freeing = None;
         machine.adding.clear();
         machine.links.note_routes(&machine.fib);
         let names: Vec<String> =
@@ -716,6 +773,7 @@ impl World {
         }
         let machine = &mut self.machines[who];
         machine.core = None;
+        machine.freeing = None;
         machine.directory = tempfile::tempdir().unwrap();
         machine.links = Links::default();
         machine.fib.clear();
@@ -742,16 +800,19 @@ impl World {
         api.pods.entry(name.clone()).or_default().retain(|pod| running.contains_key(pod));
     }
 
-    /// The kubelet registers its Node, and what does not run any more is told to the API.
+    /// The kubelet registers its Node, and what does not run any more is told to the API. Of a Node that is new the
+    /// agent hears before a pod is bound to it.
     fn register(&mut self, who: usize) {
         let name = self.machines[who].name.clone();
         if self.machines[who].adding.is_empty() {
             self.forget_pods(who);
         }
-        if !self.api.lock().unwrap().nodes.contains(&name) {
-            self.api.lock().unwrap().set_node(&name, true);
-        }
         self.start(who);
+        if !self.away(who) && !self.api.lock().unwrap().nodes.contains_key(&name) {
+            self.count("nodes registered anew");
+            self.api.lock().unwrap().set_node(&name, true);
+            while self.deliver_kind(who, Kind::Node) {}
+        }
     }
 
     /// The pool is deleted and made again with blocks of another size.
@@ -794,7 +855,7 @@ impl World {
         for _ in 0..seconds {
             self.now += Duration::from_secs(1);
             for who in 0..NODES {
-                while !self.machines[who].pending.is_empty() {
+                while !self.machines[who].pending.is_empty() || self.machines[who].freeing.is_some() {
                     self.perform(who);
                 }
                 for kind in WATCHED {

@@ -229,7 +229,7 @@ pub mod tests {
         let (cidr, pool, node) = (cidr.to_owned(), "default".to_owned(), node.to_owned());
         let spec = IPAMBlockSpec { cidr, pool, node, parent: None };
         let mut block = IPAMBlock::new(name, spec);
-        block.status = Some(IPAMBlockStatus { used, free: 64 - used, allocations: Vec::new() });
+        block.status = Some(IPAMBlockStatus { used, free: 64 - used, ..IPAMBlockStatus::default() });
         block
     }
 
