@@ -162,6 +162,13 @@ pub enum Request {
         /// [`VERSION`].
         version: u32,
     },
+    /// Free an address whose pod is gone. Answered by [`Reply::Freed`].
+    Free {
+        /// [`VERSION`].
+        version: u32,
+        /// Which.
+        address: IpAddr,
+    },
     /// Why a packet passes or not. Answered by [`Reply::Explained`].
     Explain {
         /// [`VERSION`].
@@ -189,6 +196,7 @@ impl Request {
             | Self::Gc { version, .. }
             | Self::NodeReady { version }
             | Self::Status { version }
+            | Self::Free { version, .. }
             | Self::Explain { version, .. }
             | Self::Policy { version, .. } => Some(*version),
             Self::Ready { .. } | Self::Failed { .. } => None,
@@ -219,6 +227,11 @@ pub enum Reply {
     Status {
         /// See `manx_felix::status::NodeReport`.
         report: serde_json::Value,
+    },
+    /// The address is free, or will be when its interface is gone.
+    Freed {
+        /// Who held it, in words.
+        holder: String,
     },
     /// Why a packet passes or not.
     Explained {

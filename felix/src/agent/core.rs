@@ -12,7 +12,7 @@ use manx_bgp::api::{self, Config, Reach, RouteChange};
 use manx_bgp::types::{Prefix, ScopedAddr};
 use manx_cni::protocol::AttachmentKey;
 use manx_ipam::claim::{Claim, Taken};
-use manx_ipam::{Allocator, BlockCidr, Pool};
+use manx_ipam::{Allocator, BlockCidr, OwnerKey, Pool};
 use tokio::sync::oneshot;
 
 use super::blocks::{Blocks, Want};
@@ -197,6 +197,8 @@ pub struct Core {
     pub(super) attachments: BTreeMap<AttachmentKey, Held>,
     /// By name of the host's end: interfaces whose file is lost.
     pub(super) found: BTreeMap<String, Found>,
+    /// Who held addresses at the last collection, with nothing that stands for it.
+    pub(super) unheld: BTreeSet<OwnerKey>,
     pub(super) waiting: Vec<Waiting>,
     pub(super) exhaustion: Exhaustion,
     pub(super) vanished: Vanished,
@@ -284,6 +286,7 @@ impl Core {
             blocks: Blocks::default(),
             attachments: BTreeMap::new(),
             found: BTreeMap::new(),
+            unheld: BTreeSet::new(),
             waiting: Vec::new(),
             exhaustion: Exhaustion::default(),
             vanished,

@@ -31,6 +31,7 @@ mod meshing;
 mod mirror;
 mod own_address;
 mod pods;
+mod release;
 mod report;
 #[cfg(test)]
 mod tests;

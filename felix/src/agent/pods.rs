@@ -115,6 +115,10 @@ impl Core {
                     self.retry_waiting(now);
                 }
             }
+            Command::Free { address, reply } => {
+                let _ = reply.send(self.free_address(address));
+                self.retry_waiting(now);
+            }
             Command::Inspect { key, reply } => _ = reply.send(self.attached(&key)),
             Command::Stale { network, valid, reply } => _ = reply.send(self.stale(&network, &valid)),
             Command::CanAttach { reply } => _ = reply.send(self.can_attach()),
@@ -297,7 +301,7 @@ impl Core {
 
     /// Ends an attachment whose interface stands, as far as one knows. It is not looked for: that takes a lock of the
     /// kernel's which every pod that starts wants too.
-    fn end(&mut self, key: &AttachmentKey) {
+    pub(super) fn end(&mut self, key: &AttachmentKey) {
         match self.attachments.get_mut(key) {
             None => {
                 self.retire_unknown(key);
@@ -414,6 +418,7 @@ impl Core {
         self.next_collection = Some(now + COLLECTION);
         self.read_mtu();
         self.collect_found();
+        self.collect_unheld();
         for key in self.keys(|held| !held.leaving && matches!(held.file.phase, Phase::Attached { .. })) {
             let Some(held) = self.attachments.get_mut(&key) else { continue };
             match self.host.index_of(&held.file.host_ifname) {

@@ -114,6 +114,13 @@ pub enum Command {
         /// What `manxctl policy explain` shows, or why nothing can be said.
         reply: oneshot::Sender<Result<Vec<Explanation>, String>>,
     },
+    /// Frees an address whose pod is gone.
+    Free {
+        /// Which.
+        address: IpAddr,
+        /// Who held it, or why it stays.
+        reply: oneshot::Sender<Result<String, String>>,
+    },
     /// What `manxctl status` shows of this node.
     Status {
         /// A `NodeReport` as JSON.
@@ -142,6 +149,8 @@ impl Refusal {
     pub const NO_SUCH_POOL: u32 = 113;
     /// Ours: what is asked about is not known.
     pub const NOT_KNOWN: u32 = 114;
+    /// Ours: an address is not freed.
+    pub const NOT_FREED: u32 = 115;
     /// Ours: the caller is neither root nor the agent's own user.
     pub const FORBIDDEN: u32 = 111;
 

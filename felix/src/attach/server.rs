@@ -210,6 +210,14 @@ impl Connection {
                 let answer = self.ask(|reply| Command::Status { reply }).await;
                 self.say(answer.map_or_else(Reply::from, |report| Reply::Status { report })).await
             }
+            Request::Free { address, .. } => {
+                let answer = self.ask(|reply| Command::Free { address, reply }).await;
+                let answer = answer.and_then(|freed| {
+                    let details = "manxctl ipam show ADDRESS says who has it".to_owned();
+                    freed.map_err(|message| Refusal { code: Refusal::NOT_FREED, message, details })
+                });
+                self.say(answer.map_or_else(Reply::from, |holder| Reply::Freed { holder })).await
+            }
             Request::Explain { question, .. } => {
                 let question = match serde_json::from_value(question) {
                     Ok(question) => question,
@@ -335,6 +343,7 @@ fn verb(request: &Request) -> Option<&'static str> {
         Request::Ready { .. }
         | Request::Failed { .. }
         | Request::Status { .. }
+        | Request::Free { .. }
         | Request::Explain { .. }
         | Request::Policy { .. } => None,
     }

@@ -381,10 +381,13 @@ impl Machine {
             network: "manx".to_owned(),
             ips: ips.to_vec(),
         };
-        let command = Command::Allocate { attempt, asked, reply };
+        self.command(Command::Allocate { attempt, asked, reply });
+        (attempt, answer)
+    }
+
+    pub fn command(&mut self, command: Command) {
         self.core.command(command, self.now);
         self.act();
-        (attempt, answer)
     }
 
     /// The plugin's work between "attach" and "ready".

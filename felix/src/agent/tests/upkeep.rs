@@ -9,6 +9,7 @@ use manx_ipam::{BlockCidr, Cidr};
 
 use super::super::mirror::Write;
 use super::machine::{Machine, block, key, node, pool};
+use crate::attach::Command;
 use crate::dataplane::Route;
 use crate::watch::{Change, Update};
 
@@ -214,4 +215,67 @@ fn a_block_is_written_at_most_once_a_second_whatever_the_pods_do() {
         _ => None,
     });
     assert_eq!(last, Some(0));
+}
+
+#[test]
+fn an_address_is_freed_by_hand_when_its_pod_is_gone_and_not_before() {
+    let mut machine = Machine::in_sync();
+    let address = machine.add("web")[0];
+    let free = |machine: &mut Machine, address: &str| {
+        let (reply, mut answer) = tokio::sync::oneshot::channel();
+        machine.command(Command::Free { address: address.parse().unwrap(), reply });
+        answer.try_recv().unwrap()
+    };
+    let why = free(&mut machine, &address.to_string()).unwrap_err();
+    assert!(why.ends_with("kubectl -n default delete pod web"), "{why}");
+    assert!(free(&mut machine, "10.244.0.9").unwrap_err().ends_with("nobody holds it"));
+    assert!(free(&mut machine, "192.0.2.9").unwrap_err().contains("is in no block"));
+
+    machine.update(Update::Pod(Change::Delete("default/web".to_owned())));
+    let holder = free(&mut machine, &address.to_string()).unwrap();
+    assert!(holder.starts_with("pod default/web"), "{holder}");
+    assert_eq!(machine.route_to(address), None);
+    assert_eq!(machine.used(), 0);
+}
+
+#[test]
+fn what_is_held_and_nothing_stands_for_is_freed_when_seen_twice() {
+    let mut machine = Machine::in_sync();
+    let kept = machine.add("web")[0];
+    let key = manx_ipam::OwnerKey { container_id: "lost".to_owned(), ifname: "eth0".to_owned() };
+    let owner = manx_ipam::Owner { key, namespace: String::new(), pod: String::new(), uid: String::new() };
+    let lost = "10.244.0.33".parse().unwrap();
+    machine.core.allocator.restore(&owner, [lost]);
+    machine.pass(61);
+    assert!(machine.core.allocator.holder(lost).is_some(), "seen once");
+    machine.pass(61);
+    assert_eq!(machine.core.allocator.holder(lost), None);
+    assert!(machine.core.allocator.holder(kept).is_some());
+}
+
+#[test]
+fn of_blocks_that_were_a_nodes_before_its_node_was_made_anew_nothing_is_handed_out_until_it_has_written_to_them()
+ {
+    let mut machine = Machine::in_sync();
+    machine.add("web");
+    machine.list_blocks();
+    let mut anew = node("node1");
+    anew.spec.as_mut().unwrap().uid = "made-anew".to_owned();
+    machine.update(Update::Node(Change::Apply(anew)));
+    machine.writes.clear();
+    let (_, mut answer) = machine.allocate("late");
+    assert!(answer.try_recv().is_err(), "its block may be about to be freed");
+    machine.pass(1);
+    let writes = std::mem::take(&mut machine.writes);
+    let mut written = 0;
+    for write in writes {
+        if let Write::Block { name, status } = write {
+            assert_eq!(status.node_uid, "made-anew");
+            block_on(machine.store.update_status(&name, &status)).unwrap();
+            written += 1;
+        }
+    }
+    assert!(written > 0);
+    machine.list_blocks();
+    assert!(answer.try_recv().unwrap().is_ok());
 }

@@ -14,6 +14,7 @@ mod status;
 mod table;
 
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -197,13 +198,23 @@ enum IpamCommand {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Frees the blocks of a node that is gone, now: refused while its Node or a pod of it is there.
+    /// Frees what agents free by themselves after a while, now: an address of this node, or the blocks of a node that
+    /// is gone.
+    ///
+    /// Refused while the pod, or the Node or a pod of it, is there.
+    #[command(group(clap::ArgGroup::new("what").required(true)))]
     Release {
-        /// The node.
-        #[arg(long)]
-        node: String,
+        /// An address of this node whose pod is gone.
+        #[arg(group = "what")]
+        address: Option<IpAddr>,
+        /// A node that is gone.
+        #[arg(long, group = "what")]
+        node: Option<String>,
         #[command(flatten)]
         cluster: ClusterArgs,
+        /// The agent's socket.
+        #[arg(long, default_value = manx_cni::protocol::DEFAULT_SOCKET)]
+        agent_socket: PathBuf,
     },
 }
 
@@ -533,7 +544,13 @@ async fn addresses(command: IpamCommand) -> anyhow::Result<()> {
             anyhow::ensure!(found.is_empty(), "{} discrepancies", found.len());
             Ok(())
         }
-        IpamCommand::Release { node, cluster } => {
+        IpamCommand::Release { address: Some(address), agent_socket, .. } => {
+            let holder = agent::free(&agent_socket, address)?;
+            println!("freed {address}, which {holder} held");
+            Ok(())
+        }
+        IpamCommand::Release { node, cluster, .. } => {
+            let node = node.context("name an address or --node")?;
             let (client, url) = cluster::client(cluster.kubeconfig.as_deref()).await?;
             let objects = cluster::objects(&client).await.with_context(|| format!("reading {url}"))?;
             let freed = ipam::release_node(client, &objects, &node).await?;
