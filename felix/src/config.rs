@@ -49,7 +49,7 @@ pub struct Config {
     pub cni_conf_dir: Option<PathBuf>,
 
     /// How long a node and its pods must be gone before its blocks are freed, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = clap::value_parser!(u64).range(60..))]
+    #[arg(long, env = "MANX_GC_GRACE", value_name = "SECONDS", default_value = "600", value_parser = clap::value_parser!(u64).range(30..))]
     pub gc_grace: u64,
 
     /// How many blocks of nodes that are gone are freed a minute, at most.

@@ -5,15 +5,17 @@
 use std::path::Path;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use manx_ipam::crd::{IPAMBlock, IPPool, IPPoolSpec};
 use manx_testbed::{Lab, Options, PodInfo, Topology, eventually};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(60);
+const LATER: Duration = Duration::from_secs(150);
 
 async fn start(lab: &Lab, node: &str, name: &str) -> PodInfo {
     let pod = eventually(SOON, || async { lab.pod_add(node, "default", name).await }).await.unwrap();
@@ -98,4 +100,65 @@ async fn a_pool_is_divided_by_its_owners_until_it_is_full_and_that_is_said() {
     eventually(SOON, || async { lab.run("node1", &["manxctl", "ipam", "check"]).await }).await.unwrap();
     let shown = lab.run("node2", &["manxctl", "ipam", "show", "default/other"]).await.unwrap();
     assert!(shown.contains(&other.addresses[0].to_string()), "{shown}");
+}
+
+async fn owners(client: &Client) -> Vec<String> {
+    let blocks: Api<IPAMBlock> = Api::all(client.clone());
+    let blocks = blocks.list(&ListParams::default()).await.unwrap().items;
+    blocks.into_iter().map(|block| block.spec.node).collect()
+}
+
+#[tokio::test]
+#[ignore = "needs root: make test"]
+async fn the_blocks_of_a_node_that_is_gone_are_freed_by_one_agent_and_the_node_starts_anew_when_it_is_back() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("labs/nodes.clab.yml");
+    let options = Options { name: Some("gone".to_owned()), ..Options::default() };
+    let mut topology = Topology::read(&file).unwrap();
+    for node in topology.nodes.values_mut() {
+        node.env.insert("MANX_GC_GRACE".to_owned(), "30".to_owned());
+    }
+    let lab = Lab::up(&topology, options).await.unwrap().temporary();
+    let client = lab.client().await.unwrap();
+    let stays = eventually(SOON, || async { lab.pod_add("node1", "default", "stays").await }).await.unwrap();
+    eventually(SOON, || async { lab.pod_add("node2", "default", "goes").await }).await.unwrap();
+    let release = ["manxctl", "ipam", "release", "--node", "node2"];
+    let refused = lab.run("node1", &release).await.unwrap_err().to_string();
+    assert!(refused.contains("there is a Node \"node2\""), "{refused}");
+    let held = stays.addresses[0].to_string();
+    let refused = lab.run("node1", &["manxctl", "ipam", "release", &held]).await.unwrap_err().to_string();
+    assert!(refused.contains("kubectl -n default delete pod stays"), "{refused}");
+
+    lab.stop_node("node2").await.unwrap();
+    let nodes: Api<Node> = Api::all(client.clone());
+    let node2 = nodes.get("node2").await.unwrap();
+    nodes.delete("node2", &DeleteParams::default()).await.unwrap();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
+    pods.delete("goes", &DeleteParams::default()).await.unwrap();
+    let freed = || async {
+        let owners = owners(&client).await;
+        if owners.contains(&"node2".to_owned()) { Err(format!("{owners:?}")) } else { Ok(owners) }
+    };
+    assert!(eventually(LATER, freed).await.unwrap().contains(&"node1".to_owned()));
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-system");
+    let lease = leases.get("manx-ipam-collection").await.unwrap();
+    assert_eq!(lease.spec.unwrap().holder_identity.as_deref(), Some("node1"));
+
+    let mut anew = node2;
+    anew.metadata.resource_version = None;
+    anew.metadata.uid = None;
+    nodes.create(&PostParams::default(), &anew).await.unwrap();
+    nodes.replace_status("node2", &PostParams::default(), &anew).await.unwrap();
+    lab.start_node("node2").await.unwrap();
+    let back = eventually(SOON, || async { lab.pod_add("node2", "default", "back").await }).await.unwrap();
+    let ping = ["ping", "-c1", "-W2", &held];
+    eventually(SOON, || async { lab.pod_run(&back, &ping).await }).await.unwrap();
+    let uid = nodes.get("node2").await.unwrap().metadata.uid;
+    let confirmed = || async {
+        let blocks: Api<IPAMBlock> = Api::all(client.clone());
+        let blocks = blocks.list(&ListParams::default()).await.unwrap().items;
+        let mut own = blocks.iter().filter(|block| block.spec.node == "node2");
+        let written = own.all(|block| block.status.as_ref().map(|status| &status.node_uid) == uid.as_ref());
+        if written { Ok(()) } else { Err(format!("{blocks:#?}")) }
+    };
+    eventually(SOON, confirmed).await.unwrap();
 }
