@@ -1,5 +1,7 @@
 //! `crds`: writes the CustomResourceDefinitions, which are generated from the Rust types, as YAML.
 
+mod reference;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
@@ -15,7 +17,8 @@ const HEADER: &str = "# Generated from the Rust types by `crds --dir deploy/crds
 /// Prints the CustomResourceDefinitions of Manx as YAML: `crds | kubectl apply -f -`.
 #[derive(Parser)]
 struct Args {
-    /// Write one file each, `<group>_<plural>.yaml`, into this directory instead, and a kustomization of them.
+    /// Write one file each, `<group>_<plural>.yaml`, into this directory instead, a kustomization of them, and a page
+    /// that explains every field.
     #[arg(long)]
     dir: Option<PathBuf>,
 }
@@ -47,6 +50,7 @@ fn files() -> anyhow::Result<BTreeMap<String, String>> {
         "{HEADER}apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n{names}"
     );
     files.insert("kustomization.yaml".to_owned(), text);
+    files.insert("README.md".to_owned(), reference::page(&crds));
     Ok(files)
 }
 
