@@ -53,7 +53,8 @@ fn accepts(program: &str, arguments: &[&str], configuration: &str) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), configuration).unwrap();
     let output = Command::new(program).args(arguments).arg(file.path()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{program}: {said}\n{configuration}");
 }
 
@@ -75,7 +76,11 @@ fn bird_reads_what_is_shown_of_it() {
     let shown = of_router("**BIRD**");
     assert!(!shown.is_empty());
     for configuration in shown {
-        accepts("bird", &["-p", "-c"], &format!("router id 10.10.1.254;\nprotocol device {{}}\n{configuration}"));
+        accepts(
+            "bird",
+            &["-p", "-c"],
+            &format!("router id 10.10.1.254;\nprotocol device {{}}\n{configuration}"),
+        );
     }
 }
 
@@ -100,7 +105,8 @@ fn objects_are_what_they_are_shown_to_be_and_have_no_other_fields() {
 
 /// As the type has it.
 fn again<T: for<'a> Deserialize<'a> + serde::Serialize>(document: &Value) -> Value {
-    let typed: T = serde_json::from_value(document.clone()).unwrap_or_else(|error| panic!("{error} in {document}"));
+    let typed: T =
+        serde_json::from_value(document.clone()).unwrap_or_else(|error| panic!("{error} in {document}"));
     serde_json::to_value(typed).unwrap()
 }
 

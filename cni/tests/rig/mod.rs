@@ -259,6 +259,7 @@ impl Agent {
             Request::NodeReady { .. } => Reply::NodeReady,
             Request::Failed { .. }
             | Request::Status { .. }
+            | Request::Free { .. }
             | Request::Explain { .. }
             | Request::Policy { .. } => {
                 panic!("not a question of the plugin's")
