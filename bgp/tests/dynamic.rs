@@ -26,10 +26,7 @@ fn address(test: u8, host: u8) -> IpAddr {
 fn config(test: u8, host: u8, asn: u32) -> Config {
     Config {
         listen: vec![SocketAddr::new(address(test, host), PORT)],
-        networks: vec![Network {
-            prefix: format!("10.1.{host}.0/26").parse().unwrap(),
-            communities: Vec::new(),
-        }],
+        networks: vec![Network::new(format!("10.1.{host}.0/26").parse().unwrap())],
         ..Config::new(Asn(asn), RouterId(Ipv4Addr::new(10, 0, 0, host)))
     }
 }

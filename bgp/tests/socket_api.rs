@@ -83,10 +83,8 @@ fn hello(version: u32) -> Request {
 }
 
 fn config(networks: usize) -> Config {
-    let network = |n: usize| Network {
-        prefix: Prefix::host(std::net::Ipv4Addr::from(0x0b00_0000 + n as u32).into()),
-        communities: Vec::new(),
-    };
+    let network =
+        |n: usize| Network::new(Prefix::host(std::net::Ipv4Addr::from(0x0b00_0000 + n as u32).into()));
     Config {
         networks: (0..networks).map(network).collect(),
         ..Config::new(Asn(64512), RouterId([10, 0, 0, 1].into()))

@@ -315,9 +315,19 @@ pub enum NextHopMode {
 pub struct Network {
     /// The destination.
     pub prefix: Prefix,
-    /// Standard communities to attach, as `asn:value` (RFC 1997).
+    /// Communities to attach: `asn:value` or a name (RFC 1997), three numbers (RFC 8092).
     #[serde(default)]
     pub communities: Vec<String>,
+    /// LOCAL_PREF, which internal neighbours are told; 100 unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_pref: Option<u32>,
+}
+
+impl Network {
+    /// Without communities, of the usual preference.
+    pub fn new(prefix: Prefix) -> Self {
+        Self { prefix, communities: Vec::new(), local_pref: None }
+    }
 }
 
 /// A prefix to originate for as long as there is a usable route to something more specific in it. It is told to
@@ -330,7 +340,7 @@ pub struct Aggregate {
     /// External neighbours are not told of the parts while it is originated.
     #[serde(default)]
     pub suppress: bool,
-    /// Standard communities to attach, as `asn:value` (RFC 1997).
+    /// Communities to attach: `asn:value` or a name (RFC 1997), three numbers (RFC 8092).
     #[serde(default)]
     pub communities: Vec<String>,
 }

@@ -178,6 +178,12 @@ impl PrefixRange {
         Self { prefix, min: prefix.length(), max: prefix.family().width() }
     }
 
+    /// The single addresses in `prefix`.
+    pub fn hosts(prefix: Prefix) -> Self {
+        let longest = prefix.family().width();
+        Self { prefix, min: longest, max: longest }
+    }
+
     /// What covers them all.
     pub fn prefix(self) -> Prefix {
         self.prefix

@@ -1,11 +1,11 @@
 //! Aggregates: routes that begin here for as long as there is one more specific (RFC 4271, section 9.2.2.2).
 
 use super::net::Net;
-use super::originate;
+use super::originate::Told;
 use super::path::{Path, PathKey};
 use super::peers::Peers;
 use crate::types::Prefix;
-use crate::wire::{Attributes, Community, Origin};
+use crate::wire::{Attributes, Origin};
 
 /// The path by which one is originated: a network of the same prefix would have its own.
 pub(super) const KEY: PathKey = PathKey { source: None, path_id: PATH_ID };
@@ -15,7 +15,7 @@ pub(super) const PATH_ID: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) suppress: bool,
-    pub(super) communities: Vec<Community>,
+    pub(super) told: Told,
 }
 
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl<K: Net> Aggregate<K> {
             origin: form.origin,
             atomic_aggregate: form.atomic,
             aggregator: Some((peers.asn, peers.router_id.0)),
-            ..originate::attributes(self.wanted.communities.clone())
+            ..self.wanted.told.attributes()
         }
     }
 }

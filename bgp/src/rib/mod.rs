@@ -66,7 +66,7 @@ use table::Table;
 use crate::api::{Decision, RouteChange};
 use crate::types::{Asn, Family, Prefix, RouterId};
 use crate::wire::frame::MAX_EXTENDED;
-use crate::wire::{self, Announcement, Community, Message, Nlri, Update, frame};
+use crate::wire::{self, Announcement, Message, Nlri, Update, frame};
 
 /// Prefixes of one peer, both families together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,7 +99,7 @@ pub struct Sizes {
 pub struct Rib {
     peers: Peers,
     /// What is originated, so that the next list can be compared.
-    networks: BTreeMap<Prefix, Vec<Community>>,
+    networks: BTreeMap<Prefix, originate::Told>,
     aggregates: BTreeMap<Prefix, Wanted>,
     tables: Tables,
     interner: Interner,

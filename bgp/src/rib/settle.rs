@@ -74,11 +74,11 @@ impl Rib {
         for prefix in before.keys().filter(|prefix| !self.networks.contains_key(prefix)) {
             self.tables.abandon(*prefix, PathKey { source: None, path_id: 0 }, &self.peers);
         }
-        for (prefix, communities) in &self.networks {
-            if before.get(prefix) == Some(communities) {
+        for (prefix, told) in &self.networks {
+            if before.get(prefix) == Some(told) {
                 continue;
             }
-            let path = originate::path(*prefix, 0, originate::attributes(communities.clone()));
+            let path = originate::path(*prefix, 0, told.attributes());
             let path = self.interner.intern(path);
             self.tables.originate(*prefix, path, &self.peers);
         }

@@ -209,7 +209,7 @@ fn a_lost_peer_takes_all_it_said_along_and_says_nothing_more() {
 fn a_bad_network_is_refused_in_words_and_nothing_changes() {
     let mut rib = rib();
     rib.set_networks(&[network("10.1.0.0/26")]).unwrap();
-    let bad = Network { prefix: prefix("10.2.0.0/26"), communities: vec!["64512".into()] };
+    let bad = Network { communities: vec!["64512".into()], ..network("10.2.0.0/26") };
     let error = rib.set_networks(&[bad]).unwrap_err();
     let cause = std::error::Error::source(&error).unwrap();
     assert!(cause.to_string().contains("\"64512\" is not a community"), "{cause}");

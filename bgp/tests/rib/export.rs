@@ -3,7 +3,7 @@
 use manx_bgp::api::Network;
 use manx_bgp::rib::PeerFacts;
 use manx_bgp::types::Family;
-use manx_bgp::wire::{Attributes, Community, Message, UnknownAttr, Update, write};
+use manx_bgp::wire::{Attributes, Community, LargeCommunity, Message, UnknownAttr, Update, write};
 
 use crate::{
     Heard, accept, announce, attributes, facts, heard, network, nlri, originated, prefix, reject, rib, up,
@@ -125,10 +125,29 @@ fn rfc3765_nopeer_routes_are_not_told_to_who_is_a_mere_peer() {
 fn an_originated_route_carries_its_communities_to_external_peers_for_them_to_obey() {
     let mut rib = rib();
     let communities = vec!["no-export".into(), "64512:7".into()];
-    rib.set_networks(&[Network { prefix: prefix(NET), communities }]).unwrap();
+    rib.set_networks(&[Network { communities, ..network(NET) }]).unwrap();
     let external = up(&mut rib, 1, 65001);
     let told = heard(&mut rib, external);
     assert_eq!(told.attributes(NET).communities, [Community(64512 << 16 | 7), Community::NO_EXPORT]);
+}
+
+#[test]
+fn an_originated_route_has_the_preference_and_large_communities_it_is_given() {
+    let mut rib = rib();
+    let (internal, external) = (up(&mut rib, 1, 64512), up(&mut rib, 2, 65001));
+    let communities = vec!["4200000000:1:2".into()];
+    rib.set_networks(&[Network { communities, local_pref: Some(200), ..network(NET) }]).unwrap();
+    for (peer, preference) in [(internal, Some(200)), (external, None)] {
+        let told = heard(&mut rib, peer);
+        assert_eq!(told.attributes(NET).large_communities, [LargeCommunity(4_200_000_000, 1, 2)]);
+        assert_eq!(told.attributes(NET).local_pref, preference);
+    }
+    rib.set_networks(&[Network { local_pref: Some(50), ..network(NET) }]).unwrap();
+    let told = heard(&mut rib, internal);
+    assert_eq!(
+        (told.attributes(NET).local_pref, told.attributes(NET).large_communities.len()),
+        (Some(50), 0)
+    );
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn withdraw(texts: &[&str]) -> Update {
 }
 
 fn network(text: &str) -> Network {
-    Network { prefix: prefix(text), communities: Vec::new() }
+    Network::new(prefix(text))
 }
 
 fn change(text: &str, next_hops: &[&str]) -> RouteChange {

@@ -97,7 +97,7 @@ impl Node {
     }
 
     pub fn originate(&mut self, networks: &BTreeSet<Prefix>) {
-        let network = |prefix: &Prefix| Network { prefix: *prefix, communities: Vec::new() };
+        let network = |prefix: &Prefix| Network::new(*prefix);
         self.rib.set_networks(&networks.iter().map(network).collect::<Vec<_>>()).unwrap();
     }
 

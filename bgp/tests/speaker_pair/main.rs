@@ -84,7 +84,7 @@ fn v6(host: u8) -> IpAddr {
 }
 
 fn network(prefix: &str) -> Network {
-    Network { prefix: prefix.parse().unwrap(), communities: Vec::new() }
+    Network::new(prefix.parse().unwrap())
 }
 
 fn networks(host: u8) -> Vec<Network> {
@@ -306,8 +306,8 @@ async fn a_neighbour_that_does_not_read_delays_nobody_and_is_told_all_when_it_re
     let (handle, _) = speaker::start(Options::default());
     // Each with communities of its own, so that it takes a message of its own: more than sockets hold.
     let networks = (0..PREFIXES as u32).map(|n| Network {
-        prefix: Prefix::host(Ipv4Addr::from(0x0b00_0000 + n).into()),
         communities: (0..40).map(|k| format!("{}:{}", n >> 8, (n & 0xff) << 8 | k)).collect(),
+        ..Network::new(Prefix::host(Ipv4Addr::from(0x0b00_0000 + n).into()))
     });
     let slow = PeerConfig { passive: true, hold_time: 0, ..lab.peer(1, 2) };
     let peers = vec![slow, PeerConfig { hold_time: 3, ..lab.peer(1, 3) }];
