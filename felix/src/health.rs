@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::acl::driver::Status;
 use crate::status::NodeReport;
+use crate::watch::Kind;
 
 /// The agent's task turns once a second; silent for this long, it hangs.
 const PULSE: Duration = Duration::from_secs(30);
@@ -29,9 +30,8 @@ const PULSE: Duration = Duration::from_secs(30);
 /// What a caller may take to send its request's head.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Upper bounds of the buckets of answers to plugins, in seconds: most take well under a millisecond.
-const PLUGIN_SECONDS: [f64; 12] =
-    [0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0, 10.0];
+/// Upper bounds of the buckets of times, in seconds: most answers to plugins take well under a millisecond.
+const SECONDS: [f64; 12] = [0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0, 10.0];
 
 /// The agent's last sign of life.
 #[derive(Clone, Debug)]
@@ -52,6 +52,11 @@ pub struct Metrics {
     pub api_errors: IntCounterVec,
     /// By verb and result.
     pub attachments: IntCounterVec,
+    /// By kind: seconds.
+    pub watch_lag: HistogramVec,
+    /// Seconds.
+    pub graph_seconds: HistogramVec,
+    services: IntGaugeVec,
     /// By verb: seconds of a plugin's run that were the agent's.
     pub plugin_seconds: HistogramVec,
     policy_objects: IntGaugeVec,
@@ -92,15 +97,12 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
         };
-        let plugin_seconds = HistogramVec::new(
-            HistogramOpts::new(
-                "manx_plugin_request_seconds",
-                "What the agent took to answer all a plugin asked in one run.",
-            )
-            .buckets(PLUGIN_SECONDS.to_vec()),
-            &["verb"],
-        )?;
-        registry.register(Box::new(plugin_seconds.clone()))?;
+        let histograms = |name: &str, help: &str, labels: &[&str]| {
+            let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+            let histograms = HistogramVec::new(options, labels)?;
+            registry.register(Box::new(histograms.clone()))?;
+            Ok::<_, prometheus::Error>(histograms)
+        };
         Ok(Self {
             watch_events: counters("manx_watch_events_total", "Changes the API has told.", &["kind"])?,
             api_errors: counters(
@@ -113,7 +115,26 @@ impl Metrics {
                 "What plugins asked, and how it ended.",
                 &["verb", "result"],
             )?,
-            plugin_seconds,
+            watch_lag: histograms(
+                "manx_watch_lag_seconds",
+                "How long a change lay here, told by the API, before the agent took it.",
+                &["kind"],
+            )?,
+            graph_seconds: histograms(
+                "manx_graph_seconds",
+                "What it took to compute what follows from changes, once a turn of the agent.",
+                &[],
+            )?,
+            plugin_seconds: histograms(
+                "manx_plugin_request_seconds",
+                "What the agent took to answer all a plugin asked in one run.",
+                &["verb"],
+            )?,
+            services: gauges(
+                "manx_services",
+                "Services: all there are, and addresses of theirs that this node announces.",
+                &["state"],
+            )?,
             policy_objects: gauges(
                 "manx_policy_objects",
                 "What the packet filter is to hold: endpoints, policies (one a direction), sets, members of sets.",
@@ -160,6 +181,10 @@ impl Metrics {
     fn zeroed(self) -> Self {
         for operation in ["claim", "watch", "write"] {
             self.api_errors.with_label_values(&[operation]);
+        }
+        self.graph_seconds.with_label_values::<&str>(&[]);
+        for kind in Kind::ALL {
+            self.watch_lag.with_label_values(&[&kind.to_string()]);
         }
         for (verb, result) in
             [("add", "attached"), ("add", "refused"), ("add", "undone"), ("del", "released")]
@@ -212,6 +237,9 @@ impl Metrics {
             ("failing", report.routes.failing),
         ] {
             self.routes.with_label_values(&[state]).set(number(count));
+        }
+        for (state, count) in [("known", report.services.known), ("announced", report.services.announced)] {
+            self.services.with_label_values(&[state]).set(number(count));
         }
         self.pods.set(number(report.pods.len()));
         self.blocks.set(number(report.blocks.len()));
@@ -359,10 +387,12 @@ mod tests {
     async fn metrics_say_what_the_report_says() {
         let mut pulse = pulse(true);
         pulse.report.routes.installed = 7;
+        pulse.report.services.announced = 3;
         let (_, body) = get("/metrics", &pulse).await;
         for line in [
             "manx_routes{state=\"installed\"} 7",
             "manx_ready 1",
+            "manx_services{state=\"announced\"} 3",
             "manx_bgp_sessions{state=\"Established\"} 0",
         ] {
             assert!(body.lines().any(|said| said == line), "no {line} in\n{body}");

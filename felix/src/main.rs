@@ -10,7 +10,8 @@ use anyhow::Context;
 use clap::Parser;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use manx_felix::acl::driver::Driver;
-use manx_felix::acl::question;
+use manx_felix::acl::keeper::Keeper;
+use manx_felix::acl::{question, services};
 use manx_felix::agent::Agent;
 use manx_felix::alone::alone;
 use manx_felix::config::Config;
@@ -82,10 +83,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let plugin_seconds = metrics.plugin_seconds.clone();
     let dataplane = Dataplane::start()?;
     let acl = Driver::start(config.connections).context("cannot start the packet filter")?;
+    let services = Keeper::start(services::TABLE).context("cannot guard service addresses")?;
     let speaker = Speaker::start(&config.speaker_socket);
     let state_dir = config.state_dir();
     let (agent, pulse) =
-        Agent::new(&config, client.clone(), (dataplane, acl.clone()), speaker, metrics.clone())
+        Agent::new(&config, client.clone(), (dataplane, acl.clone(), services), speaker, metrics.clone())
             .with_context(|| format!("state directory {}", state_dir.display()))?;
     let watches = watch::start(&client, &config.node_name, &config.namespace);
     let (commands, received) = mpsc::channel(COMMANDS);

@@ -4,6 +4,7 @@
 mod bgp;
 pub mod labels;
 pub mod policy;
+pub mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -80,6 +81,8 @@ pub struct Node {
     pub exhausted: Option<bool>,
     /// All of them, internal and external.
     pub addresses: BTreeSet<IpAddr>,
+    /// What its condition `Ready` says: its kubelet answers, and its pods can be reached.
+    pub ready: bool,
 }
 
 /// Condition of a Node whose pods cannot have addresses, for the scheduler's operators: it taints nothing by itself.
@@ -102,7 +105,15 @@ pub const AS_NUMBER: &str = "manx.io/as-number";
 /// Condition of a Node that reflects routes because the cluster elected it.
 pub const ROUTE_REFLECTOR: &str = "manx.io/RouteReflector";
 
+/// Label of a Node that load balancers shall not use, whatever its value.
+const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
 impl Node {
+    /// Whether it is to be kept out of the ways that lead to Services from outside.
+    pub fn is_excluded(&self) -> bool {
+        self.labels.contains_key(EXCLUDED)
+    }
+
     /// Its address of one family.
     pub fn address(&self, family: Family) -> Option<IpAddr> {
         match family {

@@ -36,6 +36,8 @@ pub struct NodeReport {
     pub routes: RouteReport,
     /// The packet filter.
     pub filter: FilterReport,
+    /// Services, and what is announced of them here.
+    pub services: ServiceReport,
     /// What an operator should know, in words.
     pub problems: Vec<ProblemReport>,
 }
@@ -162,6 +164,16 @@ pub struct FilterReport {
     pub ended: u64,
     /// Whether what nobody wants is removed yet.
     pub swept: bool,
+}
+
+/// Services.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceReport {
+    /// All there are.
+    pub known: usize,
+    /// Addresses of theirs that this node announces one by one.
+    pub announced: usize,
 }
 
 /// Something that is not as it should be.

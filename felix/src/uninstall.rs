@@ -19,6 +19,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::acl::compile::TABLE;
 use crate::acl::nft::{Batch, Nft};
+use crate::acl::services;
 use crate::alone::{NotAlone, alone};
 use crate::attach::files::Files;
 use crate::dataplane::routes;
@@ -123,7 +124,9 @@ impl Uninstall {
             }
             Err(error) => outcome.failed.push(format!("netlink socket: {error}")),
         }
-        outcome.note(format!("nftables table inet {TABLE}"), table());
+        for name in [TABLE, services::TABLE] {
+            outcome.note(format!("nftables table inet {name}"), table(name));
+        }
         for name in STATE {
             let path = self.state_dir.join(name);
             outcome.note(path.display(), remove(&path));
@@ -160,12 +163,12 @@ fn remove(path: &Path) -> io::Result<bool> {
 }
 
 /// What becomes of packets by our rules. A kernel without nftables has none.
-fn table() -> Result<bool, String> {
+fn table(name: &str) -> Result<bool, String> {
     let Ok(mut nft) = Nft::open() else { return Ok(false) };
-    if nft.read_table(TABLE).map_err(|error| error.to_string())?.is_none() {
+    if nft.read_table(name).map_err(|error| error.to_string())?.is_none() {
         return Ok(false);
     }
-    let mut batch = Batch::new(TABLE);
+    let mut batch = Batch::new(name);
     batch.delete_table();
     nft.commit(&batch).map(|()| true).map_err(|error| error.to_string())
 }

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::cidr::{Cidr, Family};
+use crate::cidr::Family;
 use crate::pool::Pool;
 
 /// Names of pools, as `["web-v4","web-v6"]` or `web-v4, web-v6`.
@@ -100,13 +100,17 @@ impl Wishes {
         self.pools.is_empty() && self.ips.is_empty()
     }
 
+    /// Names or ranges of the pools asked for, but those that are for another family by their annotation.
+    pub fn pool_names(&self, family: Family) -> Vec<&str> {
+        let of = self.pools.iter().filter(|(_, of)| of.is_none_or(|of| of == family));
+        of.map(|(name, _)| name.as_str()).collect()
+    }
+
     /// The pools asked for of one family, in order.
     fn pools<'a>(&self, family: Family, usable: &[&'a Pool]) -> Result<Vec<&'a Pool>, ChoiceError> {
         let mut found = Vec::new();
         for (wish, of) in &self.pools {
-            let range: Option<Cidr> = wish.parse().ok();
-            let named = |pool: &&&Pool| pool.name == *wish || Some(pool.cidr) == range;
-            match usable.iter().find(named) {
+            match usable.iter().find(|pool| pool.is_called(wish)) {
                 Some(pool) if pool.family() == family => found.push(*pool),
                 Some(_) => {}
                 None if of.is_none_or(|of| of == family) => {
@@ -150,7 +154,11 @@ fn selecting<'a>(family: Family, usable: &[&'a Pool]) -> Vec<&'a Pool> {
     pools
 }
 
-fn list(annotation: &'static str, text: &str) -> Result<Vec<String>, WishError> {
+/// The texts of an annotation's value, as `["a","b"]` or `a, b`.
+///
+/// # Errors
+/// When it begins as a JSON list and is none.
+pub fn list(annotation: &'static str, text: &str) -> Result<Vec<String>, WishError> {
     let text = text.trim();
     if text.starts_with('[') {
         return serde_json::from_str(text).map_err(|_| WishError::List(annotation, text.to_owned()));

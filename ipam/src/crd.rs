@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 #[x_kube(validation = Rule::new("!has(self.blockSize) || !isCIDR(self.cidr) || \
     (cidr(self.cidr).ip().family() == 4 ? self.blockSize >= 20 && self.blockSize <= 32 : self.blockSize >= 116)")
     .message("blockSize is 20 to 32 in an IPv4 pool, 116 to 128 in an IPv6 pool"))]
-#[x_kube(validation = Rule::new("!isCIDR(self.cidr) || cidr(self.cidr).prefixLength() <= \
+#[x_kube(validation = Rule::new("'Services' in self.allowedUses || !isCIDR(self.cidr) || cidr(self.cidr).prefixLength() <= \
     (has(self.blockSize) ? self.blockSize : cidr(self.cidr).ip().family() == 4 ? 26 : 122)")
     .message("a block does not fit into the pool: blockSize must not be less than the length of cidr"))]
 #[serde(rename_all = "camelCase")]
@@ -47,7 +47,7 @@ pub struct IPPoolSpec {
     #[schemars(length(max = 43))]
     pub cidr: String,
     /// Length of the blocks nodes own: 20–32 in an IPv4 pool (26 unless set), 116–128 in an IPv6 pool
-    /// (122 unless set), and not shorter than the pool's own. Cannot be changed.
+    /// (122 unless set), and not shorter than the pool's own. Cannot be changed. Without meaning in a pool for Services.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 20, max = 128))]
     pub block_size: Option<u8>,
@@ -58,10 +58,16 @@ pub struct IPPoolSpec {
     /// is selected here have them of this pool alone, unless an annotation names others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<LabelSelector>,
+    /// Services that have their addresses of this pool, by their labels; all unless set. Those that it or
+    /// `namespaceSelector` selects have them of such pools alone, unless an annotation names others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_selector: Option<LabelSelector>,
     /// What its addresses are for: `Pods` unless set. From a pool without `Pods` no pod gets a new address;
-    /// `Services` keeps a range for Services of type LoadBalancer.
+    /// `Services` keeps a range for Services of type LoadBalancer; a pool is for one of the two.
     #[serde(default = "for_pods")]
     #[schemars(length(min = 1, max = 2), extend("x-kubernetes-list-type" = "set"))]
+    #[x_kube(validation = Rule::new("self.size() == 1")
+        .message("Pods and Services cannot have addresses of one pool: make two pools"))]
     pub allowed_uses: Vec<AllowedUse>,
     /// Whether its blocks are announced by BGP. Without that, nodes know no way to each other's pods of this pool but
     /// one that is made by hand.
@@ -85,6 +91,7 @@ impl IPPoolSpec {
             block_size: None,
             node_selector: None,
             namespace_selector: None,
+            service_selector: None,
             allowed_uses: for_pods(),
             bgp_export: true,
             cooldown_seconds: 0,
@@ -117,7 +124,7 @@ pub struct IPPoolStatus {
     /// Addresses in the range; at most 2^53, the largest number JSON keeps exactly.
     #[serde(default)]
     pub size: i64,
-    /// Addresses held by pods.
+    /// Addresses held by pods, or by Services.
     #[serde(default)]
     pub used: i64,
     /// Addresses nobody holds, those in blocks too; without what an IPReservation keeps back.

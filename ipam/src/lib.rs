@@ -19,6 +19,7 @@ pub mod claim;
 pub mod crd;
 pub mod owner;
 pub mod pool;
+pub mod service;
 pub mod store;
 
 pub use allocator::Allocator;

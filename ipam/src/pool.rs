@@ -22,8 +22,12 @@ pub struct Pool {
     pub node_selector: Option<LabelSelector>,
     /// Namespaces whose pods have their addresses of it; all unless set.
     pub namespace_selector: Option<LabelSelector>,
+    /// Services that have their addresses of it; all unless set.
+    pub service_selector: Option<LabelSelector>,
     /// Pods may have its addresses.
     pub for_pods: bool,
+    /// Services of type LoadBalancer may have its addresses; then no pod does.
+    pub for_services: bool,
     /// Its blocks are announced.
     pub bgp_export: bool,
     /// How long an address rests when a pod has left it: at most an hour.
@@ -61,6 +65,11 @@ pub enum PoolError {
         /// The pool's range.
         cidr: Cidr,
     },
+    /// It cannot be for both.
+    #[error(
+        "spec.allowedUses: Pods and Services cannot have addresses of one pool, for nodes own blocks of it: make two pools"
+    )]
+    TwoUses,
     /// Another pool has some of its addresses.
     #[error(
         "spec.cidr: {cidr} overlaps {other_cidr} of the older IPPool \"{other}\": two pools cannot share addresses"
@@ -81,6 +90,7 @@ impl PoolError {
         match self {
             Self::Cidr(_) | Self::NotRoutable(..) => "InvalidCIDR",
             Self::BlockLength { .. } | Self::BlockShorterThanPool { .. } => "InvalidBlockSize",
+            Self::TwoUses => "TwoUses",
             Self::Overlap { .. } => "Overlap",
         }
     }
@@ -101,6 +111,10 @@ impl TryFrom<&IPPool> for Pool {
     type Error = PoolError;
 
     fn try_from(object: &IPPool) -> Result<Self, PoolError> {
+        let uses = &object.spec.allowed_uses;
+        if uses.contains(&AllowedUse::Services) && uses.contains(&AllowedUse::Pods) {
+            return Err(PoolError::TwoUses);
+        }
         let cidr: Cidr = object.spec.cidr.parse()?;
         for (range, what) in NOT_ROUTABLE {
             let range: Cidr = range.parse()?;
@@ -110,7 +124,10 @@ impl TryFrom<&IPPool> for Pool {
         }
         let family = cidr.family();
         let lengths = BlockCidr::lengths(family);
+        let for_services = uses.contains(&AllowedUse::Services);
         let block = object.spec.block_size.unwrap_or(family.width() - 6);
+        // Nobody owns blocks of a pool for Services.
+        let block = if for_services { block.max(cidr.length()) } else { block };
         if !lengths.contains(&block) {
             return Err(PoolError::BlockLength {
                 given: block,
@@ -128,7 +145,9 @@ impl TryFrom<&IPPool> for Pool {
             block_length: block,
             node_selector: object.spec.node_selector.clone(),
             namespace_selector: object.spec.namespace_selector.clone(),
+            service_selector: object.spec.service_selector.clone(),
             for_pods: object.spec.allowed_uses.contains(&AllowedUse::Pods),
+            for_services,
             bgp_export: object.spec.bgp_export,
             cooldown: Duration::from_secs(object.spec.cooldown_seconds.into()),
             disabled: object.spec.disabled,
@@ -175,7 +194,9 @@ impl Pool {
             block_length,
             node_selector: None,
             namespace_selector: None,
+            service_selector: None,
             for_pods: true,
+            for_services: false,
             bgp_export: true,
             cooldown: Duration::ZERO,
             disabled: false,
@@ -185,6 +206,11 @@ impl Pool {
     /// Whether pods may have new addresses of it.
     pub fn hands_out(&self) -> bool {
         self.for_pods && !self.disabled
+    }
+
+    /// Whether a text is its name or its range.
+    pub fn is_called(&self, text: &str) -> bool {
+        self.name == text || text.parse() == Ok(self.cidr)
     }
 
     /// How narrowly it is meant: of pools a pod may have addresses of, the more specific come first. A namespace says

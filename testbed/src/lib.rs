@@ -13,6 +13,7 @@
 
 pub mod apiserver;
 pub mod bgpd;
+pub mod crowd;
 pub mod daemon;
 pub mod demo;
 pub mod echo;

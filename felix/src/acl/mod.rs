@@ -10,10 +10,12 @@ pub mod conntrack;
 pub mod denied;
 pub mod driver;
 pub mod evaluate;
+pub mod keeper;
 mod merge;
 pub mod nft;
 pub mod question;
 pub mod ruleset;
+pub mod services;
 mod state;
 
 pub use ruleset::{Delta, Ruleset};

@@ -12,9 +12,10 @@ use manx_ipam::pool::check_overlaps;
 use manx_ipam::{BlockCidr, Cidr, Pool};
 
 use crate::graph::policy::{NodeAddresses, PolicyInput};
-use crate::graph::{Input, Known, Selector};
-use crate::model::labels::Interner;
+use crate::graph::{Input, Known, PoolRanges, Selector};
+use crate::model::labels::{Interner, Labels};
 use crate::model::policy::{Policy, PolicyName};
+use crate::model::service::{Service, Slice};
 use crate::model::{Bad, BgpConfig, Block, Filter, Namespace, Node, Object, Peer, Pod, Request, Reservation};
 use crate::watch::bgp::DEFAULT_CONFIGURATION;
 use crate::watch::{Change, Keys, Kind, Update};
@@ -64,6 +65,11 @@ pub struct Cluster {
     pub filters: BTreeMap<String, Object<Filter>>,
     /// Those that sessions name, as far as they have been read.
     secrets: BTreeMap<String, Known>,
+    /// By `namespace/name`, each with the last marks that could be read.
+    pub services: BTreeMap<Arc<str>, Arc<Service>>,
+    /// What is wrong with the marks of some.
+    pub unmarked: BTreeMap<Arc<str>, Bad>,
+    slices: HashSet<Arc<str>>,
 }
 
 /// A pool and its selectors, parsed.
@@ -72,6 +78,7 @@ struct GoodPool {
     pool: Pool,
     nodes: Selector,
     namespaces: Selector,
+    services: Selector,
 }
 
 /// What an update means to the agent.
@@ -126,6 +133,8 @@ impl Cluster {
             Update::Peer(change) => self.peers(change, &mut told),
             Update::Filter(change) => self.filters(change, &mut told),
             Update::Secret(name, keys) => self.secret(name, keys, &mut told),
+            Update::Service(change) => self.services(change, &mut told),
+            Update::Slice(change) => self.slices(change, &mut told),
             Update::Refused(kind, reason) => self.refused(kind, reason),
             Update::Api(answer) => self.api(answer),
         }
@@ -165,6 +174,43 @@ impl Cluster {
         hidden.filter_map(|good| Prefix::try_from(ipnetwork::IpNetwork::from(good.pool.cidr)).ok()).collect()
     }
 
+    /// Pools for Services, disabled ones included.
+    pub fn service_pools(&self) -> impl Iterator<Item = &Pool> {
+        self.good_pools.values().map(|good| &good.pool).filter(|pool| pool.for_services)
+    }
+
+    /// Names of the pools a Service of a namespace, with these labels, has addresses of if it names none: those that
+    /// select Services or namespaces, and it, or else those that select all.
+    pub fn pools_for_service(&self, namespace: &str, labels: &Labels) -> Vec<String> {
+        let none = BTreeMap::new();
+        let of = self.namespaces.get(namespace).map_or(&none, |namespace| &namespace.labels);
+        let pools = self.good_pools.values().filter(|good| good.pool.for_services && !good.pool.disabled);
+        let pools: Vec<_> =
+            pools.filter(|good| good.namespaces.matches(of) && good.services.matches(labels)).collect();
+        let is_own = |good: &GoodPool| !(good.namespaces.is_everything() && good.services.is_everything());
+        let own = pools.iter().any(|good| is_own(good));
+        let chosen = pools.into_iter().filter(|good| is_own(good) == own);
+        chosen.map(|good| good.pool.name.clone()).collect()
+    }
+
+    /// Whether Services that name no class are ours.
+    pub fn takes_classless(&self) -> bool {
+        self.good_configuration.as_ref().is_some_and(|configuration| configuration.services.classless)
+    }
+
+    /// Which ranges are for pods and which for Services.
+    fn pool_ranges(&self) -> PoolRanges {
+        let of = |wanted: fn(&Pool) -> bool| {
+            let pools = self.good_pools.values().map(|good| &good.pool).filter(|pool| wanted(pool));
+            pools.filter_map(|pool| Prefix::try_from(ipnetwork::IpNetwork::from(pool.cidr)).ok()).collect()
+        };
+        PoolRanges {
+            pods: of(|pool| !pool.for_services),
+            services: of(|pool| pool.for_services),
+            announced: of(|pool| pool.for_services && pool.bgp_export),
+        }
+    }
+
     /// Ranges that are kept back.
     pub fn reserved(&self) -> Vec<Cidr> {
         self.good_reservations.values().flat_map(|reservation| reservation.0.iter().copied()).collect()
@@ -200,6 +246,15 @@ impl Cluster {
         match change {
             Change::Apply(object) => [(object.name.clone(), Some(object))].into(),
             Change::Delete(name) => [(name, None)].into(),
+            Change::Part(objects) => {
+                objects.into_iter().map(|object| (object.name.clone(), Some(object))).collect()
+            }
+            Change::Told(names) => {
+                self.synced.insert(kind);
+                told.push(Told::Read(kind));
+                let gone = known(self).filter(|name| !names.contains(name.as_str()));
+                gone.map(|name| (name.clone(), None)).collect()
+            }
             Change::Replace(objects) => {
                 self.synced.insert(kind);
                 told.push(Told::Read(kind));
@@ -238,6 +293,14 @@ impl Cluster {
         let objects: Vec<(Arc<str>, Option<Pod>)> = match change {
             Change::Apply(object) => vec![(object.name.into(), object.spec.ok())],
             Change::Delete(name) => vec![(name.into(), None)],
+            Change::Part(objects) => named(objects),
+            Change::Told(names) => {
+                self.synced.insert(Kind::Pod);
+                told.push(Told::Read(Kind::Pod));
+                self.pods.retain(|name, _| names.contains(name.as_str()));
+                let gone = self.policed.iter().filter(|name| !names.contains(&***name));
+                gone.map(|name| (Arc::clone(name), None)).collect()
+            }
             Change::Replace(objects) => {
                 self.synced.insert(Kind::Pod);
                 told.push(Told::Read(Kind::Pod));
@@ -245,8 +308,7 @@ impl Cluster {
                 self.pods.retain(|name, _| listed.contains(name.as_str()));
                 let gone = self.policed.iter().filter(|name| !listed.contains(&***name));
                 let gone: Vec<_> = gone.map(|name| (Arc::clone(name), None)).collect();
-                let there = objects.into_iter().map(|object| (object.name.into(), object.spec.ok()));
-                gone.into_iter().chain(there).collect()
+                gone.into_iter().chain(named(objects)).collect()
             }
         };
         for (name, pod) in objects {
@@ -283,11 +345,11 @@ impl Cluster {
             _ => PolicyName::Cluster(name.into()),
         };
         let known: Vec<String> = match change {
-            Change::Replace(_) => {
+            Change::Replace(_) | Change::Told(_) => {
                 let of_kind = self.policies.keys().filter(|name| of(name.name()) == **name);
                 of_kind.map(|name| name.name().to_string()).collect()
             }
-            Change::Apply(_) | Change::Delete(_) => Vec::new(),
+            Change::Part(_) | Change::Apply(_) | Change::Delete(_) => Vec::new(),
         };
         for (name, object) in self.changes(kind, change, |_| known.iter(), told) {
             let name = of(&name);
@@ -349,7 +411,7 @@ impl Cluster {
             }
         }
         self.verdicts = verdicts;
-        told.push(Told::Pools);
+        told.extend([Told::Pools, Told::Input(Input::Pools(self.pool_ranges()))]);
     }
 
     fn blocks(&mut self, change: Change<Block>, told: &mut Vec<Told>) {
@@ -453,6 +515,84 @@ impl Cluster {
         }
     }
 
+    fn services(&mut self, change: Change<Service>, told: &mut Vec<Told>) {
+        let objects: Vec<(Arc<str>, Option<Service>)> = match change {
+            Change::Apply(object) => vec![(object.name.into(), object.spec.ok())],
+            Change::Delete(name) => vec![(name.into(), None)],
+            Change::Part(objects) => named(objects),
+            Change::Told(names) => {
+                self.synced.insert(Kind::Service);
+                told.push(Told::Read(Kind::Service));
+                let gone = self.services.keys().filter(|name| !names.contains(&***name)).cloned();
+                gone.map(|name| (name, None)).collect()
+            }
+            Change::Replace(objects) => {
+                self.synced.insert(Kind::Service);
+                told.push(Told::Read(Kind::Service));
+                let there: BTreeMap<Arc<str>, Option<Service>> =
+                    objects.into_iter().map(|object| (object.name.into(), object.spec.ok())).collect();
+                let gone = self.services.keys().filter(|name| !there.contains_key(*name)).cloned();
+                let gone: Vec<_> = gone.map(|name| (name, None)).collect();
+                gone.into_iter().chain(there).collect()
+            }
+        };
+        for (name, service) in objects {
+            let before = self.services.get(&name);
+            let service = service.map(|mut service| {
+                match &service.marks {
+                    Ok(_) => _ = self.unmarked.remove(&name),
+                    Err(bad) => {
+                        complain("Service", &name, bad, self.unmarked.get(&name));
+                        self.unmarked.insert(Arc::clone(&name), bad.clone());
+                        if let Some(before) = before {
+                            service.marks = before.marks.clone();
+                        }
+                    }
+                }
+                Arc::new(service)
+            });
+            match &service {
+                Some(service) => _ = self.services.insert(Arc::clone(&name), Arc::clone(service)),
+                None => {
+                    self.services.remove(&name);
+                    self.unmarked.remove(&name);
+                }
+            }
+            told.push(Told::Input(Input::Service(name, service)));
+        }
+    }
+
+    fn slices(&mut self, change: Change<Slice>, told: &mut Vec<Told>) {
+        let objects: Vec<(Arc<str>, Option<Slice>)> = match change {
+            Change::Apply(object) => vec![(object.name.into(), object.spec.ok())],
+            Change::Delete(name) => vec![(name.into(), None)],
+            Change::Part(objects) => named(objects),
+            Change::Told(names) => {
+                self.synced.insert(Kind::EndpointSlice);
+                told.push(Told::Read(Kind::EndpointSlice));
+                let gone = self.slices.iter().filter(|name| !names.contains(&***name));
+                gone.map(|name| (Arc::clone(name), None)).collect()
+            }
+            Change::Replace(objects) => {
+                self.synced.insert(Kind::EndpointSlice);
+                told.push(Told::Read(Kind::EndpointSlice));
+                let listed: HashSet<&str> = objects.iter().map(|object| object.name.as_str()).collect();
+                let gone = self.slices.iter().filter(|name| !listed.contains(&***name));
+                let gone: Vec<_> = gone.map(|name| (Arc::clone(name), None)).collect();
+                gone.into_iter().chain(named(objects)).collect()
+            }
+        };
+        for (name, slice) in objects {
+            let known = match &slice {
+                Some(_) => self.slices.insert(Arc::clone(&name)),
+                None => self.slices.remove(&name),
+            };
+            if known || slice.is_some() {
+                told.push(Told::Input(Input::Slice(name, slice)));
+            }
+        }
+    }
+
     /// What a Secret said last stays in force while it cannot be read.
     fn secret(&mut self, name: String, keys: Result<Keys, String>, told: &mut Vec<Told>) {
         let known = self.secrets.entry(name.clone()).or_default();
@@ -502,7 +642,9 @@ fn selected(pool: Pool) -> Result<GoodPool, Bad> {
     let namespaces = Selector::try_from(pool.namespace_selector.clone()).map_err(|error| {
         Bad::new("InvalidNamespaceSelector", format_args!("spec.namespaceSelector: {error}"))
     })?;
-    Ok(GoodPool { pool, nodes, namespaces })
+    let services = Selector::try_from(pool.service_selector.clone())
+        .map_err(|error| Bad::new("InvalidServiceSelector", format_args!("spec.serviceSelector: {error}")))?;
+    Ok(GoodPool { pool, nodes, namespaces, services })
 }
 
 /// Puts what is there in, takes what is gone or cannot be used out.
@@ -513,6 +655,11 @@ fn keep<T>(known: &mut BTreeMap<String, T>, changes: BTreeMap<String, Option<Obj
             Some(Err(_)) | None => _ = known.remove(&name),
         }
     }
+}
+
+/// Objects by their names, as far as they can be used.
+fn named<T>(objects: Vec<Object<T>>) -> Vec<(Arc<str>, Option<T>)> {
+    objects.into_iter().map(|object| (object.name.into(), object.spec.ok())).collect()
 }
 
 /// Says once what is wrong with an object.
@@ -608,5 +755,10 @@ mod tests {
         assert!(cluster.update(listed("node1")).contains(&Told::Owned(cidr.object_name())));
         assert!(cluster.update(listed("node2")).contains(&Told::Lost(cidr)), "it has another owner");
         assert!(!cluster.update(Update::Block(Change::Replace(Vec::new()))).contains(&Told::Lost(cidr)));
+        let Update::Block(Change::Replace(objects)) = listed("node1") else { unreachable!() };
+        assert!(
+            cluster.update(Update::Block(Change::Part(objects))).contains(&Told::Owned(cidr.object_name()))
+        );
+        assert!(cluster.update(Update::Block(Change::Told(HashSet::new()))).contains(&Told::Lost(cidr)));
     }
 }

@@ -15,11 +15,12 @@ use manx_ipam::claim::{Claim, Taken};
 use manx_ipam::{Allocator, BlockCidr, OwnerKey, Pool};
 use tokio::sync::oneshot;
 
+use super::balancing::{self, Balancing, Grant};
 use super::blocks::{Blocks, Want};
 use super::cluster::{Cluster, Told};
 use super::degraded::Degraded;
 use super::draining::Draining;
-use super::election::Bid;
+use super::election::{Bid, Duty};
 use super::enforced::Enforcement;
 use super::exhaustion::Exhaustion;
 use super::found::{Found, PodLink};
@@ -34,7 +35,7 @@ use crate::attach::files::Files;
 use crate::attach::{Attempt, Refusal};
 use crate::dataplane::{self, FibDelta};
 use crate::graph::policy::PolicyInput;
-use crate::graph::{Graph, Input};
+use crate::graph::{Graph, Guard, Input};
 use crate::health::Metrics;
 use crate::model::Wanted;
 use crate::speaker;
@@ -43,9 +44,18 @@ use crate::watch::{Kind, Update};
 /// Octets of an Ethernet payload: a pod's MTU where the node's cannot be read.
 const DEFAULT_MTU: u32 = 1500;
 
-/// What must have been read before the speaker is given orders: with less, sessions that are up would be ended.
-const SPEAKING: [Kind; 6] =
-    [Kind::Node, Kind::BGPConfiguration, Kind::BGPPeer, Kind::BGPFilter, Kind::IPPool, Kind::IPAMBlock];
+/// What must have been read before the speaker is given orders: with less, sessions that are up would be ended, and
+/// services withdrawn.
+const SPEAKING: [Kind; 8] = [
+    Kind::Node,
+    Kind::BGPConfiguration,
+    Kind::BGPPeer,
+    Kind::BGPFilter,
+    Kind::IPPool,
+    Kind::IPAMBlock,
+    Kind::Service,
+    Kind::EndpointSlice,
+];
 
 /// What must have been read before policies are put in force: with less, something would be open that shall not be.
 const POLICING: [Kind; 5] =
@@ -76,6 +86,8 @@ pub enum Effect {
     },
     /// From now on remove routes of ours that nobody wants.
     Sweep,
+    /// Hold up packets to addresses no Service has.
+    Guard(Guard),
     /// The same of what is in our table of the packet filter.
     SweepAcl,
     /// Make a block of one of these pools ours. Answered by [`Core::claimed`].
@@ -96,8 +108,17 @@ pub enum Effect {
         /// Of the object.
         uid: String,
     },
-    /// See to the Lease. Answered by [`Core::bid_answered`].
-    Bid(Bid),
+    /// See to a Lease. Answered by [`Core::bid_answered`].
+    Bid(Duty, Bid),
+    /// Read all Services, as they are now. Answered by [`Core::listed_services`].
+    ListServices,
+    /// Write addresses into Services' statuses. Answered by [`Core::given`].
+    Give {
+        /// Which.
+        grants: Vec<Grant>,
+        /// Not after this.
+        until: Instant,
+    },
     /// Free blocks of a node that is gone, if it is. Answered by [`Core::collected`].
     Collect {
         /// The node.
@@ -202,6 +223,7 @@ pub struct Core {
     pub(super) waiting: Vec<Waiting>,
     pub(super) exhaustion: Exhaustion,
     pub(super) vanished: Vanished,
+    pub(super) balancing: Balancing,
     pub(super) next_collection: Option<Instant>,
     pub(super) heard: Heard,
     pub(super) mirror: Mirror,
@@ -241,6 +263,8 @@ pub struct Core {
     pub(super) degraded: Degraded,
     /// Orders the speaker may not have yet.
     unsent: Option<Config>,
+    /// What the kernel has not been told to hold up.
+    unguarded: Option<Guard>,
     /// Whether a speaker that starts now is not this boot's first: what an earlier one taught the kernel is still
     /// there.
     respoken: bool,
@@ -277,6 +301,7 @@ impl Core {
     pub fn start(start: Start, now: Instant) -> io::Result<Self> {
         let Start { me, files, socket, known, host, mtu, metrics, collection } = start;
         let vanished = Vanished::new(&me, collection);
+        let balancing = Balancing::new(&me);
         let mut core = Self {
             started: now,
             cluster: Cluster::new(&me),
@@ -290,6 +315,7 @@ impl Core {
             waiting: Vec::new(),
             exhaustion: Exhaustion::default(),
             vanished,
+            balancing,
             next_collection: None,
             heard: Heard::default(),
             mirror: Mirror::default(),
@@ -316,6 +342,7 @@ impl Core {
             draining: Draining::default(),
             degraded: Degraded::default(),
             unsent: None,
+            unguarded: Some(Guard::default()),
             respoken: false,
             swept: false,
             programmed: false,
@@ -333,6 +360,9 @@ impl Core {
         let (mut read, mut addresses, mut me) = (None, false, false);
         if matches!(update, Update::Api(Ok(()))) {
             self.mirror.doubt_node();
+        }
+        if balancing::matters(&update) {
+            self.balancing.doubt();
         }
         for told in self.cluster.update(update) {
             addresses |= !matches!(told, Told::Input(_) | Told::Policy(_) | Told::Me);
@@ -487,6 +517,7 @@ impl Core {
         self.mesh_due = true;
         self.find_address();
         self.see_trouble(now);
+        self.balance(now);
         self.write(now);
     }
 
@@ -504,7 +535,12 @@ impl Core {
             }
             self.unsent = speaking.orders;
         }
-        let all_read = self.cluster.has_read(&SPEAKING) && secrets_read && self.meshed();
+        self.unguarded = delta.guard.or_else(|| self.unguarded.take());
+        let speaking = self.cluster.has_read(&SPEAKING);
+        if let Some(guard) = self.unguarded.take_if(|_| speaking) {
+            self.effects.push(Effect::Guard(guard));
+        }
+        let all_read = speaking && secrets_read && self.meshed();
         let orders = if all_read { self.unsent.take() } else { None };
         let orders = orders.map(|orders| Config {
             restarting: self.respoken,

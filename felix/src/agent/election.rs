@@ -19,6 +19,25 @@ const BELIEVED: Duration = Duration::from_secs(20);
 /// Between two looks at another's lease, and two renewals of one's own.
 const PAUSE: Duration = Duration::from_secs(8);
 
+/// What one node alone shall do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// To free the blocks of nodes that are gone.
+    Collection,
+    /// To give Services addresses.
+    Services,
+}
+
+impl Duty {
+    /// The name of its Lease.
+    pub fn lease(self) -> &'static str {
+        match self {
+            Self::Collection => "manx-ipam-collection",
+            Self::Services => "manx-service-addresses",
+        }
+    }
+}
+
 /// A Lease as the API shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -63,7 +82,12 @@ impl Election {
 
     /// Whether this candidate leads.
     pub fn leads(&self, now: Instant) -> bool {
-        self.leads_until.is_some_and(|until| now < until)
+        self.leads_until(now).is_some()
+    }
+
+    /// How long this candidate may believe that it leads, if it does.
+    pub fn leads_until(&self, now: Instant) -> Option<Instant> {
+        self.leads_until.filter(|until| now < *until)
     }
 
     /// What to ask of the API now; answered by [`Election::answered`].

@@ -10,27 +10,30 @@ use kube::{Client, ResourceExt};
 use manx_ipam::store::{Store, StoreError};
 use tokio::time::timeout;
 
-use super::election::{Bid, LASTS, Record};
+use super::election::{Bid, Duty, LASTS, Record};
 use super::vanished::{Collected, Condemned};
 use crate::watch::convert::words;
-
-/// The Lease whose holder frees the blocks of nodes that are gone.
-const NAME: &str = "manx-ipam-collection";
 
 /// How long one request may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Makes a bid. An error: it is not known how the lease is, or another was faster.
-pub(super) async fn bid(client: Client, namespace: &str, me: &str, bid: &Bid) -> Result<Option<Record>, ()> {
+pub(super) async fn bid(
+    client: Client,
+    namespace: &str,
+    me: &str,
+    (duty, bid): (Duty, &Bid),
+) -> Result<Option<Record>, ()> {
+    let name = duty.lease();
     let api: Api<Lease> = Api::namespaced(client, namespace);
     let request = async {
         match bid {
-            Bid::Read => api.get_opt(NAME).await,
+            Bid::Read => api.get_opt(name).await,
             Bid::Take { version, transitions } => {
-                let lease = lease(me, version.as_deref(), *transitions);
+                let lease = lease(name, me, version.as_deref(), *transitions);
                 let parameters = PostParams::default();
                 match version {
-                    Some(_) => api.replace(NAME, &parameters, &lease).await.map(Some),
+                    Some(_) => api.replace(name, &parameters, &lease).await.map(Some),
                     None => api.create(&parameters, &lease).await.map(Some),
                 }
             }
@@ -40,14 +43,14 @@ pub(super) async fn bid(client: Client, namespace: &str, me: &str, bid: &Bid) ->
         Ok(Ok(lease)) => Ok(lease.map(record)),
         Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(()),
         Ok(Err(error)) => {
-            tracing::warn!("Lease {namespace}/{NAME}: {}", words(&error));
+            tracing::warn!("Lease {namespace}/{name}: {}", words(&error));
             Err(())
         }
         Err(_) => Err(()),
     }
 }
 
-fn lease(me: &str, version: Option<&str>, transitions: i32) -> Lease {
+fn lease(name: &str, me: &str, version: Option<&str>, transitions: i32) -> Lease {
     let now = MicroTime(jiff::Timestamp::now());
     let spec = LeaseSpec {
         holder_identity: Some(me.to_owned()),
@@ -58,7 +61,7 @@ fn lease(me: &str, version: Option<&str>, transitions: i32) -> Lease {
         ..LeaseSpec::default()
     };
     let metadata = ObjectMeta {
-        name: Some(NAME.to_owned()),
+        name: Some(name.to_owned()),
         resource_version: version.map(str::to_owned),
         ..ObjectMeta::default()
     };

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use manx_ipam::crd::{IPAMBlockStatus, IPPoolStatus};
 use manx_ipam::{BlockCidr, Pool};
 
+use super::balancing::ServiceEvent;
 use super::core::{Core, Effect};
 use super::degraded::Concerned;
 use super::enforced::Shown;
@@ -188,6 +189,8 @@ pub enum Write {
         /// What is done instead.
         note: String,
     },
+    /// An Event about a Service.
+    ServiceEvent(ServiceEvent),
     /// What this node says of itself.
     Node {
         /// Of the node.
@@ -275,6 +278,7 @@ impl Core {
         for write in done {
             match write {
                 Write::Node { status, .. } => self.mirror.node.wrote(*status, now),
+                Write::ServiceEvent(event) => self.balancing.said(&event),
                 Write::Event { regarding, .. } => self.exhaustion.said(&regarding),
                 Write::Trouble { object, .. } => self.degraded.told(&object, now),
                 Write::Degraded { object, .. } => self.degraded.wrote(&object, now),
@@ -322,6 +326,7 @@ impl Core {
         let known = self.graph.bgp().is_some() && self.meshed();
         let said = self.graph.node(&self.me).filter(|node| known && node.reflecting != reflects);
         writes.extend(said.map(|_| Write::Reflecting { node: self.me.clone(), reflects }));
+        writes.extend(self.service_events(Instant::now()));
         if self.cluster.leads() {
             writes.extend(self.pool_statuses());
             writes.extend(judge(&self.cluster.reservations).map(|(name, object, verdict)| {
@@ -413,6 +418,7 @@ impl Core {
             *blocks += 1;
             *used += block.used;
         }
+        let services = self.service_addresses();
         self.cluster.pools.iter().filter_map(move |(name, object)| {
             let verdict = self.cluster.verdicts.get(name)?;
             let pool = verdict.as_ref().ok();
@@ -420,6 +426,10 @@ impl Core {
             let size = number(pool.map_or(0, Pool::size));
             let kept_back = number(pool.map_or(0, |pool| self.cluster.reserved_of(pool.cidr)));
             let (blocks, used) = use_of.get(name.as_str()).copied().unwrap_or_default();
+            let of_services = pool
+                .filter(|pool| pool.for_services)
+                .map_or(0, |pool| services.range(pool.cidr.address()..=pool.cidr.last()).count() as i64);
+            let used = used + of_services;
             let status = IPPoolStatus {
                 size,
                 used,
@@ -455,9 +465,7 @@ fn pool_verdict(verdict: &Result<Pool, Bad>, generation: i64) -> Verdict {
         Ok(pool) if pool.disabled => {
             (false, "Disabled", "spec.disabled is set: no new addresses are handed out".to_owned())
         }
-        Ok(pool) if !pool.for_pods => {
-            (true, "NotForPods", "spec.allowedUses has no Pods: no pod gets a new address of it".to_owned())
-        }
+        Ok(pool) if pool.for_services => (true, "ForServices", String::new()),
         Ok(_) => (true, "Usable", String::new()),
         Err(bad) => (false, bad.reason, bad.message.clone()),
     };

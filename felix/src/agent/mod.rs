@@ -12,6 +12,7 @@
 //! read again.
 
 mod answers;
+mod balancing;
 mod blocks;
 mod carve;
 mod choice;
@@ -23,6 +24,7 @@ mod election;
 mod enforced;
 mod exhaustion;
 mod found;
+mod give;
 mod heartbeat;
 mod known;
 pub mod lease;
@@ -60,20 +62,24 @@ use tokio::sync::{mpsc, oneshot, watch as cell};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::core::{Answer, Core, Effect, Host, Retired, Start};
+use crate::acl;
 use crate::acl::driver::{Driver, UpdateError};
+use crate::acl::keeper::Keeper;
 use crate::attach::files::Files;
 use crate::attach::{Attempt, Command, Refusal};
 use crate::dataplane::own_address::find as own_address_of;
 use crate::dataplane::retire::{LinkError, Removal};
 use crate::dataplane::{ApplyErrors, Dataplane, links};
 use crate::health::{Metrics, Pulse};
-use crate::model::Wanted;
+use crate::model::service::Service;
+use crate::model::{Object, Wanted};
 use crate::speaker::{self, Speaker};
 use crate::status::NodeReport;
-use crate::watch::{Update, Watches};
+use crate::watch::{Said, Update, Watches};
+use balancing::Granted;
 use blocks::Want;
 use choice::Learned;
-use election::{Bid, Record};
+use election::{Bid, Duty, Record};
 use enforced::Survey;
 use found::PodLink;
 use mirror::Write;
@@ -96,6 +102,7 @@ pub struct Agent {
     core: Core,
     dataplane: Dataplane,
     acl: Driver,
+    services: Keeper,
     speaker: Speaker,
     client: Client,
     store: KubeStore,
@@ -136,7 +143,9 @@ enum Done {
     Returned(BlockCidr, Result<(), StoreError>),
     Granted(BlockCidr, Result<(), StoreError>),
     LookedUp(Attempt, Learned),
-    Bid(Bid, Result<Option<Record>, ()>),
+    Bid(Duty, Bid, Result<Option<Record>, ()>),
+    ListedServices(Option<Vec<Object<Service>>>),
+    Given(Vec<(Arc<str>, Granted)>),
     Collected(String, Collected),
     Written(Vec<Write>, Option<String>),
     Surveyed(Option<Survey>),
@@ -153,7 +162,7 @@ impl Agent {
     pub fn new(
         config: &crate::config::Config,
         client: Client,
-        (dataplane, acl): (Dataplane, Driver),
+        (dataplane, acl, services): (Dataplane, Driver, Keeper),
         speaker: Speaker,
         metrics: Metrics,
     ) -> io::Result<(Self, cell::Receiver<Pulse>)> {
@@ -181,6 +190,7 @@ impl Agent {
             core,
             dataplane,
             acl,
+            services,
             speaker,
             client,
             store,
@@ -223,7 +233,7 @@ impl Agent {
                     Some(command) => self.core.command(command, Instant::now()),
                     None => return,
                 },
-                Some(update) = updates.recv() => self.update(update),
+                Some(said) = updates.recv() => self.update(said),
                 Some(event) = self.speaker.events.recv() => self.core.hear(event),
                 Some(mut denial) = unnamed.recv() => {
                     self.core.graph.policy.name(&mut denial);
@@ -236,12 +246,14 @@ impl Agent {
         }
     }
 
-    fn update(&mut self, update: Update) {
+    fn update(&mut self, Said { at, update }: Said) {
+        let kind = update.name();
         self.metrics.watch_events.with_label_values(&[update.name()]).inc();
         if matches!(update, Update::Refused(_, Some(_)) | Update::Api(Err(_))) {
             self.metrics.api_errors.with_label_values(&["watch"]).inc();
         }
         self.core.update(update, Instant::now());
+        self.metrics.watch_lag.with_label_values(&[kind]).observe(at.elapsed().as_secs_f64());
     }
 
     fn tick(&mut self) {
@@ -259,7 +271,13 @@ impl Agent {
 
     /// Does what the core wants done now; what takes time goes on beside the loop.
     fn act(&mut self) {
-        for effect in self.core.effects(Instant::now()) {
+        let began = Instant::now();
+        let effects = self.core.effects(began);
+        if !effects.is_empty() {
+            let took = began.elapsed().as_secs_f64();
+            self.metrics.graph_seconds.with_label_values::<&str>(&[]).observe(took);
+        }
+        for effect in effects {
             match effect {
                 Effect::Program { delta, acl, retire, answers, attached, orders } => {
                     self.programs += 1;
@@ -281,6 +299,7 @@ impl Agent {
                         Done::Programmed { number, in_sync, answers, orders, outcome, removal }
                     }));
                 }
+                Effect::Guard(guard) => self.services.want(acl::services::compile(&guard)),
                 Effect::SweepAcl => self.acl.sweep(),
                 Effect::Sweep => self.dataplane.sweep(),
                 Effect::Claim { want, pools, taken } => {
@@ -308,12 +327,21 @@ impl Agent {
                         Done::Granted(part.cidr, store.create_block(&IPAMBlock::from(&part)).await)
                     }));
                 }
-                Effect::Bid(bid) => {
+                Effect::ListServices => {
+                    let client = self.client.clone();
+                    self.work.push(Box::pin(async move { Done::ListedServices(give::list(client).await) }));
+                }
+                Effect::Give { grants, until } => {
+                    let client = self.client.clone();
+                    self.work
+                        .push(Box::pin(async move { Done::Given(give::give(client, grants, until).await) }));
+                }
+                Effect::Bid(duty, bid) => {
                     let (client, namespace) = (self.client.clone(), self.namespace.clone());
                     let me = self.core.node().to_owned();
                     self.work.push(Box::pin(async move {
-                        let lease = lease::bid(client, &namespace, &me, &bid).await;
-                        Done::Bid(bid, lease)
+                        let lease = lease::bid(client, &namespace, &me, (duty, &bid)).await;
+                        Done::Bid(duty, bid, lease)
                     }));
                 }
                 Effect::Collect { node, blocks, dry_run } => {
@@ -397,7 +425,15 @@ impl Agent {
                 self.doubt_if(outcome.is_err());
                 self.core.granted(part, outcome, now);
             }
-            Done::Bid(bid, lease) => self.core.bid_answered(&bid, lease, now),
+            Done::Bid(duty, bid, lease) => self.core.bid_answered((duty, &bid), lease, now),
+            Done::ListedServices(services) => {
+                self.doubt_if(services.is_none());
+                self.core.listed_services(services, now);
+            }
+            Done::Given(outcomes) => {
+                self.doubt_if(outcomes.iter().any(|(_, outcome)| *outcome == Granted::Unknown));
+                self.core.given(outcomes, now);
+            }
             Done::Collected(node, outcome) => self.core.collected(node, outcome, now),
             Done::LookedUp(attempt, learned) => self.core.looked_up(attempt, learned, now),
             Done::Reclaimed(cidr, outcome) => {

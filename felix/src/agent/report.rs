@@ -9,7 +9,8 @@ use super::pods::Held;
 use crate::attach::files::Phase;
 use crate::model::policy::PolicyName;
 use crate::status::{
-    ApiReport, BlockReport, FilterReport, NodeReport, PodReport, ProblemReport, RouteReport, SpeakerReport,
+    ApiReport, BlockReport, FilterReport, NodeReport, PodReport, ProblemReport, RouteReport, ServiceReport,
+    SpeakerReport,
 };
 use crate::watch::Kind;
 
@@ -29,6 +30,7 @@ impl Core {
             pods,
             routes: self.routes(),
             filter: self.filter(),
+            services: self.services(),
             problems: self.problems(),
         }
     }
@@ -118,6 +120,11 @@ impl Core {
         }
     }
 
+    fn services(&self) -> ServiceReport {
+        let (known, announced) = self.graph.services();
+        ServiceReport { known, announced }
+    }
+
     /// What is not done as policies say, and pods that are closed.
     fn policy_problems(&self) -> impl Iterator<Item = ProblemReport> {
         let policies = self.cluster.policies.iter().flat_map(|(name, object)| {
@@ -162,6 +169,12 @@ impl Core {
         let filters = self.cluster.filters.iter();
         let bad = filters.filter_map(|(name, object)| Some((name, object.spec.as_ref().err()?)));
         problems.extend(bad.map(|(name, bad)| problem(format!("BGPFilter/{name}"), bad.message.clone())));
+        problems.extend(
+            self.cluster
+                .unmarked
+                .iter()
+                .map(|(name, bad)| problem(format!("Service/{name}"), bad.message.clone())),
+        );
         problems.extend(self.policy_problems());
         problems.extend(self.address_fault().map(|why| problem(format!("Node/{}", self.me), why)));
         problems.extend(self.unregistered().map(|why| problem(format!("Node/{}", self.me), why)));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use manx_ipam::BlockCidr;
 
 use super::core::{Core, Effect};
-use super::election::{Bid, Election, Record};
+use super::election::{Bid, Duty, Election, Record};
 
 /// Each agent waits this much longer than the one whose name sorts before its own.
 const STAGGER: Duration = Duration::from_secs(10);
@@ -123,7 +123,7 @@ impl Core {
         });
         let Some(node) = ripe.next().map(|(node, _)| node.clone()) else { return };
         if let Some(bid) = vanished.election.bid(now) {
-            self.effects.push(Effect::Bid(bid));
+            self.effects.push(Effect::Bid(Duty::Collection, bid));
         }
         let left = vanished.left(now);
         if vanished.running || left == 0 || !vanished.election.leads(now) {
@@ -141,8 +141,16 @@ impl Core {
     }
 
     /// The API has answered a bid for the lease.
-    pub fn bid_answered(&mut self, bid: &Bid, lease: Result<Option<Record>, ()>, now: Instant) {
-        self.vanished.election.answered(bid, lease, now);
+    pub fn bid_answered(
+        &mut self,
+        (duty, bid): (Duty, &Bid),
+        lease: Result<Option<Record>, ()>,
+        now: Instant,
+    ) {
+        match duty {
+            Duty::Collection => self.vanished.election.answered(bid, lease, now),
+            Duty::Services => self.balancing_answered(bid, lease, now),
+        }
     }
 
     /// Freeing a node's blocks has ended.

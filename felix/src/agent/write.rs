@@ -136,6 +136,18 @@ async fn perform(client: &Client, store: &impl Store, write: &Write) -> Result<(
         Write::Complaint { policy, uid, note, .. } => {
             tell(client, reference(policy, uid), ("NotAsWritten", "EnforcePolicy"), note).await
         }
+        Write::ServiceEvent(event) => {
+            let (namespace, name) = event.service.split_once('/').unwrap_or_default();
+            let object = ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Service".to_owned()),
+                namespace: Some(namespace.to_owned()),
+                name: Some(name.to_owned()),
+                uid: Some(event.uid.to_string()),
+                ..ObjectReference::default()
+            };
+            tell(client, object, (event.reason, "AnnounceService"), &event.note).await
+        }
         Write::Refuse { name, reason } => {
             patch::<IPAMRequest>(client, name, json!({ "refused": reason })).await.map(drop)
         }

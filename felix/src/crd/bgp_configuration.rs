@@ -4,6 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::services::ServiceAddressesSpec;
 use super::session::{Bfd, GracefulRestart, SecretKey};
 use super::{AcceptedStatus, default_port};
 
@@ -79,6 +80,9 @@ pub struct BGPConfigurationSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub aggregates: Vec<Aggregate>,
+    /// Which addresses of Services are announced, beside those of IPPools for Services.
+    #[serde(default)]
+    pub service_addresses: ServiceAddressesSpec,
 }
 
 /// Which nodes peer with each other by themselves.

@@ -5,6 +5,7 @@ mod bgp_filter;
 mod bgp_peer;
 mod node_status;
 mod policy_status;
+mod services;
 mod session;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -25,6 +26,7 @@ pub use node_status::{
     NodeStatus, NodeStatusSpec, NodeStatusStatus, PolicyEnforcement, ProblemStatus, SessionStatus,
 };
 pub use policy_status::{PolicyStatus, PolicyStatusSpec, PolicyStatusStatus};
+pub use services::{ServiceAddressesSpec, ServiceRangeSpec, Unassigned, WithoutClass};
 pub use session::{
     Bfd, GracefulRestart, MaxPrefixes, MaxPrefixesAction, SecretKey, TcpAoAlgorithm, TcpAoKey,
 };

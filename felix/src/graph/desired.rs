@@ -1,8 +1,12 @@
 //! What this node should be, and the step from one such state to the next.
 
+use std::collections::BTreeSet;
+
 use manx_bgp::api::Config;
+use manx_bgp::types::Prefix;
 
 use crate::dataplane::{Fib, FibDelta};
+use crate::model::service::Unassigned;
 
 /// The whole wanted state of this node.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -11,6 +15,8 @@ pub struct Desired {
     pub speaker: Speaking,
     /// Routes in the kernel.
     pub fib: Fib,
+    /// Packets that are held up.
+    pub guard: Guard,
 }
 
 /// The speaker's orders and what stands in the way of better ones.
@@ -32,6 +38,16 @@ pub struct Problem {
     pub message: String,
 }
 
+/// What becomes of packets to service addresses that no Service takes: left to routes they would go to a router that
+/// sends them back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guard {
+    /// What is done with them.
+    pub unassigned: Unassigned,
+    /// Where the addresses lie.
+    pub ranges: BTreeSet<Prefix>,
+}
+
 /// What changed between two flushes.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[must_use = "a change not acted on is lost"]
@@ -40,6 +56,8 @@ pub struct Delta {
     pub speaker: Option<Speaking>,
     /// The smallest change of routes.
     pub fib: FibDelta,
+    /// Packets that are held up, if they are others.
+    pub guard: Option<Guard>,
 }
 
 impl Desired {
@@ -47,6 +65,9 @@ impl Desired {
     pub fn apply(&mut self, delta: Delta) {
         if let Some(speaker) = delta.speaker {
             self.speaker = speaker;
+        }
+        if let Some(guard) = delta.guard {
+            self.guard = guard;
         }
         for prefix in delta.fib.remove {
             self.fib.remove(&prefix);

@@ -8,6 +8,7 @@
 //! ```text
 //!   nodes, BGPConfiguration, BGPPeers, ──▶ sessions ──▶ Speaking ─┐
 //!   BGPFilters, Secrets, own blocks ───────┤                     ├─▶ Desired / Delta
+//!   Services, EndpointSlices ─▶ services ──┘
 //!   pods, own blocks, learned routes ─────▶ routes ──▶ Fib ──────┘
 //!   endpoints, pods, policies ────────────▶ policy ──▶ acl::Delta
 //! ```
@@ -18,24 +19,29 @@ pub mod policy;
 pub mod reflectors;
 mod routes;
 mod selector;
+mod services;
 mod sessions;
 #[cfg(test)]
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use manx_bgp::types::Prefix;
 
-pub use desired::{Delta, Desired, Problem, Speaking};
+pub use desired::{Delta, Desired, Guard, Problem, Speaking};
 pub use routes::Counts;
 pub use selector::{Requirement, Selector, SelectorError};
+pub use services::PoolRanges;
 pub use sessions::Known;
 
+use crate::model::service::{Service, Slice};
 use crate::model::{BgpConfig, Filter, Node, Peer};
 use policy::Policies;
 use reflectors::{Elected, Topology};
 use routes::Routes;
+use services::Services;
 
 /// One change of what is known.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +66,12 @@ pub enum Input {
     Unexported(BTreeSet<Prefix>),
     /// Parts of blocks here that belong to other nodes: all of them.
     Parts(BTreeSet<Prefix>),
+    /// Ranges of pools: all of them.
+    Pools(PoolRanges),
+    /// A Service by `namespace/name`; none: it is gone.
+    Service(Arc<str>, Option<Arc<Service>>),
+    /// An EndpointSlice by `namespace/name`; none: it is gone.
+    Slice(Arc<str>, Option<Slice>),
     /// The interface behind a pod's address; none: the pod is gone.
     Pod(IpAddr, Option<u32>),
     /// The speaker's next hops for a destination; empty: it has none.
@@ -83,9 +95,11 @@ pub struct Graph {
     unexported: BTreeSet<Prefix>,
     parts: BTreeSet<Prefix>,
     routes: Routes,
+    services: Services,
     /// Which packets pass. It has a flush of its own: what it says before all is read would open what is closed.
     pub policy: Policies,
     speaking: Speaking,
+    guard: Guard,
     speaking_dirty: bool,
 }
 
@@ -105,7 +119,9 @@ impl Graph {
             unexported: BTreeSet::new(),
             parts: BTreeSet::new(),
             routes: Routes::default(),
+            services: Services::default(),
             speaking: Speaking::default(),
+            guard: Guard::default(),
             speaking_dirty: false,
         }
     }
@@ -122,6 +138,7 @@ impl Graph {
                 self.topology = topology;
             }
             Input::Bgp(bgp) => {
+                self.services.rule(&bgp.as_ref().map(|bgp| bgp.services.clone()).unwrap_or_default());
                 self.speaking_dirty |= self.bgp != bgp;
                 self.bgp = bgp;
             }
@@ -141,6 +158,11 @@ impl Graph {
                 self.speaking_dirty |= self.parts != parts;
                 self.parts = parts;
             }
+            Input::Pools(pools) => self.speaking_dirty |= self.services.set_pools(pools),
+            Input::Service(name, service) => {
+                self.speaking_dirty |= self.services.set_service(&name, service);
+            }
+            Input::Slice(name, slice) => self.speaking_dirty |= self.services.set_slice(&name, slice),
             Input::Pod(address, ifindex) => self.routes.set_pod(address, ifindex),
             Input::Learned(prefix, next_hops) => self.routes.learn(prefix, next_hops),
             Input::Relearn => self.routes.relearn(),
@@ -150,12 +172,17 @@ impl Graph {
 
     /// What has changed since the last call.
     pub fn flush(&mut self) -> Delta {
-        let mut delta = Delta { speaker: None, fib: self.routes.flush() };
+        let mut delta = Delta { speaker: None, fib: self.routes.flush(), guard: None };
         if std::mem::take(&mut self.speaking_dirty) {
             let speaking = self.speaking();
             if speaking != self.speaking {
                 self.speaking = speaking.clone();
                 delta.speaker = Some(speaking);
+            }
+            let guard = self.wanted_guard();
+            if guard != self.guard {
+                self.guard = guard.clone();
+                delta.guard = Some(guard);
             }
         }
         delta
@@ -163,7 +190,7 @@ impl Graph {
 
     /// The whole wanted state, computed from nothing.
     pub fn desired(&self) -> Desired {
-        Desired { speaker: self.speaking(), fib: self.routes.fib() }
+        Desired { speaker: self.speaking(), fib: self.routes.fib(), guard: self.wanted_guard() }
     }
 
     /// The speaker's orders as of the last flush, and what stands in the way of better ones.
@@ -205,6 +232,16 @@ impl Graph {
         self.nodes.iter().filter(|(_, node)| asn(node) == asn(me)).collect()
     }
 
+    /// How many Services there are, and how many of their addresses are announced here.
+    pub fn services(&self) -> (usize, usize) {
+        self.services.counts()
+    }
+
+    fn wanted_guard(&self) -> Guard {
+        let nodes = self.nodes.values().flat_map(|node| node.addresses.iter().copied());
+        self.services.guard(&nodes.collect())
+    }
+
     fn speaking(&self) -> Speaking {
         sessions::speaking(self.sessions())
     }
@@ -221,6 +258,7 @@ impl Graph {
             blocks: self.routes.blocks(),
             unexported: &self.unexported,
             parts: &self.parts,
+            services: &self.services,
         }
     }
 }

@@ -51,6 +51,21 @@ pub fn export(filters: &[&Filter], interface: Option<Interface>, export: Export)
     Policy { rules, default: Verdict::Reject }
 }
 
+/// The same but for service addresses, those of these ranges: nodes have them by kube-proxy, and a route for each on
+/// every node would be of no use.
+pub fn without_services(mut policy: Policy, ranges: &BTreeSet<Prefix>) -> Policy {
+    if !ranges.is_empty() {
+        let within = ranges.iter().flat_map(|range| [PrefixRange::exact(*range), PrefixRange::hosts(*range)]);
+        let services = Rule {
+            name: "service addresses".to_owned(),
+            matches: Match { prefixes: within.collect(), ..Match::default() },
+            then: Then { verdict: Outcome::Reject, ..Then::default() },
+        };
+        policy.rules.insert(0, services);
+    }
+    policy
+}
+
 fn rules<'a>(
     rules: impl Iterator<Item = &'a FilterRule>,
     interface: Option<Interface>,

@@ -9,6 +9,7 @@ use manx_bgp::types::{Asn, Family, Prefix, RouterId, ScopedAddr};
 use super::desired::{Problem, Speaking};
 use super::policies::{self, Export};
 use super::reflectors::Topology;
+use super::services::Services;
 use crate::model::{BgpConfig, Filter, Mesh, Neighbour, Node, Peer, SecretKey, Source, TcpAo};
 use crate::watch::Keys;
 
@@ -38,6 +39,8 @@ pub struct Inputs<'a> {
     pub unexported: &'a BTreeSet<Prefix>,
     /// Parts of them that belong to other nodes, which announce them.
     pub parts: &'a BTreeSet<Prefix>,
+    /// Services, and which of their addresses this node can serve.
+    pub services: &'a Services,
 }
 
 /// A Secret as it is known.
@@ -209,6 +212,7 @@ impl<'a> Table<'a> {
         };
         let import = policies::import(&[], None, inputs.blocks, inputs.parts);
         let export = policies::export(&[], None, if reflecting { Export::Reflected } else { Export::Own });
+        let export = policies::without_services(export, &inputs.services.ranges());
         for (name, other) in inputs.nodes.iter().filter(|(name, _)| *name != inputs.me) {
             let asn = other.asn.unwrap_or(self.bgp.asn);
             if auto && (asn != self.asn || !inputs.topology.has(name)) {
@@ -392,6 +396,25 @@ impl<'a> Table<'a> {
         fits.cloned()
     }
 
+    /// What Services need of this node, unless it is out of service: another node is not, and this one is to be kept
+    /// out or not ready. If none is ready it says more of who judges than of the nodes.
+    fn serve(&mut self) -> Vec<Network> {
+        let networks = self.inputs.services.networks();
+        let others = || self.inputs.nodes.values().any(|node| node.ready);
+        let why = if self.node.is_excluded() {
+            "is labelled node.kubernetes.io/exclude-from-external-load-balancers"
+        } else if !self.node.ready && others() {
+            "is not Ready, and others are"
+        } else {
+            return networks;
+        };
+        if !networks.is_empty() {
+            let object = format!("Node/{}", self.inputs.me);
+            self.problem(object, format!("{why}: it announces no service addresses"));
+        }
+        Vec::new()
+    }
+
     fn add(&mut self, object: String, peer: PeerConfig) {
         let scoped = peer.scoped();
         if self.own.contains(&peer.address) {
@@ -476,6 +499,8 @@ impl<'a> Table<'a> {
 
     fn finish(mut self) -> Speaking {
         self.one_password_an_address();
+        let services = self.serve();
+        self.problems.extend(self.inputs.services.problems());
         self.problems.sort_unstable();
         self.problems.dedup();
         let peers =
@@ -492,14 +517,23 @@ impl<'a> Table<'a> {
             };
             SocketAddr::new(any, self.bgp.listen_port)
         });
-        let network = |prefix: &Prefix| {
-            let said = self.bgp.communities.iter().filter(|(range, _)| range.covers(*prefix));
-            let communities: BTreeSet<String> =
-                said.flat_map(|(_, communities)| communities.iter().cloned()).collect();
-            Network { prefix: *prefix, communities: communities.into_iter().collect() }
+        let said_of = |prefix: Prefix| {
+            let said = self.bgp.communities.iter().filter(move |(range, _)| range.covers(prefix));
+            said.flat_map(|(_, communities)| communities.iter().cloned())
         };
-        let networks: Vec<Network> =
-            self.inputs.blocks.iter().filter(|block| self.exported(block)).map(network).collect();
+        let blocks = self.inputs.blocks.iter().filter(|block| self.exported(block));
+        let blocks: BTreeMap<Prefix, Network> = blocks.map(|block| (*block, Network::new(*block))).collect();
+        let services = services.into_iter().filter(|network| !blocks.contains_key(&network.prefix));
+        let networks: Vec<Network> = blocks
+            .values()
+            .cloned()
+            .chain(services)
+            .map(|network| {
+                let communities: BTreeSet<String> =
+                    said_of(network.prefix).chain(network.communities).collect();
+                Network { communities: communities.into_iter().collect(), ..network }
+            })
+            .collect();
         // What is announced as it is has no need to be announced for its parts.
         let whole = |prefix: Prefix| networks.iter().any(|network| network.prefix == prefix);
         let aggregates =

@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use manx_bgp::api::{AsnRange, Config, Match, Outcome, PeerConfig, Rule, Verdict};
+use manx_bgp::api::{AsnRange, Config, Match, Outcome, PeerConfig, PrefixRange, Rule, Verdict};
 use manx_bgp::types::{Asn, Prefix, RouterId};
+use manx_ipam::cidr::Family;
 use proptest::prelude::*;
 
 use super::*;
 use crate::dataplane::Route;
-use crate::model::{FilterRule, Mesh, Neighbour, SecretKey, Source};
+use crate::model::labels::Labels;
+use crate::model::service::{Endpoints, Marks, ServiceAddresses, ServiceRange, TrafficPolicy, Unassigned};
+use crate::model::{Bad, FilterRule, Mesh, Neighbour, SecretKey, Source};
 use crate::watch;
 
 /// All there is to know, at one time.
@@ -27,6 +30,9 @@ struct World {
     parts: BTreeSet<Prefix>,
     pods: BTreeMap<IpAddr, u32>,
     learned: BTreeMap<Prefix, Vec<IpAddr>>,
+    pools: PoolRanges,
+    services: BTreeMap<Arc<str>, Arc<Service>>,
+    slices: BTreeMap<Arc<str>, Slice>,
 }
 
 impl World {
@@ -35,7 +41,7 @@ impl World {
         fn names<K: Ord + Clone, V>(a: &BTreeMap<K, V>, b: &BTreeMap<K, V>) -> BTreeSet<K> {
             a.keys().chain(b.keys()).cloned().collect()
         }
-        let mut inputs = vec![Input::Bgp(to.bgp.clone())];
+        let mut inputs = vec![Input::Bgp(to.bgp.clone()), Input::Pools(to.pools.clone())];
         inputs.extend(
             names(&self.nodes, &to.nodes)
                 .into_iter()
@@ -68,6 +74,10 @@ impl World {
                 .into_iter()
                 .map(|prefix| Input::Learned(prefix, to.learned.get(&prefix).cloned().unwrap_or_default())),
         );
+        let services = names(&self.services, &to.services).into_iter();
+        inputs.extend(services.map(|name| Input::Service(name.clone(), to.services.get(&name).cloned())));
+        let slices = names(&self.slices, &to.slices).into_iter();
+        inputs.extend(slices.map(|name| Input::Slice(name.clone(), to.slices.get(&name).cloned())));
         inputs
     }
 }
@@ -226,6 +236,16 @@ fn states() -> Vec<(&'static str, World)> {
     ranges.peers.insert("pods".to_owned(), range("10.244.3.64/26", None));
     ranges.peers.insert("rack".to_owned(), range("192.0.2.0/24", key("password")));
     ranges.secrets.clone_from(&unlocked.secrets);
+    let serving = with_services(full.clone());
+    let mut unready = serving.clone();
+    unready.nodes.get_mut("node2").unwrap().ready = true;
+    let mut excluded = serving.clone();
+    let label = "node.kubernetes.io/exclude-from-external-load-balancers".to_owned();
+    excluded.nodes.get_mut("node1").unwrap().labels.insert(label, String::new());
+    let mut selective = serving.clone();
+    let rules = &mut selective.bgp.as_mut().unwrap().services;
+    rules.selector = [Requirement::Exists("announce".to_owned())].into_iter().collect();
+    rules.unassigned = Unassigned::Reject;
     vec![
         ("reflectors selected by label", selected),
         ("reflectors of two clusters", two_clusters),
@@ -237,6 +257,10 @@ fn states() -> Vec<(&'static str, World)> {
         ("passwords of a Secret", unlocked),
         ("filters", filtered),
         ("ranges", ranges),
+        ("Services", serving),
+        ("Services, and another node is Ready", unready),
+        ("Services, and this node is kept out", excluded),
+        ("Services of a label", selective),
         ("a pool that is not announced and a block carved", hidden),
         ("nothing", World::default()),
         ("a rack of nodes", rack()),
@@ -249,6 +273,118 @@ fn states() -> Vec<(&'static str, World)> {
         ("no usable configuration", World { bgp: None, ..full }),
         ("three claims on one destination", claims),
     ]
+}
+
+fn service(ingress: &[&str], external: TrafficPolicy) -> Service {
+    Service {
+        uid: "".into(),
+        version: String::new(),
+        labels: Labels::default(),
+        cluster_ips: Vec::new(),
+        external_ips: Vec::new(),
+        ingress: addresses(ingress),
+        internal: TrafficPolicy::Cluster,
+        external,
+        marks: Ok(Marks::default()),
+        balancer: None,
+    }
+}
+
+fn slice(service: &str, family: Family, here: Endpoints, anywhere: Endpoints) -> Slice {
+    Slice { service: service.into(), family, here, anywhere: anywhere.and(here) }
+}
+
+const READY: Endpoints = Endpoints { ready: true, ending: false };
+const ENDING: Endpoints = Endpoints { ready: false, ending: true };
+const NONE: Endpoints = Endpoints { ready: false, ending: false };
+
+/// Services of every kind: of pools and ranges, with endpoints here, there and nowhere.
+fn with_services(world: World) -> World {
+    let (cluster, local) = (TrafficPolicy::Cluster, TrafficPolicy::Local);
+    let marked = Marks {
+        communities: vec!["64512:7".parse().unwrap(), "64512:1:2".parse().unwrap()],
+        local_pref: Some(200),
+    };
+    let dns = Service {
+        cluster_ips: addresses(&["10.96.0.10", "fd00:96::a"]),
+        internal: local,
+        labels: [("announce", "")].into_iter().collect(),
+        ..service(&[], cluster)
+    };
+    let web = Service {
+        cluster_ips: addresses(&["10.96.0.80"]),
+        external_ips: addresses(&["203.0.113.80", "192.0.2.11"]),
+        marks: Ok(marked.clone()),
+        ..service(&["198.51.100.1", "fd00:100::1"], cluster)
+    };
+    let shared = Marks { communities: vec!["64512:8".parse().unwrap()], local_pref: None };
+    let services = [
+        ("kube-system/dns", dns),
+        ("shop/web", web),
+        ("shop/web-udp", Service { marks: Ok(shared), ..service(&["198.51.100.1"], local) }),
+        ("shop/local", service(&["198.51.100.2"], local)),
+        ("shop/elsewhere", service(&["198.51.100.3"], local)),
+        ("shop/ending", service(&["198.51.100.4"], local)),
+        ("shop/replaced", service(&["198.51.100.5"], local)),
+        ("shop/empty", service(&["198.51.100.6"], cluster)),
+        ("shop/hidden", service(&["198.51.101.1"], cluster)),
+        ("shop/foreign", service(&["203.0.114.1"], cluster)),
+        (
+            "shop/unreadable",
+            Service { marks: Err(Bad::new("InvalidAnnotation", "")), ..service(&["198.51.100.8"], cluster) },
+        ),
+    ];
+    let (ipv4, ipv6) = (Family::Ipv4, Family::Ipv6);
+    let slices = [
+        ("kube-system/dns-4", slice("kube-system/dns", ipv4, READY, NONE)),
+        ("kube-system/dns-6", slice("kube-system/dns", ipv6, NONE, READY)),
+        ("shop/web-4", slice("shop/web", ipv4, NONE, READY)),
+        ("shop/web-6", slice("shop/web", ipv6, NONE, NONE)),
+        ("shop/web-udp-4", slice("shop/web-udp", ipv4, READY, NONE)),
+        ("shop/local-a", slice("shop/local", ipv4, NONE, READY)),
+        ("shop/local-b", slice("shop/local", ipv4, READY, NONE)),
+        ("shop/elsewhere-4", slice("shop/elsewhere", ipv4, NONE, READY)),
+        ("shop/ending-4", slice("shop/ending", ipv4, ENDING, NONE)),
+        ("shop/replaced-4", slice("shop/replaced", ipv4, ENDING, READY)),
+        ("shop/hidden-4", slice("shop/hidden", ipv4, READY, NONE)),
+        ("shop/foreign-4", slice("shop/foreign", ipv4, READY, NONE)),
+        ("shop/unreadable-4", slice("shop/unreadable", ipv4, READY, NONE)),
+        ("shop/orphan", slice("shop/orphan", ipv4, READY, NONE)),
+    ];
+    let range = |text: &str, aggregate| ServiceRange { prefix: prefix(text), aggregate };
+    let rules = ServiceAddresses {
+        ranges: vec![
+            range("10.96.0.0/12", true),
+            range("10.244.0.0/16", true),
+            range("203.0.113.0/24", false),
+            range("fd00:96::/108", true),
+        ],
+        ..ServiceAddresses::default()
+    };
+    World {
+        bgp: Some(BgpConfig { services: rules, ..BgpConfig::default() }),
+        pools: PoolRanges {
+            pods: [prefix("10.244.0.0/16")].into(),
+            services: [prefix("198.51.100.0/24"), prefix("198.51.101.0/24"), prefix("fd00:100::/112")].into(),
+            announced: [prefix("198.51.100.0/24"), prefix("fd00:100::/112")].into(),
+        },
+        services: services.map(|(name, service)| (name.into(), Arc::new(service))).into(),
+        slices: slices.map(|(name, slice)| (name.into(), slice)).into(),
+        ..world
+    }
+}
+
+/// What is announced beside blocks, with communities and preference.
+fn announced(name: &str) -> Vec<String> {
+    let networks = orders(name).networks.into_iter().filter(|network| {
+        !prefix("10.244.0.0/16").covers(network.prefix) && !prefix("fd00:10:244::/48").covers(network.prefix)
+    });
+    let said = networks.map(|network| {
+        let preference = network.local_pref.map(|preference| format!(" {preference}")).unwrap_or_default();
+        let communities = network.communities.iter().map(|community| format!(" {community}"));
+        format!("{}{}{preference}", network.prefix, communities.collect::<String>())
+    });
+    said.collect()
 }
 
 fn state(name: &str) -> Desired {
@@ -319,6 +455,72 @@ fn own_blocks_are_refused_and_a_default_route_unless_it_is_wanted() {
         }
         for text in ["10.244.9.0/26", "fd00:10:244::/64"] {
             assert!(!refused(text), "{text} from {}", peer.name);
+        }
+    }
+}
+
+#[test]
+fn a_service_address_is_announced_where_it_can_be_served() {
+    assert_eq!(
+        announced("Services"),
+        [
+            "10.96.0.0/12",
+            // Local, with an endpoint here; web's cluster address is in the range that is announced whole.
+            "10.96.0.10/32",
+            // Of two Services, with what is said of both.
+            "198.51.100.1/32 64512:1:2 64512:7 64512:8 200",
+            "198.51.100.2/32",
+            // Its only endpoint ends, and serves; replaced's has a ready one elsewhere.
+            "198.51.100.4/32",
+            // An external address of a range; the other one is a node's.
+            "203.0.113.80/32 64512:1:2 64512:7 200",
+            // The endpoint of its family is on another node; and web has none of this family.
+            "fd00:96::/108",
+        ]
+    );
+    assert_eq!(announced("Services of a label"), ["10.96.0.0/12", "10.96.0.10/32", "fd00:96::/108"]);
+}
+
+#[test]
+fn a_node_that_is_out_of_service_announces_no_service_and_says_why() {
+    for (name, why) in [
+        ("Services, and another node is Ready", "is not Ready"),
+        ("Services, and this node is kept out", "exclude-from-external-load-balancers"),
+    ] {
+        assert_eq!(announced(name), [""; 0], "{name}");
+        let problems = state(name).speaker.problems;
+        assert!(problems.iter().any(|problem| problem.message.contains(why)), "{problems:?}");
+    }
+}
+
+#[test]
+fn a_range_with_pods_is_not_announced_whole_nor_held_up_and_no_node_is() {
+    let Desired { speaker, guard, .. } = state("Services");
+    let problem = &speaker.problems[0];
+    assert!(problem.message.contains("10.244.0.0/16 has addresses of an IPPool for pods"), "{problem:?}");
+    let ranges: Vec<String> = guard.ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        ranges,
+        ["10.96.0.0/12", "198.51.100.0/24", "198.51.101.0/24", "fd00:96::/108", "fd00:100::/112"]
+    );
+    assert_eq!(state("Services of a label").guard.unassigned, Unassigned::Reject);
+}
+
+#[test]
+fn nodes_are_not_told_of_service_addresses_and_other_neighbours_are() {
+    for peer in orders("Services").peers {
+        let rules = peer.export.unwrap().rules;
+        let kept: Vec<_> = rules.iter().filter(|rule| rule.then.verdict == Outcome::Reject).collect();
+        if peer.name.starts_with("node") {
+            let (ranges, hosts): (Vec<PrefixRange>, Vec<PrefixRange>) = kept[0]
+                .matches
+                .prefixes
+                .iter()
+                .partition(|range| range.lengths().0 == range.prefix().length());
+            assert_eq!((ranges.len(), hosts.len()), (6, 6), "{}", peer.name);
+            assert!(hosts.iter().all(|range| range.lengths().0 == range.prefix().family().width()));
+        } else {
+            assert_eq!(kept, [] as [&manx_bgp::api::Rule; 0], "{}", peer.name);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use manx_bgp::api::{Aggregate, AsnRange, Bfd, GracefulRestart, PeerConfig, Rule, TcpAoAlgorithm};
 use manx_bgp::types::{Asn, Interface, Prefix, RouterId};
 
+use super::service::ServiceAddresses;
 use crate::graph::Selector;
 
 /// A key of a Secret of Manx's namespace.
@@ -56,6 +57,8 @@ pub struct BgpConfig {
     pub communities: Vec<(Prefix, Vec<String>)>,
     /// In place of their parts.
     pub aggregates: Vec<Aggregate>,
+    /// Which service addresses are announced.
+    pub services: ServiceAddresses,
 }
 
 /// Which nodes peer with each other by themselves.
@@ -104,6 +107,7 @@ impl Default for BgpConfig {
             wanted: Wanted::Internal,
             communities: Vec::new(),
             aggregates: Vec::new(),
+            services: ServiceAddresses { classless: true, ..ServiceAddresses::default() },
         }
     }
 }

@@ -3,7 +3,7 @@
 //! What the resources' schemas refuse is refused here as well: an object may be older than its schema, and one that the
 //! speaker would refuse must not keep the others from it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -22,8 +22,10 @@ use manx_bgp::types::{Asn, Interface, Prefix, RouterId, is_link_local};
 use super::convert::custom;
 use crate::crd::{
     self, BGPConfiguration, BGPConfigurationSpec, BGPFilter, BGPFilterSpec, BGPPeer, BGPPeerSpec,
+    ServiceAddressesSpec, WithoutClass,
 };
 use crate::graph::Selector;
+use crate::model::service::{ServiceAddresses, ServiceRange, Unassigned};
 use crate::model::{
     Bad, BgpConfig, Filter, FilterRule, Mesh, Neighbour, Object, Peer, SecretKey, Source, TcpAo, Wanted,
 };
@@ -88,6 +90,38 @@ impl TryFrom<&BGPConfigurationSpec> for BgpConfig {
             wanted: spec.node_address.as_ref().map_or(Ok(Wanted::Internal), wanted)?,
             communities: communities.collect::<Result<_, Bad>>()?,
             aggregates: distinct(aggregates.collect::<Result<_, Bad>>()?)?,
+            services: ServiceAddresses::try_from(&spec.service_addresses)?,
+        })
+    }
+}
+
+impl TryFrom<&ServiceAddressesSpec> for ServiceAddresses {
+    type Error = Bad;
+
+    fn try_from(spec: &ServiceAddressesSpec) -> Result<Self, Bad> {
+        let selector = Selector::try_from(spec.selector.clone()).map_err(|error| {
+            Bad::new("InvalidSelector", format_args!("spec.serviceAddresses.selector: {error}"))
+        })?;
+        let mut ranges = BTreeMap::new();
+        for range in &spec.ranges {
+            let range_prefix: Prefix = prefix("spec.serviceAddresses.ranges.cidr", &range.cidr)?;
+            if ranges.insert(range_prefix, range.aggregate).is_some() {
+                let message = format!("spec.serviceAddresses.ranges: {range_prefix} is listed twice");
+                return Err(Bad::new("Repeated", message));
+            }
+        }
+        Ok(Self {
+            selector,
+            ranges: ranges
+                .into_iter()
+                .map(|(prefix, aggregate)| ServiceRange { prefix, aggregate })
+                .collect(),
+            unassigned: match spec.unassigned {
+                crd::Unassigned::Drop => Unassigned::Drop,
+                crd::Unassigned::Reject => Unassigned::Reject,
+                crd::Unassigned::Forward => Unassigned::Forward,
+            },
+            classless: spec.without_class == WithoutClass::Assign,
         })
     }
 }

@@ -87,6 +87,7 @@ pub fn node(node: v1::Node) -> Object<Node> {
         zone: node.labels().get(ZONE).cloned().unwrap_or_default(),
         // A Node without the condition is one nobody has spoken of yet, as in a cluster without node controller.
         dependable: !unschedulable && condition("Ready").unwrap_or(true),
+        ready: condition("Ready").unwrap_or(true),
         reflecting: condition(ROUTE_REFLECTOR).unwrap_or_default(),
         drain,
         found,

@@ -4,10 +4,10 @@
 //! A watcher knows nothing of what is done with an object, and nothing here remembers one.
 //!
 //! ```text
-//!   Node ──────┐ IPPool, IPAMBlock, ─────────┐ BGPConfiguration ─┐ NetworkPolicy ────────┐
-//!   Pod ───────┤                             │                   │                       │
-//!   Namespace ─┼ IPReservation, IPAMRequest ─┼ BGPPeer ──────────┼ ClusterNetworkPolicy ─┤
-//!   Secret ────┘ (those that are named)      └ BGPFilter ────────┴───────────────────────┴─▶ Update ─▶ the agent
+//!   Node ──────┐ IPPool, IPAMBlock, ─────────┐ BGPConfiguration ─┐ NetworkPolicy ────────┐ Service ───────┐
+//!   Pod ───────┤                             │                   │                       │                │
+//!   Namespace ─┼ IPReservation, IPAMRequest ─┼ BGPPeer ──────────┼ ClusterNetworkPolicy ─┼ EndpointSlice ─┤
+//!   Secret ────┘ (those that are named)      └ BGPFilter ────────┴───────────────────────┴────────────────┴─▶ Update ─▶ the agent
 //!                └──── errors ──▶ reach: is the API there at all? said once, not in a loop
 //! ```
 
@@ -16,13 +16,16 @@ pub mod convert;
 pub mod policy;
 mod reach;
 mod secrets;
+pub mod service;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::utils::Backoff;
@@ -36,11 +39,15 @@ use crate::cluster_network_policy::ClusterNetworkPolicy;
 use crate::crd::{BGPConfiguration, BGPFilter, BGPPeer};
 use crate::model::labels::Interner;
 use crate::model::policy::Policy;
+use crate::model::service::{Service, Slice};
 use crate::model::{BgpConfig, Block, Filter, Namespace, Node, Object, Peer, Pod, Request, Reservation};
 pub use secrets::Keys;
 
+/// Objects of a list that are told at once: of a hundred thousand pods no second copy is ever held.
+const PART: usize = 500;
+
 /// Updates on their way to the agent; a full channel slows the watchers, which the API server bears.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 128;
 
 /// The kinds watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,11 +76,15 @@ pub enum Kind {
     NetworkPolicy,
     /// `policy.networking.k8s.io`; not every cluster has it.
     ClusterNetworkPolicy,
+    /// `v1`.
+    Service,
+    /// `discovery.k8s.io`.
+    EndpointSlice,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Node,
         Self::Pod,
         Self::Namespace,
@@ -86,6 +97,8 @@ impl Kind {
         Self::BGPFilter,
         Self::NetworkPolicy,
         Self::ClusterNetworkPolicy,
+        Self::Service,
+        Self::EndpointSlice,
     ];
 
     /// Whether a cluster may not know the kind: then there are no objects of it, until it does.
@@ -105,6 +118,10 @@ impl fmt::Display for Kind {
 pub enum Change<T> {
     /// All there are: what is not in it is gone. From the first of these on, the kind is in sync.
     Replace(Vec<Object<T>>),
+    /// Some of those there are: a long list is told in parts, and then ...
+    Part(Vec<Object<T>>),
+    /// ... has been told to its end: what it did not name is gone. From the first of these on, the kind is in sync.
+    Told(HashSet<Box<str>>),
     /// New or changed.
     Apply(Object<T>),
     /// Gone, by name.
@@ -140,6 +157,10 @@ pub enum Update {
     NetworkPolicy(Change<Policy>),
     /// A ClusterNetworkPolicy.
     ClusterNetworkPolicy(Change<Policy>),
+    /// A Service.
+    Service(Change<Service>),
+    /// Endpoints of one.
+    Slice(Change<Slice>),
     /// The API answers, but not for this kind; none: it does again.
     Refused(Kind, Option<String>),
     /// Whether the API answers at all, and what happens instead. Said when it changes.
@@ -163,9 +184,27 @@ impl Update {
             Self::Secret(..) => "Secret",
             Self::NetworkPolicy(_) => "NetworkPolicy",
             Self::ClusterNetworkPolicy(_) => "ClusterNetworkPolicy",
+            Self::Service(_) => "Service",
+            Self::Slice(_) => "EndpointSlice",
             Self::Refused(..) => "refused",
             Self::Api(_) => "api",
         }
+    }
+}
+
+/// What a watcher has said.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// When it began to say it.
+    pub at: Instant,
+    /// What.
+    pub update: Update,
+}
+
+/// Said now.
+impl From<Update> for Said {
+    fn from(update: Update) -> Self {
+        Self { at: Instant::now(), update }
     }
 }
 
@@ -173,7 +212,7 @@ impl Update {
 #[derive(Debug)]
 pub struct Watches {
     /// What they say. Ends only with the process.
-    pub updates: mpsc::Receiver<Update>,
+    pub updates: mpsc::Receiver<Said>,
     /// To be notified by who fails to reach the API: it is then asked whether it answers.
     pub doubt: Arc<Notify>,
     /// Names of the Secrets that are to be read; no others are.
@@ -207,6 +246,11 @@ pub fn start(client: &Client, me: &str, own: &str) -> Watches {
     follow.custom::<BGPFilter, _>(Kind::BGPFilter, bgp::bgp_filter, Update::Filter);
     let (secrets, named) = watch::channel(BTreeSet::new());
     tokio::spawn(secrets::follow(client.clone(), own.to_owned(), named, tx.clone()));
+    let (mut services, mut slices, here) = (Interner::default(), Interner::default(), me.to_owned());
+    let service = move |service| service::service(service, &mut services);
+    follow.core::<v1::Service, _>(Kind::Service, service, Update::Service);
+    let slice = move |slice| service::slice(slice, &here, &mut slices);
+    follow.core::<EndpointSlice, _>(Kind::EndpointSlice, slice, Update::Slice);
     tokio::spawn(reach::ask(client.clone(), tx, doubt.clone()));
     Watches { updates, doubt, secrets }
 }
@@ -219,7 +263,7 @@ struct Follow {
 /// From one watcher to the agent.
 #[derive(Clone)]
 struct Pipe {
-    tx: mpsc::Sender<Update>,
+    tx: mpsc::Sender<Said>,
     doubt: Arc<Notify>,
 }
 
@@ -269,6 +313,7 @@ impl Pipe {
     ) {
         let mut stream = std::pin::pin!(stream);
         let mut listed = Vec::new();
+        let mut named: HashSet<Box<str>> = HashSet::new();
         let mut refused: Option<String> = None;
         let mut absent = false;
         let mut backoff = DefaultBackoff::default();
@@ -277,13 +322,21 @@ impl Pipe {
                 // Said before the API is asked: it is no sign that the API answers.
                 Ok(Event::Init) => {
                     listed.clear();
+                    named.clear();
                     continue;
                 }
                 Ok(Event::InitApply(object)) => {
                     listed.push(object);
-                    None
+                    (listed.len() == PART).then(|| part(&mut listed, &mut named))
                 }
-                Ok(Event::InitDone) => Some(Change::Replace(std::mem::take(&mut listed))),
+                Ok(Event::InitDone) if named.is_empty() => Some(Change::Replace(std::mem::take(&mut listed))),
+                Ok(Event::InitDone) => {
+                    let last = part(&mut listed, &mut named);
+                    if self.send(wrap(last)).await.is_err() {
+                        return;
+                    }
+                    Some(Change::Told(std::mem::take(&mut named)))
+                }
                 Ok(Event::Apply(object)) => Some(Change::Apply(object)),
                 Ok(Event::Delete(object)) => Some(Change::Delete(object.name)),
                 Err(error) if kind.is_optional() && convert::is_unknown(&error) => {
@@ -332,9 +385,15 @@ impl Pipe {
         }
     }
 
-    async fn send(&self, update: Update) -> Result<(), mpsc::error::SendError<Update>> {
-        self.tx.send(update).await
+    async fn send(&self, update: Update) -> Result<(), mpsc::error::SendError<Said>> {
+        self.tx.send(update.into()).await
     }
+}
+
+/// What has been listed by now, to be told, and its names noted.
+fn part<T>(listed: &mut Vec<Object<T>>, named: &mut HashSet<Box<str>>) -> Change<T> {
+    named.extend(listed.iter().map(|object| Box::from(object.name.as_str())));
+    Change::Part(std::mem::take(listed))
 }
 
 fn map<K, T>(event: Event<K>, mut convert: impl FnMut(K) -> Object<T>) -> Event<Object<T>> {
@@ -383,12 +442,14 @@ mod tests {
         let doubt = Arc::new(Notify::new());
         Pipe { tx, doubt: doubt.clone() }.run(Kind::Pod, stream::iter(events), Update::Pod).await;
         let mut told = Vec::new();
-        while let Some(update) = updates.recv().await {
+        while let Some(Said { update, .. }) = updates.recv().await {
             told.push(match update {
                 Update::Pod(Change::Replace(pods)) => {
                     let names: Vec<String> = pods.into_iter().map(|pod| pod.name).collect();
                     format!("all: {}", names.join(" "))
                 }
+                Update::Pod(Change::Part(pods)) => format!("part of {}", pods.len()),
+                Update::Pod(Change::Told(names)) => format!("told of {}", names.len()),
                 Update::Pod(Change::Apply(pod)) => format!("apply {}", pod.name),
                 Update::Pod(Change::Delete(name)) => format!("delete {name}"),
                 other => format!("{other:?}"),
@@ -411,6 +472,17 @@ mod tests {
         ])
         .await;
         assert_eq!(told, ["all: a b", "apply c", "delete a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_list_is_told_in_parts_and_its_end_names_all_of_it() {
+        let list = |count: usize| {
+            let pods = (0..count).map(|number| Ok(Event::InitApply(pod(&number.to_string()))));
+            [Ok(Event::Init)].into_iter().chain(pods)
+        };
+        let broken = list(PART + 1);
+        let (said, _) = told(broken.chain(list(PART + 2)).chain([Ok(Event::InitDone)]).collect()).await;
+        assert_eq!(said, ["part of 500", "part of 500", "part of 2", "told of 502"]);
     }
 
     #[tokio::test(start_paused = true)]

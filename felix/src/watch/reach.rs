@@ -7,7 +7,7 @@ use kube::Client;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
-use super::{Update, convert};
+use super::{Said, Update, convert};
 
 /// Between two questions while the API does not answer.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Asks once at the start, and whenever someone doubts, until there is an answer.
-pub(super) async fn ask(client: Client, tx: mpsc::Sender<Update>, doubt: Arc<Notify>) {
+pub(super) async fn ask(client: Client, tx: mpsc::Sender<Said>, doubt: Arc<Notify>) {
     let mut said: Option<Result<(), String>> = None;
     loop {
         let answer = match timeout(PATIENCE, client.apiserver_version()).await {
@@ -29,7 +29,7 @@ pub(super) async fn ask(client: Client, tx: mpsc::Sender<Update>, doubt: Arc<Not
         // While it stays away the words may change (refused, timed out); the first say enough.
         if said.as_ref().map(Result::is_ok) != Some(reached) {
             said = Some(answer.clone());
-            if tx.send(Update::Api(answer)).await.is_err() {
+            if tx.send(Update::Api(answer).into()).await.is_err() {
                 return;
             }
         }

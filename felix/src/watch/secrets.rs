@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::{Update, convert};
+use super::{Said, Update, convert};
 
 /// A Secret's keys with their values, as far as those are text.
 pub type Keys = BTreeMap<String, Secret>;
@@ -23,7 +23,7 @@ pub(super) async fn follow(
     client: Client,
     namespace: String,
     mut named: watch::Receiver<BTreeSet<String>>,
-    tx: mpsc::Sender<Update>,
+    tx: mpsc::Sender<Said>,
 ) {
     let mut followed: BTreeMap<String, Watched> = BTreeMap::new();
     loop {
@@ -50,7 +50,7 @@ impl Drop for Watched {
     }
 }
 
-async fn one(api: Api<v1::Secret>, title: String, name: String, tx: mpsc::Sender<Update>) {
+async fn one(api: Api<v1::Secret>, title: String, name: String, tx: mpsc::Sender<Said>) {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let mut events = std::pin::pin!(watcher(api, config));
     let mut backoff = DefaultBackoff::default();
@@ -74,7 +74,7 @@ async fn one(api: Api<v1::Secret>, title: String, name: String, tx: mpsc::Sender
                 if let Some(why) = convert::refusal(&error) {
                     let told =
                         Update::Secret(name.clone(), Err(format!("Secret {title} cannot be read: {why}")));
-                    if tx.send(told).await.is_err() {
+                    if tx.send(told.into()).await.is_err() {
                         return;
                     }
                 }
@@ -85,7 +85,7 @@ async fn one(api: Api<v1::Secret>, title: String, name: String, tx: mpsc::Sender
             }
         };
         backoff.reset();
-        if tx.send(Update::Secret(name.clone(), told)).await.is_err() {
+        if tx.send(Update::Secret(name.clone(), told).into()).await.is_err() {
             return;
         }
     }

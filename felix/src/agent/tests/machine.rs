@@ -17,6 +17,7 @@ use manx_ipam::store::Store;
 use manx_ipam::store::memory::MemoryStore;
 use tokio::sync::oneshot;
 
+use super::super::balancing::{Grant, Granted};
 use super::super::choice::Learned;
 use super::super::core::{Core, Effect, Host, Start};
 use super::super::election::{Bid, Record};
@@ -32,9 +33,11 @@ use crate::attach::files::Files;
 use crate::attach::{Asked, Attempt, Command, Refusal};
 use crate::crd::PolicyStatusStatus;
 use crate::dataplane::{Fib, Route};
+use crate::graph::Guard;
 use crate::health::Metrics;
 use crate::model::labels::Labels;
 use crate::model::policy;
+use crate::model::service::Service;
 use crate::model::{Bad, Block, Namespace, Node, Object, Pod, Wanted};
 use crate::speaker::Event;
 use crate::watch::{Change, Kind, Update};
@@ -79,6 +82,8 @@ pub struct Machine {
     pub pods: BTreeMap<String, Pod>,
     pub swept: bool,
     pub swept_acl: bool,
+    /// Packets that are held up.
+    pub guard: Guard,
     pub store: Arc<MemoryStore>,
     pub now: Instant,
     pub orders: Vec<Config>,
@@ -98,8 +103,12 @@ pub struct Machine {
     pub unwatched: BTreeMap<String, Pod>,
     /// Times the API was asked of a pod.
     pub looked_up: u32,
-    /// The API's Lease.
-    pub lease: Option<Record>,
+    /// The API's Leases.
+    pub leases: BTreeMap<&'static str, Option<Record>>,
+    /// The API's Services.
+    pub services: BTreeMap<String, Service>,
+    /// Whether the watch shows what is written of them.
+    pub watching_services: bool,
     /// Why a node that seems gone is not.
     pub alive: Option<String>,
     /// What the packet filter says of itself.
@@ -122,6 +131,7 @@ impl Machine {
             pods: BTreeMap::new(),
             swept: false,
             swept_acl: false,
+            guard: Guard::default(),
             store: Arc::default(),
             now,
             orders: Vec::new(),
@@ -134,7 +144,9 @@ impl Machine {
             watching: true,
             unwatched: BTreeMap::new(),
             looked_up: 0,
-            lease: None,
+            leases: BTreeMap::new(),
+            services: BTreeMap::new(),
+            watching_services: true,
             alive: None,
             filter: driver::Status { in_force: true, ..driver::Status::default() },
             survey: Survey { statuses: Some(BTreeMap::new()), ..Survey::default() },
@@ -169,6 +181,10 @@ impl Machine {
         self.update(Update::Pool(Box::new(Change::Replace(pools))));
         self.list_blocks();
         self.update(Update::Bgp(Change::Replace(Vec::new())));
+        let services = self.services.iter();
+        let services = services.map(|(name, service)| object(name, Ok(service.clone()))).collect();
+        self.update(Update::Service(Change::Replace(services)));
+        self.update(Update::Slice(Change::Replace(Vec::new())));
         self.update(Update::Peer(Change::Replace(Vec::new())));
         self.update(Update::Filter(Change::Replace(Vec::new())));
     }
@@ -281,6 +297,7 @@ impl Machine {
                 self.swept = true;
                 self.fib = self.core.graph.desired().fib;
             }
+            Effect::Guard(guard) => self.guard = guard,
             Effect::SweepAcl => self.swept_acl = true,
             Effect::Claim { want, pools, taken } => {
                 let claim = super::super::claim_wanted(self.store.as_ref(), "node1", &want, &pools, taken);
@@ -310,18 +327,30 @@ impl Machine {
                 self.core.granted(part.cidr, outcome, self.now);
                 self.see_block(&part.cidr.object_name());
             }
-            Effect::Bid(bid) => {
-                let answer = match (&bid, &self.lease) {
-                    (Bid::Read, _) => Ok(self.lease.clone()),
-                    (Bid::Take { version, transitions }, lease) => {
-                        let current = lease.as_ref().map(|lease| lease.version.clone());
+            Effect::ListServices => {
+                let all = self.services.iter();
+                let all = all.map(|(name, service)| object(name, Ok(service.clone()))).collect();
+                self.core.listed_services(Some(all), self.now);
+            }
+            Effect::Give { grants, until } => {
+                assert!(self.now < until, "another may give by now");
+                let outcomes = grants.into_iter().map(|grant| (Arc::clone(&grant.service), self.give(grant)));
+                let outcomes = outcomes.collect();
+                self.core.given(outcomes, self.now);
+            }
+            Effect::Bid(duty, bid) => {
+                let lease = self.leases.entry(duty.lease()).or_default();
+                let answer = match (&bid, &lease) {
+                    (Bid::Read, _) => Ok(lease.clone()),
+                    (Bid::Take { version, transitions }, held) => {
+                        let current = held.as_ref().map(|lease| lease.version.clone());
                         let holder = "node1".to_owned();
                         let next =
                             Record { holder, transitions: *transitions, version: format!("{:?}", self.now) };
-                        (current == *version).then(|| self.lease.insert(next).clone()).map(Some).ok_or(())
+                        (current == *version).then(|| lease.insert(next).clone()).map(Some).ok_or(())
                     }
                 };
-                self.core.bid_answered(&bid, answer, self.now);
+                self.core.bid_answered((duty, &bid), answer, self.now);
             }
             Effect::Collect { node, blocks, dry_run } => {
                 let mut freed = Vec::new();
@@ -362,6 +391,27 @@ impl Machine {
                 let report = self.core.report(self.now);
                 let _ = answer.send(serde_json::to_value(report).unwrap());
             }
+        }
+    }
+
+    /// The API takes an address for a Service, if it is still what it was.
+    fn give(&mut self, grant: Grant) -> Granted {
+        let Some(service) = self.services.get_mut(&*grant.service) else { return Granted::Not };
+        if service.version != grant.version {
+            return Granted::Not;
+        }
+        service.ingress = grant.addresses;
+        self.changed(&grant.service);
+        Granted::Done
+    }
+
+    /// A Service is changed.
+    pub fn changed(&mut self, name: &str) {
+        let Some(service) = self.services.get_mut(name) else { return };
+        service.version = format!("{}'", service.version);
+        let shown = object(name, Ok(service.clone()));
+        if self.watching_services {
+            self.core.update(Update::Service(Change::Apply(shown)), self.now);
         }
     }
 

@@ -2,10 +2,12 @@
 
 mod addresses;
 mod answers;
+mod balancing;
 mod machine;
 mod model;
 mod peering;
 mod policy;
+mod services;
 mod upkeep;
 mod walk;
 
@@ -104,6 +106,8 @@ fn the_speaker_is_told_only_of_acknowledged_blocks_and_only_once_all_is_read() {
     machine.update(Update::Reservation(Change::Replace(Vec::new())));
     machine.update(Update::Block(Change::Replace(Vec::new())));
     machine.update(Update::Bgp(Change::Replace(Vec::new())));
+    machine.update(Update::Service(Change::Replace(Vec::new())));
+    machine.update(Update::Slice(Change::Replace(Vec::new())));
     assert_eq!(machine.orders, [], "a neighbour may still come to light");
     machine.update(Update::Peer(Change::Replace(Vec::new())));
     machine.update(Update::Filter(Change::Replace(Vec::new())));

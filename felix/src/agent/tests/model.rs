@@ -421,6 +421,8 @@ impl World {
             Update::Bgp(Change::Replace(Vec::new())),
             Update::Peer(Change::Replace(Vec::new())),
             Update::Filter(Change::Replace(Vec::new())),
+            Update::Service(Change::Replace(Vec::new())),
+            Update::Slice(Change::Replace(Vec::new())),
             Update::NetworkPolicy(Change::Replace(Vec::new())),
             Update::ClusterNetworkPolicy(Change::Replace(Vec::new())),
         ] {
@@ -457,7 +459,11 @@ impl World {
                         core.gone(retire, true, now);
                     }
                     Effect::Sweep => machine.fib = core.graph.desired().fib,
-                    Effect::SweepAcl | Effect::Report(_) | Effect::Secrets(_) | Effect::Drain(_) => {}
+                    Effect::SweepAcl
+                    | Effect::Guard(_)
+                    | Effect::Report(_)
+                    | Effect::Secrets(_)
+                    | Effect::Drain(_) => {}
                     effect => machine.pending.push_back(effect),
                 }
             }
@@ -672,9 +678,9 @@ impl World {
                 *self.tally.entry("parts granted").or_default() += usize::from(outcome.is_ok());
                 Box::new(move |core, now| core.granted(part.cidr, outcome, now))
             }
-            Effect::Bid(bid) => {
+            Effect::Bid(duty, bid) => {
                 let lease = reach.ask(|api| Ok(take_lease(api, &me, &bid))).unwrap_or(Err(()));
-                Box::new(move |core, now| core.bid_answered(&bid, lease, now))
+                Box::new(move |core, now| core.bid_answered((duty, &bid), lease, now))
             }
             Effect::Collect { node, blocks, .. } => {
                 if let Some(life) = self.life(away, &node) {

@@ -257,6 +257,8 @@ fn an_agent_that_starts_goes_on_with_the_sessions_it_finds_until_the_reflectors_
     machine.update(Update::Bgp(Change::Replace(vec![object("default", Ok(configuration))])));
     machine.update(Update::Peer(Change::Replace(Vec::new())));
     machine.update(Update::Filter(Change::Replace(Vec::new())));
+    machine.update(Update::Service(Change::Replace(Vec::new())));
+    machine.update(Update::Slice(Change::Replace(Vec::new())));
     machine.hear(Event::Up { daemon: "manx-bgpd test".to_owned() });
     machine.pass(5);
     assert!(machine.orders.is_empty(), "which sessions there are is not known");

@@ -150,6 +150,22 @@ pub enum Command {
         #[arg(long, default_value_t = 2000)]
         timeout: u64,
     },
+    /// Serve the Kubernetes API of a large cluster that is not there
+    #[command(hide = true)]
+    Crowd {
+        /// ADDRESS:PORT or [ADDRESS]:PORT
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Nodes, at least 1
+        #[arg(long, default_value_t = 5000)]
+        nodes: usize,
+        /// Pods
+        #[arg(long, default_value_t = 100_000)]
+        pods: usize,
+        /// Services
+        #[arg(long, default_value_t = 10_000)]
+        services: usize,
+    },
     /// Run an API server (the program of a kube-apiserver node)
     #[command(hide = true)]
     Apiserver {

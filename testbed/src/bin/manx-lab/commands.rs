@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use comfy_table::{Table, presets};
+use manx_testbed::crowd::{self, Crowd};
 use manx_testbed::demo::{self, Show};
 use manx_testbed::enter::{self, Life};
 use manx_testbed::graph::{self, Picture};
@@ -58,6 +59,9 @@ async fn run_async(command: Command) -> anyhow::Result<ExitCode> {
         Command::Start { which, node, daemon: None } => which.lab()?.start_node(&node).await?,
         Command::Stop { which, node } => which.lab()?.stop_node(&node).await?,
         Command::Apiserver { listen, host } => kube::serve(listen, host).await?,
+        Command::Crowd { listen, nodes, pods, services } => {
+            crowd::serve(Crowd { nodes: nodes.max(1), pods, services }, listen).await?;
+        }
         Command::Echo { port } => {
             echo::serve(port).await.map_err(|error| anyhow!("port {port}: {error}"))?;
         }

@@ -1,5 +1,7 @@
 use manx_bgp::types::{Asn, RouterId};
-use manx_felix::status::{ApiReport, BlockReport, PodReport, ProblemReport, RouteReport, SpeakerReport};
+use manx_felix::status::{
+    ApiReport, BlockReport, FilterReport, PodReport, ProblemReport, RouteReport, ServiceReport, SpeakerReport,
+};
 
 use super::*;
 use crate::bgp::tests::session;
@@ -83,6 +85,7 @@ fn node() -> NodeReport {
             swept: true,
             ..FilterReport::default()
         },
+        services: ServiceReport::default(),
         problems: vec![ProblemReport {
             object: "BGPPeer/tor3".to_owned(),
             message: "spec.address: \"10.0.0\" is no address".to_owned(),
