@@ -14,20 +14,26 @@
 //! back: it goes to `sent` or is accepted. A Pass must leave a chain that is not the policy's own, so a policy of the
 //! Admin tier that has one is written out for each chain that names it.
 
+mod elements;
+mod policy;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use manx_bgp::types::Family;
 use manx_cni::protocol::HOST_IFNAME_PREFIX;
 
+pub use self::elements::{elements, set};
+use self::elements::{octets, single};
+use self::policy::rules;
+pub use self::policy::{is_written_out, policy};
 use super::merge::Merged;
 use super::nft::{
-    BaseChain, Chain as NftChain, ChainType, CmpOp, Element, Field, Hook, Key, Rule as NftRule,
-    Set as NftSet, Statement, Table, Type, Verdict,
+    BaseChain, Chain as NftChain, ChainType, CmpOp, Element, Field, Hook, Rule as NftRule, Set as NftSet,
+    Statement, Table, Type, Verdict,
 };
 use super::ruleset::{
-    Action, Chain, Direction, Endpoint, Ifname, Members, Mode, Peer, Policy, PolicyId, PortRange, Ports,
-    Rule, Ruleset, Set, SetId, SetKind, Spoofing, Tier,
+    Chain, Direction, Endpoint, Ifname, Mode, Policy, PolicyId, Ruleset, Set, Spoofing, Tier,
 };
 
 /// Our table, of the family `inet`. No other is touched.
@@ -42,9 +48,6 @@ const SNAPLEN: u32 = 128;
 /// Denials told a second, a rule, and at once. All are counted.
 const TOLD_RATE: u64 = 10;
 const TOLD_BURST: u32 = 20;
-
-/// Port ranges of one rule that are written out; more become a set.
-const WRITTEN_OUT: usize = 4;
 
 /// Longest name of a policy's chain: prefixes before it stay under the kernel's 255, and NFLOG's 127.
 const NAME: usize = 110;
@@ -271,154 +274,6 @@ fn accepted(direction: Direction) -> Verdict {
     }
 }
 
-/// Whether it is written out for each chain that names it.
-pub fn is_written_out(id: &PolicyId, policy: &Policy) -> bool {
-    id.tier == Tier::Admin && policy.rules.iter().any(|rule| rule.action == Action::Pass)
-}
-
-/// What one direction of a policy becomes, once.
-pub fn policy(id: &PolicyId, policy: &Policy) -> Objects {
-    let mut objects = Objects::default();
-    let name = policy_name(id);
-    for rule in &policy.rules {
-        if rule.action == Action::Deny {
-            let chain = denial(&name, policy.mode, rule.index);
-            if !objects.chains.contains_key(&chain) {
-                let word = if policy.mode == Mode::Audit { "audit" } else { "deny" };
-                let count = objects.count(format!("{word}/{name}"));
-                objects.rule(&chain, NftRule::new([count]));
-                objects.rule(&chain, tell(&format!("{word} {} {name}", rule.index)));
-                if policy.mode == Mode::Enforce {
-                    objects.rule(&chain, NftRule::new([Statement::Verdict(Verdict::Drop)]));
-                }
-            }
-        } else {
-            let word = if rule.action == Action::Accept { "accept" } else { "pass" };
-            objects.count(format!("{word}/{name}"));
-        }
-        port_set(&mut objects, &name, rule);
-    }
-    if !is_written_out(id, policy) {
-        objects.chains.insert(name.clone(), rules(id, policy, &accepted(id.direction)));
-    }
-    objects
-}
-
-fn denial(policy: &str, mode: Mode, index: u16) -> String {
-    match mode {
-        Mode::Enforce => format!("deny/{index}/{policy}"),
-        Mode::Audit => format!("audit/{index}/{policy}"),
-    }
-}
-
-/// A policy's own rules; `pass` is where a Pass goes.
-fn rules(id: &PolicyId, policy: &Policy, pass: &Verdict) -> NftChain {
-    let name = policy_name(id);
-    let mut chain = NftChain::default();
-    for rule in &policy.rules {
-        let end = match (rule.action, policy.mode) {
-            (Action::Accept, _) => {
-                vec![
-                    Statement::CounterRef(format!("accept/{name}")),
-                    Statement::Verdict(accepted(id.direction)),
-                ]
-            }
-            (Action::Pass, _) => {
-                vec![Statement::CounterRef(format!("pass/{name}")), Statement::Verdict(pass.clone())]
-            }
-            (Action::Deny, Mode::Enforce) => {
-                vec![Statement::Verdict(Verdict::Goto(denial(&name, Mode::Enforce, rule.index)))]
-            }
-            (Action::Deny, Mode::Audit) => {
-                vec![Statement::Verdict(Verdict::Jump(denial(&name, Mode::Audit, rule.index)))]
-            }
-        };
-        let label = rule.name.as_deref().map_or_else(String::new, |name| format!(" {name}"));
-        for matches in matches(id.direction, &name, rule) {
-            let statements = matches.into_iter().chain(end.iter().cloned());
-            chain
-                .rules
-                .push(NftRule::new(statements).comment(format!("{}[{}]{label}", id.direction, rule.index)));
-        }
-    }
-    chain
-}
-
-/// Every combination of a peer and a port, each within one family.
-fn matches(direction: Direction, policy: &str, rule: &Rule) -> Vec<Vec<Statement>> {
-    let lookup = |fields: Vec<Field>, set: String| Statement::Lookup { fields, set, inverted: false };
-    let peers: Vec<(Option<Family>, Option<Statement>)> = match &rule.peer {
-        Peer::Any => vec![(None, None)],
-        Peer::In(sets) => sets
-            .iter()
-            .map(|set| {
-                let field = match direction {
-                    Direction::Ingress => Field::Saddr(set.family),
-                    Direction::Egress => Field::Daddr(set.family),
-                };
-                (Some(set.family), Some(lookup(vec![field], set.to_string())))
-            })
-            .collect(),
-    };
-    let ports: Vec<(Option<Family>, Option<Statement>)> = match &rule.ports {
-        Ports::Any => vec![(None, None)],
-        Ports::In(ranges) if ranges.len() > WRITTEN_OUT => {
-            let set = port_set_name(policy, ranges);
-            vec![(None, Some(lookup(vec![Field::ThDport, Field::L4Proto], set)))]
-        }
-        Ports::In(ranges) => ranges.iter().map(|range| (None, Some(port(*range)))).collect(),
-        Ports::Named(sets) => sets
-            .iter()
-            .map(|set| {
-                let fields = vec![Field::Daddr(set.family), Field::L4Proto, Field::ThDport];
-                (Some(set.family), Some(lookup(fields, set.to_string())))
-            })
-            .collect(),
-    };
-    let mut all = Vec::new();
-    for (family, peer) in &peers {
-        for (of, port) in &ports {
-            if family.is_none() || of.is_none() || family == of {
-                all.push(peer.iter().chain(port).cloned().collect());
-            }
-        }
-    }
-    all
-}
-
-fn port(range: PortRange) -> Statement {
-    let protocol = range.protocol as u8;
-    let (first, last) = (range.first.to_be_bytes().to_vec(), range.last.to_be_bytes().to_vec());
-    if range.is_all() {
-        Statement::Cmp { field: Field::L4Proto, op: CmpOp::Eq, value: vec![protocol] }
-    } else if first == last {
-        Statement::Cmp { field: Field::Dport(protocol), op: CmpOp::Eq, value: first }
-    } else {
-        Statement::Range { field: Field::Dport(protocol), from: first, to: last }
-    }
-}
-
-/// Named by what it holds, so that it never changes.
-fn port_set_name(policy: &str, ranges: &[PortRange]) -> String {
-    format!("services/{}/{policy}", super::digest(&format!("{ranges:?}")))
-}
-
-fn port_set(objects: &mut Objects, policy: &str, rule: &Rule) {
-    if let Ports::In(ranges) = &rule.ports
-        && ranges.len() > WRITTEN_OUT
-    {
-        let name = port_set_name(policy, ranges);
-        let bound = |port: u16, range: &PortRange| key(&[&port.to_be_bytes(), &[range.protocol as u8]]);
-        let elements = ranges.iter().map(|range| Element {
-            key: bound(range.first, range),
-            end: Some(bound(range.last, range)),
-            verdict: None,
-        });
-        objects.elements.insert(name.clone(), elements.collect());
-        objects.sets.insert(name, NftSet::of_ranges([Type::InetService, Type::InetProto]));
-    }
-}
-
 /// What one direction of the endpoints with these policies becomes. `find` knows the policies it names; those `merged`
 /// are led to by [`peer`] and [`class`].
 pub fn chain<'a>(
@@ -553,39 +408,6 @@ fn tell(prefix: &str) -> NftRule {
     ])
 }
 
-/// What a set is to nf_tables, without its members.
-pub fn set(id: SetId, of: &str) -> NftSet {
-    let address = match id.family {
-        Family::Ipv4 => Type::Ipv4Addr,
-        Family::Ipv6 => Type::Ipv6Addr,
-    };
-    let set = match id.kind {
-        SetKind::Addresses => NftSet::of([address]),
-        SetKind::Networks => NftSet::of_ranges([address]),
-        SetKind::Ports => NftSet::of([address, Type::InetProto, Type::InetService]),
-    };
-    NftSet { comment: Some(of.to_owned()), ..set }
-}
-
-/// Members as elements.
-pub fn elements(members: &Members) -> BTreeSet<Element> {
-    match members {
-        Members::Addresses(members) => members.iter().map(|address| single(&[&octets(*address)])).collect(),
-        Members::Networks(members) => members
-            .iter()
-            .map(|range| Element {
-                key: key(&[&octets(range.first)]),
-                end: Some(key(&[&octets(range.last)])),
-                verdict: None,
-            })
-            .collect(),
-        Members::Ports(members) => members
-            .iter()
-            .map(|port| single(&[&octets(port.address), &[port.protocol as u8], &port.port.to_be_bytes()]))
-            .collect(),
-    }
-}
-
 /// All of a ruleset, for people.
 pub fn table(ruleset: &Ruleset) -> Table {
     let mut objects = frame();
@@ -617,27 +439,4 @@ pub fn table(ruleset: &Ruleset) -> Table {
         (name, (set, held))
     };
     Table { name: TABLE.to_owned(), counters, sets: sets.into_iter().map(with_elements).collect(), chains }
-}
-
-fn single(parts: &[&[u8]]) -> Element {
-    Element { key: key(parts), end: None, verdict: None }
-}
-
-/// Values behind each other, each padded to 32 bits when there are several.
-fn key(parts: &[&[u8]]) -> Key {
-    let mut key = Key::new();
-    for part in parts {
-        key.extend_from_slice(part);
-        if parts.len() > 1 {
-            key.resize(key.len().next_multiple_of(4), 0);
-        }
-    }
-    key
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
 }

@@ -35,13 +35,17 @@
 //! Where something is in [`Mode::Audit`], a packet it would drop is counted and reported as such, and goes on as though
 //! the rule had not matched (1, 3) or there were no [`Network`] (2).
 
+mod delta;
+mod show;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use manx_bgp::types::Family;
 use serde::{Deserialize, Serialize};
+
+pub use self::delta::{Delta, SetChange};
 
 /// All that is enforced on this node.
 ///
@@ -322,80 +326,6 @@ pub struct Port {
     pub port: u16,
 }
 
-/// From one ruleset to the next. Made by the graph so that, applied to the one, it gives the other; what both have is
-/// not in it.
-///
-/// A driver that cannot put it in force at once adds sets and members before the policies that name them, those before
-/// the endpoints, and removes in reverse. Members removed are of pods that are gone, or no longer selected: to be
-/// removed soon, not at once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[must_use = "a change not acted on is lost"]
-pub struct Delta {
-    /// The node's addresses, if they differ.
-    pub node: Option<BTreeSet<IpAddr>>,
-    /// Each set that differs.
-    pub sets: BTreeMap<SetId, SetChange>,
-    /// Each policy that differs; none: gone.
-    pub policies: BTreeMap<PolicyId, Option<Arc<Policy>>>,
-    /// Each endpoint that differs; none: gone.
-    pub endpoints: BTreeMap<Ifname, Option<Arc<Endpoint>>>,
-}
-
-/// What becomes of a set.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SetChange {
-    /// It is new.
-    Add(Set),
-    /// Members come and go; both of the set's kind, no member in both.
-    Members {
-        /// Were not in it.
-        add: Members,
-        /// Were in it.
-        remove: Members,
-    },
-    /// No rule names it any more.
-    Remove,
-}
-
-impl Delta {
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl Ruleset {
-    /// Takes one step.
-    pub fn apply(&mut self, delta: Delta) {
-        let Delta { node, sets, policies, endpoints } = delta;
-        if let Some(node) = node {
-            self.node = node;
-        }
-        for (id, change) in sets {
-            match change {
-                SetChange::Add(set) => _ = self.sets.insert(id, set),
-                SetChange::Remove => _ = self.sets.remove(&id),
-                SetChange::Members { add, remove } => {
-                    if let Some(set) = self.sets.get_mut(&id) {
-                        set.members.change(add, &remove);
-                    }
-                }
-            }
-        }
-        step(&mut self.policies, policies);
-        step(&mut self.endpoints, endpoints);
-    }
-}
-
-fn step<K: Ord, V>(map: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
-    for (key, value) in changes {
-        match value {
-            Some(value) => _ = map.insert(key, value),
-            None => _ = map.remove(&key),
-        }
-    }
-}
-
 impl Members {
     /// None, of a kind.
     pub fn empty(kind: SetKind) -> Self {
@@ -460,75 +390,6 @@ impl Range {
     /// Whether an address is in it.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.first <= address && address <= self.last
-    }
-}
-
-/// `addresses4-` and 32 hexadecimal digits: kind, family and digest, at most 43 characters.
-impl fmt::Display for SetId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            SetKind::Addresses => "addresses",
-            SetKind::Networks => "networks",
-            SetKind::Ports => "ports",
-        };
-        let family = match self.family {
-            Family::Ipv4 => 4,
-            Family::Ipv6 => 6,
-        };
-        write!(f, "{kind}{family}-{:032x}", self.digest)
-    }
-}
-
-impl fmt::Debug for SetId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl fmt::Display for Ifname {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
-        })
-    }
-}
-
-/// `NetworkPolicy shop/web`, `ClusterNetworkPolicy deny-all`; the direction is not said.
-impl fmt::Display for PolicyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.tier {
-            Tier::Network => "NetworkPolicy",
-            Tier::Admin | Tier::Baseline => "ClusterNetworkPolicy",
-        };
-        write!(f, "{kind} {}", self.name)
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "TCP",
-            Self::Udp => "UDP",
-            Self::Sctp => "SCTP",
-        })
-    }
-}
-
-/// `TCP 80`, `UDP 8000–8080`, `SCTP`.
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self { protocol, .. } if self.is_all() => protocol.fmt(f),
-            Self { protocol, first, last } if first == last => write!(f, "{protocol} {first}"),
-            Self { protocol, first, last } => write!(f, "{protocol} {first}–{last}"),
-        }
     }
 }
 

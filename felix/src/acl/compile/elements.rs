@@ -1,0 +1,67 @@
+//! Sets of the ruleset, and their members as elements.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use manx_bgp::types::Family;
+
+use crate::acl::nft::{Element, Key, Set as NftSet, Type};
+use crate::acl::ruleset::{Members, SetId, SetKind};
+
+/// What a set is to nf_tables, without its members.
+pub fn set(id: SetId, of: &str) -> NftSet {
+    let address = match id.family {
+        Family::Ipv4 => Type::Ipv4Addr,
+        Family::Ipv6 => Type::Ipv6Addr,
+    };
+    let set = match id.kind {
+        SetKind::Addresses => NftSet::of([address]),
+        SetKind::Networks => NftSet::of_ranges([address]),
+        SetKind::Ports => NftSet::of([address, Type::InetProto, Type::InetService]),
+    };
+    NftSet { comment: Some(of.to_owned()), ..set }
+}
+
+/// Members as elements.
+pub fn elements(members: &Members) -> BTreeSet<Element> {
+    match members {
+        Members::Addresses(members) => members.iter().map(|address| single(&[&octets(*address)])).collect(),
+        Members::Networks(members) => members
+            .iter()
+            .map(|range| Element {
+                key: key(&[&octets(range.first)]),
+                end: Some(key(&[&octets(range.last)])),
+                verdict: None,
+            })
+            .collect(),
+        Members::Ports(members) => members
+            .iter()
+            .map(|port| single(&[&octets(port.address), &[port.protocol as u8], &port.port.to_be_bytes()]))
+            .collect(),
+    }
+}
+
+/// A key that is no range.
+pub fn single(parts: &[&[u8]]) -> Element {
+    Element { key: key(parts), end: None, verdict: None }
+}
+
+/// Values behind each other, each padded to 32 bits when there are several.
+pub fn key(parts: &[&[u8]]) -> Key {
+    let mut key = Key::new();
+    for part in parts {
+        key.extend_from_slice(part);
+        if parts.len() > 1 {
+            key.resize(key.len().next_multiple_of(4), 0);
+        }
+    }
+    key
+}
+
+/// In the order of the network.
+pub fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
