@@ -132,6 +132,14 @@ impl Agent {
     }
 }
 
+/// Seconds of CPU this process has used, in the kernel for it too.
+fn cpu() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    // utime and stime (proc_pid_stat(5)), in hundredths of a second.
+    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
+}
+
 /// Megabytes this process has, and has had at most.
 fn memory() -> String {
     let status = fs::read_to_string("/proc/self/status").unwrap();
@@ -173,9 +181,9 @@ pub fn events() {
         }
     }
     println!("read: {:.2?}, {}", start.elapsed(), memory());
-    let start = Instant::now();
+    let (start, used) = (Instant::now(), cpu());
     agent.put_in_force();
-    println!("in sync → kernel right: {:.2?}, {}", start.elapsed(), memory());
+    println!("in sync → kernel right: {:.2?}, {:.2} s of CPU, {}", start.elapsed(), cpu() - used, memory());
     agent.driver.sweep();
     while !(agent.driver.status().swept && agent.driver.status().in_force) {
         std::thread::sleep(Duration::from_millis(10));

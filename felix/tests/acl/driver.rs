@@ -8,8 +8,8 @@ use manx_felix::acl::compile;
 use manx_felix::acl::driver::{Connections, Driver};
 use manx_felix::acl::nft::{Nft, Rule as NftRule};
 use manx_felix::acl::ruleset::{
-    Chain, Delta, Direction, Endpoint, Ifname, Mode, Network, Policy, PolicyId, Ruleset, SetKind, Spoofing,
-    Tier,
+    Action, Chain, Delta, Direction, Endpoint, Ifname, Members, Mode, Network, Peer, Policy, PolicyId, Ports,
+    Rule, Ruleset, Set, SetId, SetKind, Spoofing, Tier,
 };
 
 use crate::world::{Dice, a_ruleset, eventually, in_a_namespace, pod_address, run, step, wait};
@@ -169,5 +169,52 @@ fn a_refused_update_leaves_the_last_one_in_force_and_is_tried_again() {
         wait(driver.update(step(&bad, &mended))).unwrap();
         assert_in_force(&mended);
         assert_eq!(driver.status().failing, None);
+    });
+}
+
+#[test]
+#[ignore = "needs root: make test"]
+fn a_pod_of_many_policies_goes_with_all_that_addresses_led_to() {
+    in_a_namespace(|| {
+        let mut many = Ruleset::default();
+        let mut policies = Vec::new();
+        for number in 0..40 {
+            let id = SetId { kind: SetKind::Addresses, family: Family::Ipv4, digest: number as u128 };
+            let members = (0..10).map(|member| pod_address(10 * number + member, Family::Ipv4)).collect();
+            many.sets.insert(id, Set { of: "pods".into(), members: Members::Addresses(members) });
+            let rule = Rule {
+                action: Action::Accept,
+                peer: Peer::In(vec![id]),
+                ports: Ports::Any,
+                index: 0,
+                name: None,
+            };
+            let name = format!("shop/policy-{number:02}").into();
+            let policy = PolicyId { tier: Tier::Network, name, direction: Direction::Ingress };
+            many.policies.insert(policy.clone(), Arc::new(Policy { mode: Mode::Enforce, rules: vec![rule] }));
+            policies.push(policy);
+        }
+        let endpoint = |policies: Vec<PolicyId>| {
+            let network = (!policies.is_empty()).then_some(Network { policies, otherwise: Mode::Enforce });
+            Arc::new(Endpoint {
+                pod: "shop/web".into(),
+                addresses: [pod_address(1, Family::Ipv4)].into(),
+                spoofing: Spoofing::Denied,
+                ingress: Arc::new(Chain { network, ..Chain::default() }),
+                egress: Arc::default(),
+            })
+        };
+        many.endpoints.insert(Ifname("manx0".into()), endpoint(policies));
+        let mut none = Ruleset::default();
+        none.endpoints.insert(Ifname("manx0".into()), endpoint(Vec::new()));
+        let driver = Driver::start(Connections::End).unwrap();
+        driver.sweep();
+        let mut now = Ruleset::default();
+        for next in [&many, &none, &many, &Ruleset::default()] {
+            wait(driver.update(step(&now, next))).unwrap();
+            assert_in_force(next);
+            now = next.clone();
+        }
+        assert_eq!(driver.status().refused, 0);
     });
 }
