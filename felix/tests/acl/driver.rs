@@ -1,5 +1,6 @@
 //! The driver: what is in the kernel is what is wanted, whatever happens.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -178,9 +179,9 @@ fn a_pod_of_many_policies_goes_with_all_that_addresses_led_to() {
     in_a_namespace(|| {
         let mut many = Ruleset::default();
         let mut policies = Vec::new();
-        for number in 0..40 {
-            let id = SetId { kind: SetKind::Addresses, family: Family::Ipv4, digest: number as u128 };
-            let members = (0..10).map(|member| pod_address(10 * number + member, Family::Ipv4)).collect();
+        for number in 0..40_u8 {
+            let id = SetId { kind: SetKind::Addresses, family: Family::Ipv4, digest: number.into() };
+            let members = (0..10).map(|member| IpAddr::from([10, 1, number, member])).collect();
             many.sets.insert(id, Set { of: "pods".into(), members: Members::Addresses(members) });
             let rule = Rule {
                 action: Action::Accept,
