@@ -150,6 +150,16 @@ fn attributes() {
 }
 
 #[test]
+fn prefixes() {
+    fuzz("nlri");
+}
+
+#[test]
+fn bfd_packets() {
+    fuzz("bfd");
+}
+
+#[test]
 fn notifications() {
     fuzz("notification");
 }

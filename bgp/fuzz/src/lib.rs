@@ -10,8 +10,11 @@
 //! | what is written is bounded by what was read | three times as much and a little: see [`update`] |
 //! | no prefix has host bits | and an announcement is of one family |
 
+use std::time::{Duration, Instant};
+
 use bytes::BytesMut;
 use manx_bgp::api::{Config, Reply, Request};
+use manx_bgp::bfd::{self, Packet};
 use manx_bgp::iana::MessageType;
 use manx_bgp::types::{Family, Prefix};
 use manx_bgp::wire::{self, AddPath, Message, Nlri, Notification, Segment, Session, Update};
@@ -20,14 +23,16 @@ use manx_bgp::wire::{self, AddPath, Message, Nlri, Notification, Segment, Sessio
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     ("frame", frame),
     ("open", open),
     ("capabilities", capabilities),
     ("update", update),
     ("attribute", attribute),
+    ("nlri", nlri),
     ("notification", notification),
     ("route_refresh", route_refresh),
+    ("bfd", bfd),
     ("api", api),
     ("config", config),
 ];
@@ -101,6 +106,31 @@ pub fn attribute(data: &[u8]) {
     round_trip(MessageType::Update, &body, Some(&session));
 }
 
+/// A list of prefixes behind an octet that chooses the session, with path identifiers or without (RFC 7911), and the
+/// field it stands in: announced or withdrawn, RFC 4271's own or RFC 4760's.
+pub fn nlri(data: &[u8]) {
+    let Some((choice, list)) = data.split_first() else { return };
+    let list = &list[..list.len().min(3500)];
+    let session = session(*choice);
+    let as_path: &[u8] = if session.asn4 { &[2, 1, 0, 0, 0xfd, 0xe9] } else { &[2, 1, 0xfd, 0xe9] };
+    let attribute = |flags: u8, code: u8, value: &[u8]| {
+        let length = (value.len() as u16).to_be_bytes();
+        [&[flags | 0x10, code][..], &length, value].concat()
+    };
+    let good = [attribute(0x40, 1, &[0]), attribute(0x40, 2, as_path)].concat();
+    let next_hop = attribute(0x40, 3, &[10, 0, 0, 1]);
+    let global = [&[0, 2, 1, 16, 0xfd][..], &[0; 14], &[1, 0]].concat();
+    let (withdrawn, attributes, announced): (&[u8], _, &[u8]) = match choice >> 6 {
+        0 => (&[], [good, next_hop].concat(), list),
+        1 => (list, Vec::new(), &[]),
+        2 => (&[], [good, attribute(0x80, 14, &[&global, list].concat())].concat(), &[]),
+        _ => (&[], attribute(0x80, 15, &[&[0, 2, 1], list].concat()), &[]),
+    };
+    let length = |field: &[u8]| (field.len() as u16).to_be_bytes();
+    let body = [&length(withdrawn)[..], withdrawn, &length(&attributes), &attributes, announced].concat();
+    round_trip(MessageType::Update, &body, Some(&session));
+}
+
 /// A NOTIFICATION's body.
 pub fn notification(body: &[u8]) {
     round_trip(MessageType::Notification, body, None);
@@ -109,6 +139,31 @@ pub fn notification(body: &[u8]) {
 /// A ROUTE-REFRESH's body.
 pub fn route_refresh(body: &[u8]) {
     round_trip(MessageType::RouteRefresh, body, None);
+}
+
+/// BFD control packets of 24 octets, one after the other, 100 ms apart; what is good is read again as it was, and taken
+/// by a session, which sends good packets only and few.
+pub fn bfd(data: &[u8]) {
+    let interval = Duration::from_millis(50);
+    let settings = bfd::Settings { min_tx: interval, min_rx: interval, multiplier: 3 };
+    let mut now = Instant::now();
+    let mut session = bfd::Session::new(settings, 7, 1, now);
+    for payload in data.chunks(bfd::packet::LENGTH).take(64) {
+        if let Ok(packet) = Packet::parse(payload) {
+            assert!(packet.multiplier > 0 && packet.my_discriminator > 0);
+            assert_eq!(Packet::parse(&packet.write()), Ok(packet));
+            let _ = session.receive(&packet, now);
+        }
+        now += Duration::from_millis(100);
+        let _ = session.tick(now);
+        let mut sent = 0;
+        while let Some(packet) = session.transmit(now) {
+            assert_eq!(Packet::parse(&packet.write()), Ok(packet));
+            sent += 1;
+            assert!(sent <= 2, "an answer and one that is due");
+        }
+        assert!(session.next_timeout().is_none_or(|due| due > now));
+    }
 }
 
 /// A frame of the socket's, from either side.
@@ -241,6 +296,9 @@ fn comparable(update: &Update) -> Update {
 /// Good inputs of a target, from the captured messages in `vectors`: where mutations begin.
 pub fn seeds(target: &str, vectors: &std::path::Path) -> std::io::Result<Vec<Vec<u8>>> {
     let mut seeds = text_seeds(target);
+    if target == "bfd" {
+        seeds.extend(BFD.map(octets));
+    }
     let kinds = [("open", 1), ("update", 2), ("notification", 3), ("route_refresh", 5)];
     let mut files: Vec<_> = std::fs::read_dir(vectors)?.collect::<Result<_, _>>()?;
     files.sort_by_key(std::fs::DirEntry::path);
@@ -260,11 +318,22 @@ pub fn seeds(target: &str, vectors: &std::path::Path) -> std::io::Result<Vec<Vec
         if target == "capabilities" && *kind == 1 {
             seeds.extend(body.get(12..).map(<[u8]>::to_vec));
         }
+        if target == "nlri" && *kind == 2 {
+            seeds.extend((0..=255).step_by(33).map(|choice| [&[choice][..], announced_by(body)].concat()));
+        }
         if target == "attribute" && *kind == 2 {
             seeds.extend(attributes_of(body));
         }
     }
     Ok(seeds)
+}
+
+/// The list of prefixes at the end of a good UPDATE.
+fn announced_by(body: &[u8]) -> &[u8] {
+    let length =
+        |at: usize| body.get(at..at + 2).map_or(0, |two| usize::from(two[0]) << 8 | usize::from(two[1]));
+    let attributes = 2 + length(0);
+    body.get(attributes + 2 + length(attributes)..).unwrap_or_default()
 }
 
 /// Each attribute of a good UPDATE, as [`attribute`] takes it.
@@ -301,7 +370,8 @@ fn text_seeds(target: &str) -> Vec<Vec<u8>> {
                 "peers":[{"address":"10.0.0.2","asn":65001,"families":["ipv4","ipv6"],"nextHops":["fd00::1"],
                 "import":{"default":"accept","rules":[{"name":"r","match":{"prefixes":[{"prefix":"10.0.0.0/8","ge":16,"le":24}],
                 "communities":["64512:*","no-export"],"asPath":{"contains":[65010]}},"then":{"verdict":"reject","localPref":7}}]},
-                "export":{"rules":[{"match":{"source":"originated"}}]},"passive":true}],
+                "export":{"rules":[{"match":{"source":"originated"}}]},"passive":true,"tcpAo":[{"sendId":1,"recvId":2,"algorithm":"aes-128-cmac-96","secret":"k"}],"bfd":{"minRxMs":50}}],
+                "ranges":[{"prefix":"10.9.0.0/16","asns":[65001,"65100-65199"]}],
                 "networks":[{"prefix":"10.1.0.0/26","communities":["64512:1","no-export"]}]}}"#,
             r#"{"type":"routes","changes":[{"prefix":"fd00::/64","nextHops":["fd00::1","10.0.0.1"]}]}"#,
             r#"{"type":"error","message":"no"}"#,
@@ -315,6 +385,14 @@ fn text_seeds(target: &str) -> Vec<Vec<u8>> {
     };
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
+
+/// Up, with a poll, Down and AdminDown, of BIRD and FRR.
+const BFD: [&str; 3] = [
+    "20c00418 472f6c6b 00000007 0000ea60 0000ea60 00000000 20e00418 472f6c6b 00000007 00000001 ffffffff 00000000",
+    "2045cb03 1245cba1 63771985 0000ea60 0000ea60 0000c350 20400318 1245cba1 00000000 000f4240 0000ea60 0000c350",
+    "20400318 1245cba1 00000000 000f4240 0000ea60 00000000 20800318 1245cba1 00000007 000f4240 0000ea60 00000000 \
+     27000318 1245cba1 00000007 000f4240 00000000 00000000",
+];
 
 fn octets(text: &str) -> Vec<u8> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
