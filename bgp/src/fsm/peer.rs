@@ -30,6 +30,8 @@ pub struct Peer {
     trouble: Option<Cause>,
     /// Why it last left Established.
     down: Option<Cause>,
+    /// Why it is not up, as far as one side has told the other.
+    said: Option<Cause>,
     /// What the last end was, until it is taken.
     ended: Option<&'static str>,
 }
@@ -76,6 +78,7 @@ impl Peer {
             failures: 0,
             trouble: None,
             down: None,
+            said: None,
             ended: None,
         }
     }
@@ -86,7 +89,7 @@ impl Peer {
         let mut out = Vec::new();
         match (self.phase, event) {
             (Phase::Stopped, Event::Start) => {
-                self.trouble = None;
+                (self.trouble, self.said) = (None, None);
                 self.begin(now, &mut out);
             }
             (Phase::IdleHold | Phase::Connect | Phase::Active, Event::Start) => {}
@@ -156,6 +159,14 @@ impl Peer {
     /// Why it is not up, else why it last went down.
     pub fn reason(&self) -> Option<&Cause> {
         self.trouble.as_ref().or(self.down.as_ref())
+    }
+
+    /// The same in words; behind it, where that is only that a call or a connection failed, what either side last said.
+    pub fn reasons(&self) -> Option<String> {
+        match (&self.trouble, self.said.as_ref().or(self.down.as_ref())) {
+            (Some(trouble), Some(said)) if trouble != said => Some(format!("{trouble}; before that: {said}")),
+            _ => self.reason().map(Cause::to_string),
+        }
     }
 
     /// What ended a session, or a try to have one, since it was last asked: the [`Cause::kind`], for who
@@ -317,7 +328,7 @@ impl Peer {
             Next::Opened(opened) => self.resolve(role, opened, now, out),
             Next::Up(connection) => {
                 self.slots[role as usize] = Some(connection);
-                self.trouble = None;
+                (self.trouble, self.said) = (None, None);
                 self.local.restart.start = Start::Over;
                 out.push(Action::Up(role));
             }
@@ -430,8 +441,12 @@ impl Peer {
 
     fn note(&mut self, cause: Cause) {
         self.ended = Some(cause.kind());
-        if !self.trouble.as_ref().is_some_and(|before| cause.is_echo_of(before)) {
-            self.trouble = Some(cause);
+        if self.trouble.as_ref().is_some_and(|before| cause.is_echo_of(before)) {
+            return;
         }
+        if !matches!(cause, Cause::Connect(_) | Cause::Lost(_) | Cause::Collision) {
+            self.said = Some(cause.clone());
+        }
+        self.trouble = Some(cause);
     }
 }

@@ -554,3 +554,21 @@ fn a_limit_is_of_an_established_session_only() {
     assert!(peer.handle(Event::PrefixLimit(over), now).is_empty());
     assert_eq!(peer.state(), SessionState::Active);
 }
+
+#[test]
+fn what_the_neighbour_last_said_is_told_behind_a_call_it_does_not_take() {
+    let mut pair = up();
+    let cease = Notification::administrative_shutdown("moving racks");
+    pair.event(RIGHT, Event::Stop(cease.clone()));
+    pair.run_for(SECOND / 10);
+    let said = pair.peers[LEFT].reasons().unwrap();
+    assert!(said.starts_with("they sent ") && said.ends_with(&cease.to_string()), "{said}");
+    pair.listening[RIGHT] = false;
+    pair.run_for(20 * SECOND);
+    let told = pair.peers[LEFT].reasons().unwrap();
+    assert_eq!(told, format!("connection refused; before that: {said}"));
+    pair.listening[RIGHT] = true;
+    pair.event(RIGHT, Event::Start);
+    assert!(pair.run_until(20 * SECOND, Pair::both_up));
+    assert_eq!(pair.peers[LEFT].reasons(), Some(said), "of the last end");
+}

@@ -104,7 +104,7 @@ impl Stats {
             asn: config.asn,
             state: fsm.state(),
             since_seconds: now.saturating_duration_since(fsm.since()).as_secs(),
-            reason: fsm.reason().map(ToString::to_string),
+            reason: fsm.reasons(),
             router_id: fsm.router_id(),
             hold_time: established.map(|negotiated| negotiated.hold_time),
             families: established.map(|negotiated| negotiated.session.families.clone()).unwrap_or_default(),
