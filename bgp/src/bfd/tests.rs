@@ -103,7 +103,7 @@ fn intervals_are_shortened_by_up_to_a_quarter_and_with_a_multiplier_of_1_by_10_t
 }
 
 #[test]
-fn silence_is_noticed_after_the_detection_time_and_both_recover() {
+fn rfc5880_silence_is_noticed_after_the_detection_time_and_both_recover() {
     let mut pair = Pair::up(settings(50, 3), settings(50, 3));
     let cut = pair.elapsed();
     pair.lose = [LOSE_ALL, LOSE_ALL];
@@ -153,7 +153,7 @@ fn one_way_failure_takes_both_down() {
 }
 
 #[test]
-fn a_longer_interval_waits_for_the_end_of_the_poll_sequence() {
+fn rfc5880_a_longer_interval_waits_for_the_end_of_the_poll_sequence() {
     let mut pair = Pair::up(settings(50, 3), settings(50, 3));
     pair.lose = [0, LOSE_ALL];
     pair.sessions[0].set(settings(400, 3), pair.now);
@@ -214,7 +214,7 @@ fn a_poll_is_answered_at_once_without_p() {
 }
 
 #[test]
-fn the_state_machine_is_that_of_section_6_8_6() {
+fn rfc5880_the_state_machine_is_that_of_section_6_8_6() {
     use State::{AdminDown, Down, Init, Up};
     for (at, heard, then) in [
         (Down, AdminDown, Down),
@@ -255,7 +255,7 @@ fn what_the_neighbour_says_is_remembered_and_said_back() {
 }
 
 #[test]
-fn a_neighbour_that_disables_bfd_has_not_failed() {
+fn rfc5882_a_neighbour_that_disables_bfd_has_not_failed() {
     let mut pair = Pair::up(settings(50, 3), settings(50, 3));
     let change = pair.sessions[1].disable(pair.now);
     pair.note(1, change);

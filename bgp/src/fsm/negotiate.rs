@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_what_both_sides_offer() {
+    fn rfc4760_a_session_is_what_both_sides_offer() {
         let ours = local(65000, 1);
         let theirs = Local { families: vec![Family::Ipv6], hold_time: 9, ..local(65001, 2) };
         let negotiated = ours.negotiate(&theirs.open()).unwrap();
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_next_hops_for_ipv4_need_both_sides() {
+    fn rfc8950_ipv6_next_hops_for_ipv4_need_both_sides() {
         let ours = local(65000, 1);
         assert!(ours.negotiate(&local(65001, 2).open()).unwrap().extended_next_hop);
         let without = |asn, id| Local { extended_next_hop: false, ..local(asn, id) };
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn several_paths_go_where_one_side_gives_and_the_other_takes() {
+    fn rfc7911_several_paths_go_where_one_side_gives_and_the_other_takes() {
         let with = |direction, asn, id| Local { add_path: Some(direction), ..local(asn, id) };
         let agreed = |ours, theirs| {
             let negotiated = with(ours, 65000, 1).negotiate(&with(theirs, 65001, 2).open()).unwrap();
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_neighbour_without_capabilities_speaks_ipv4_with_two_octet_as_numbers() {
+    fn rfc4760_a_neighbour_without_capabilities_speaks_ipv4_with_two_octet_as_numbers() {
         let open = Open { capabilities: vec![], ..local(65001, 2).open() };
         let negotiated = local(65001, 1).negotiate(&open).unwrap();
         assert_eq!(negotiated.session.families, [Family::Ipv4]);
@@ -304,14 +304,14 @@ mod tests {
     }
 
     #[test]
-    fn our_own_identifier_is_refused_inside_our_as_only() {
+    fn rfc6286_our_own_identifier_is_refused_inside_our_as_only() {
         let refusal = local(65001, 1).negotiate(&local(65001, 1).open()).unwrap_err();
         assert_eq!(refusal.notification, Notification::bad_bgp_identifier());
         assert!(local(65000, 1).negotiate(&local(65001, 1).open()).is_ok());
     }
 
     #[test]
-    fn no_family_in_common_names_what_we_want() {
+    fn rfc5492_no_family_in_common_names_what_we_want() {
         let ours = Local { families: vec![Family::Ipv6], ..local(65000, 1) };
         let theirs = Local { families: vec![Family::Ipv4], ..local(65001, 2) };
         let refusal = ours.negotiate(&theirs.open()).unwrap_err();

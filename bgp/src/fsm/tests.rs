@@ -24,7 +24,7 @@ fn up() -> Pair {
 }
 
 #[test]
-fn one_call_brings_both_sides_up_in_three_round_trips() {
+fn rfc4271_one_call_brings_both_sides_up_in_three_round_trips() {
     let mut pair = Pair::new(local(64512, 1, 65001), Local { passive: true, ..local(65001, 2, 64512) });
     pair.start_both();
     assert_eq!(pair.peers[LEFT].state(), SessionState::Connect);
@@ -36,7 +36,7 @@ fn one_call_brings_both_sides_up_in_three_round_trips() {
 }
 
 #[test]
-fn of_two_calls_at_once_that_of_the_larger_identifier_stays() {
+fn rfc4271_of_two_calls_at_once_that_of_the_larger_identifier_stays() {
     for (left, right, winner) in [(1, 2, RIGHT), (2, 1, LEFT)] {
         let mut pair = Pair::new(local(64512, left, 64512), local(64512, right, 64512));
         pair.start_both();
@@ -50,7 +50,7 @@ fn of_two_calls_at_once_that_of_the_larger_identifier_stays() {
 }
 
 #[test]
-fn with_equal_identifiers_the_call_of_the_larger_as_stays() {
+fn rfc6286_with_equal_identifiers_the_call_of_the_larger_as_stays() {
     for (left, right, winner) in [(64512, 65001, RIGHT), (65001, 64512, LEFT)] {
         let mut pair = Pair::new(local(left, 1, right), local(right, 1, left));
         pair.start_both();
@@ -93,7 +93,7 @@ fn the_wrong_as_is_told_in_words_on_both_sides_and_tried_again_ever_more_slowly(
 }
 
 #[test]
-fn a_silent_neighbour_is_given_up_after_the_hold_time_and_found_again_after_the_silence() {
+fn rfc4271_a_silent_neighbour_is_given_up_after_the_hold_time_and_found_again_after_the_silence() {
     let mut pair = up();
     pair.connected = false;
     let silence = pair.now;
@@ -119,7 +119,7 @@ fn keepalives_hold_an_idle_session_for_a_day() {
 }
 
 #[test]
-fn without_a_hold_time_nothing_is_said_and_nothing_expires() {
+fn rfc4271_without_a_hold_time_nothing_is_said_and_nothing_expires() {
     let quiet = Local { hold_time: 0, ..local(64512, 1, 64512) };
     let mut pair = Pair::new(quiet, local(64512, 2, 64512));
     pair.start_both();
@@ -132,7 +132,7 @@ fn without_a_hold_time_nothing_is_said_and_nothing_expires() {
 }
 
 #[test]
-fn stop_says_administrative_shutdown_with_its_text_and_start_begins_again() {
+fn rfc9003_stop_says_administrative_shutdown_with_its_text_and_start_begins_again() {
     let mut pair = up();
     pair.event(LEFT, Event::Stop(Notification::administrative_shutdown("maintenance")));
     assert_eq!(pair.peers[LEFT].state(), SessionState::Idle);
@@ -148,7 +148,7 @@ fn stop_says_administrative_shutdown_with_its_text_and_start_begins_again() {
 }
 
 #[test]
-fn a_deconfigured_peer_is_told_so() {
+fn rfc4486_a_deconfigured_peer_is_told_so() {
     let mut pair = up();
     pair.event(RIGHT, Event::Stop(Notification::peer_deconfigured()));
     pair.run_for(SECOND);
@@ -157,7 +157,7 @@ fn a_deconfigured_peer_is_told_so() {
 }
 
 #[test]
-fn bfd_ends_a_session_at_once_with_its_own_cease_and_the_next_is_tried_soon() {
+fn rfc9384_bfd_ends_a_session_at_once_with_its_own_cease_and_the_next_is_tried_soon() {
     let mut pair = up();
     pair.event(LEFT, Event::BfdDown("control detection time expired after 150 ms".to_owned()));
     assert_ne!(pair.peers[LEFT].state(), SessionState::Established);
@@ -182,7 +182,7 @@ fn a_stopped_peer_refuses_calls() {
 }
 
 #[test]
-fn calls_nobody_listens_to_are_repeated_soon_then_every_few_seconds() {
+fn rfc4271_calls_nobody_listens_to_are_repeated_soon_then_every_few_seconds() {
     let mut pair = ibgp();
     pair.listening[RIGHT] = false;
     pair.event(LEFT, Event::Start);
@@ -279,7 +279,7 @@ fn sent(actions: &[Action]) -> Vec<Notification> {
 }
 
 #[test]
-fn messages_at_the_wrong_time_are_answered_with_the_state_they_came_in() {
+fn rfc4271_messages_at_the_wrong_time_are_answered_with_the_state_they_came_in() {
     let now = Instant::now();
     let hear = |peer: &mut Peer, message| peer.handle(Event::Received(Role::Passive, message), now);
     let open = || Message::Open(local(64512, 2, 64512).open());
@@ -318,7 +318,7 @@ fn a_bad_message_is_answered_with_the_parsers_verdict_and_a_time_of_refusal() {
 }
 
 #[test]
-fn a_connection_that_never_opens_is_closed_after_four_minutes() {
+fn rfc4271_a_connection_that_never_opens_is_closed_after_four_minutes() {
     let now = Instant::now();
     let mut peer = open_sent(now);
     assert_eq!(peer.next_timeout(), Some(now + 240 * SECOND));
@@ -437,7 +437,7 @@ fn the_offer_names_every_family_and_four_octet_as_numbers() {
 }
 
 #[test]
-fn only_what_means_an_end_is_a_hard_reset_and_only_to_one_that_would_take_it_for_a_restart() {
+fn rfc8538_only_what_means_an_end_is_a_hard_reset_and_only_to_one_that_would_take_it_for_a_restart() {
     let mut pair = up();
     pair.event(LEFT, Event::Stop(Notification::other_configuration_change()));
     pair.run_for(SECOND);
@@ -472,7 +472,7 @@ fn the_restart_bit_is_in_the_first_session_only() {
 }
 
 #[test]
-fn keepalives_are_as_far_apart_as_is_set_and_never_more_than_a_third_of_the_hold_time() {
+fn rfc4271_keepalives_are_as_far_apart_as_is_set_and_never_more_than_a_third_of_the_hold_time() {
     for (hold_time, keepalive, interval) in [
         (9, None, Some(3 * SECOND)),
         (9, Some(1), Some(SECOND)),
@@ -494,7 +494,7 @@ fn keepalives_are_as_far_apart_as_is_set_and_never_more_than_a_third_of_the_hold
 }
 
 #[test]
-fn the_send_hold_time_is_what_is_set_or_eight_minutes_or_twice_the_hold_time() {
+fn rfc9687_the_send_hold_time_is_what_is_set_or_eight_minutes_or_twice_the_hold_time() {
     for (hold_time, send_hold_time, agreed) in
         [(90, None, 480), (300, None, 600), (0, None, 480), (90, Some(91), 91)]
     {
@@ -506,7 +506,7 @@ fn the_send_hold_time_is_what_is_set_or_eight_minutes_or_twice_the_hold_time() {
 }
 
 #[test]
-fn one_that_takes_nothing_is_told_so_and_hung_up_on() {
+fn rfc9687_one_that_takes_nothing_is_told_so_and_hung_up_on() {
     let mut pair = up();
     let role = Role::Active;
     let role = if pair.survivors() == [LEFT] { role } else { Role::Passive };
@@ -526,7 +526,7 @@ fn one_that_takes_nothing_is_told_so_and_hung_up_on() {
 }
 
 #[test]
-fn one_past_its_limit_is_refused_until_the_time_set_or_for_good() {
+fn rfc4271_one_past_its_limit_is_refused_until_the_time_set_or_for_good() {
     for restart_after in [Some(30), None] {
         let mut pair = up();
         let over = PrefixLimit { family: Family::Ipv6, limit: 7, restart_after };

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jitter_stays_between_three_quarters_and_one_and_uses_the_whole_range() {
+    fn rfc4271_jitter_stays_between_three_quarters_and_one_and_uses_the_whole_range() {
         let mut jitter = Jitter::new(1);
         let factors: Vec<f64> =
             (0..1000).map(|_| jitter.apply(Duration::from_secs(1)).as_secs_f64()).collect();

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_is_announced_for_a_time_and_then_done() {
+    fn rfc8326_a_drain_is_announced_for_a_time_and_then_done() {
         let (mut drains, now) = (Drains::default(), Instant::now());
         drains.begin(None, wanted(AfterDrain::Withdraw, 60), now);
         let stage = drains.stage(peer(1)).unwrap();

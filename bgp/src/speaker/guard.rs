@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_external_neighbour_is_sent_the_full_ttl_and_an_internal_one_the_kernels() {
+    fn rfc5082_an_external_neighbour_is_sent_the_full_ttl_and_an_internal_one_the_kernels() {
         let ttl = |asn: u32, change: fn(&mut PeerConfig)| {
             let mut peer = PeerConfig::new("10.0.0.2".parse().unwrap(), Asn(asn));
             change(&mut peer);

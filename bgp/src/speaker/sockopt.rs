@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_takes_keys_of_both_families_and_forgets_them_again() {
+    fn rfc2385_the_kernel_takes_keys_of_both_families_and_forgets_them_again() {
         let key = Secret::from("k".repeat(MAX_KEY));
         for (bind, peers) in
             [("127.0.0.1:0", ["127.0.0.2/32", "127.0.0.0/8"]), ("[::1]:0", ["fd00::2/128", "fd00::/64"])]

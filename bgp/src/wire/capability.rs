@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn several_paths_are_read_family_by_family_and_refused_whole_with_a_value_that_is_not_defined() {
+    fn rfc7911_several_paths_are_read_family_by_family_and_refused_whole_with_a_value_that_is_not_defined() {
         let known =
             Capability::AddPath(vec![(Family::Ipv4, SendReceive::Both), (Family::Ipv6, SendReceive::Send)]);
         assert_eq!(read(&hex!("45 0c 0001 01 03  0001 80 01  0002 01 02")), known);
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_capability_of_the_wrong_length_is_kept_as_unknown_and_written_as_it_came() {
+    fn rfc5492_a_known_capability_of_the_wrong_length_is_kept_as_unknown_and_written_as_it_came() {
         for bytes in [&hex!("41 03 000001")[..], &hex!("02 01 00"), &hex!("40 03 000001"), &hex!("47 01 00")]
         {
             let capability = read(bytes);

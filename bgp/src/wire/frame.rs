@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_marker_is_1_1_with_the_first_octet_that_shows_it() {
+    fn rfc4271_a_wrong_marker_is_1_1_with_the_first_octet_that_shows_it() {
         let mut buffer = BytesMut::from(&b"GET / HTTP/1.1"[..]);
         assert_eq!(frame(&mut buffer, MAX_MESSAGE), Err(Notification::connection_not_synchronized()));
         let mut buffer = header(19, 4);
@@ -106,20 +106,20 @@ mod tests {
     }
 
     #[test]
-    fn a_length_the_type_does_not_allow_is_1_2_with_that_length() {
+    fn rfc4271_a_length_the_type_does_not_allow_is_1_2_with_that_length() {
         for (length, kind) in [(18, 4), (20, 4), (28, 1), (22, 2), (4097, 2), (20, 3), (18, 9)] {
             assert_eq!(refused(length, kind), Notification::bad_message_length(length), "{length} of {kind}");
         }
     }
 
     #[test]
-    fn extended_messages_are_taken_where_negotiated_but_never_for_open() {
+    fn rfc8654_extended_messages_are_taken_where_negotiated_but_never_for_open() {
         assert_eq!(frame(&mut header(4097, 2), MAX_EXTENDED), Ok(None));
         assert_eq!(frame(&mut header(4097, 1), MAX_EXTENDED), Err(Notification::bad_message_length(4097)));
     }
 
     #[test]
-    fn an_unknown_type_is_1_3_with_that_type() {
+    fn rfc4271_an_unknown_type_is_1_3_with_that_type() {
         assert_eq!(refused(19, 0), Notification::bad_message_type(0));
         assert_eq!(refused(23, 6), Notification::bad_message_type(6));
     }

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_identifier_that_is_cut_short_or_has_no_prefix_is_refused() {
+    fn rfc7911_a_path_identifier_that_is_cut_short_or_has_no_prefix_is_refused() {
         for field in [&hex!("000001")[..], &hex!("00000001"), &hex!("00000001 18 0a00")] {
             assert_eq!(parse(field, Family::Ipv4, true, &mut Vec::new()), None, "{field:?}");
         }

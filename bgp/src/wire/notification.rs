@@ -360,14 +360,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shutdown_text_is_shown_and_its_control_characters_are_escaped() {
+    fn rfc9003_a_shutdown_text_is_shown_and_its_control_characters_are_escaped() {
         let notification = Notification::administrative_shutdown("new kernel\n");
         assert_eq!(notification.to_string(), r#"cease: administrative shutdown (6/2): "new kernel\n""#);
         assert_eq!(Notification::administrative_shutdown("").data, b"");
     }
 
     #[test]
-    fn a_long_shutdown_text_is_cut_between_characters() {
+    fn rfc9003_a_long_shutdown_text_is_cut_between_characters() {
         let notification = Notification::administrative_reset(&"é".repeat(200));
         assert_eq!(notification.data.len(), 1 + 254);
         assert_eq!(notification.communication().unwrap().chars().count(), 127);

@@ -116,14 +116,14 @@ mod tests {
     }
 
     #[test]
-    fn the_four_octet_as_replaces_as_trans() {
+    fn rfc6793_the_four_octet_as_replaces_as_trans() {
         let open = open(&hex!("04 5ba0 005a 0a000001 08"), &hex!("02 06 41 04 0001 0000")).unwrap();
         assert_eq!(open.asn, Asn(65536));
         assert_eq!(open.capabilities, [Capability::FourOctetAs(Asn(65536))]);
     }
 
     #[test]
-    fn capabilities_may_come_in_one_parameter_or_in_many() {
+    fn rfc5492_capabilities_may_come_in_one_parameter_or_in_many() {
         let one = open(&hex!("04 fde9 005a 0a000001 0a"), &hex!("02 08 01 04 0001 00 01 02 00")).unwrap();
         let many =
             open(&hex!("04 fde9 005a 0a000001 0c"), &hex!("02 06 01 04 0001 00 01 02 02 02 00")).unwrap();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn each_bad_field_has_its_subcode() {
+    fn rfc4271_each_bad_field_has_its_subcode() {
         let subcode = |fixed: [u8; 10], parameters: &[u8]| {
             let notification = open(&fixed, parameters).unwrap_err();
             assert_eq!(notification.code, 2);

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_read_and_written() {
+    fn rfc2918_a_request_is_read_and_written() {
         let refresh = RouteRefresh::request(Family::Ipv6);
         let mut out = Vec::new();
         write(refresh, &mut out);
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_borr_is_7_1_with_the_whole_message_and_a_long_request_1_2() {
+    fn rfc7313_a_long_borr_is_7_1_with_the_whole_message_and_a_long_request_1_2() {
         let notification = parse(&hex!("0001 01 01 00")).unwrap_err();
         assert_eq!((notification.code, notification.subcode), (7, 1));
         assert_eq!(notification.data, hex!("ffffffffffffffffffffffffffffffff 0018 05 0001 01 01 00"));

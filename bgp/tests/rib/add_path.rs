@@ -52,7 +52,7 @@ fn three(rib: &mut Rib) -> [PeerId; 3] {
 }
 
 #[test]
-fn paths_of_one_peer_stand_beside_each_other_until_each_is_withdrawn() {
+fn rfc7911_paths_of_one_peer_stand_beside_each_other_until_each_is_withdrawn() {
     let mut rib = rib();
     let peer = up_with(&mut rib, 1, several(1, 65001, PathCount::All));
     rib.update(peer, path(7, "10.0.0.1", attributes(&[65001, 65010])));

@@ -15,7 +15,7 @@ fn whole(suppress: bool) -> Aggregate {
 }
 
 #[test]
-fn an_aggregate_is_told_while_there_is_something_in_it() {
+fn rfc4271_an_aggregate_is_told_while_there_is_something_in_it() {
     let mut rib = rib();
     rib.set_aggregates(&[whole(false)]).unwrap();
     let (external, internal) = (up(&mut rib, 1, 65001), up(&mut rib, 2, 64512));

@@ -106,7 +106,7 @@ fn a_network_that_is_never_learned_comes_and_goes_without_a_word() {
 }
 
 #[test]
-fn an_external_peer_without_a_policy_gives_nothing_and_an_internal_one_everything() {
+fn rfc8212_an_external_peer_without_a_policy_gives_nothing_and_an_internal_one_everything() {
     let mut rib = rib();
     let default = |n, asn| PeerFacts { import: None, export: None, ..facts(n, asn) };
     let external = up_with(&mut rib, 1, default(1, 65001));
@@ -156,7 +156,7 @@ fn a_new_import_policy_applies_to_what_was_said_before() {
 }
 
 #[test]
-fn loops_are_refused_in_words() {
+fn rfc4271_loops_are_refused_in_words() {
     let mut rib = rib();
     let (external, internal) = (up(&mut rib, 1, 65001), up(&mut rib, 2, 64512));
     rib.update(external, announce("10.0.0.1", attributes(&[65001, 64512]), &["192.0.2.0/24"]));
@@ -272,7 +272,7 @@ fn what_a_peer_said_and_was_told_is_shown_with_what_became_of_it() {
 }
 
 #[test]
-fn the_routes_of_a_restarting_peer_are_used_until_it_has_said_which_it_still_has() {
+fn rfc4724_the_routes_of_a_restarting_peer_are_used_until_it_has_said_which_it_still_has() {
     let mut rib = rib();
     let (peer, other) = (up(&mut rib, 1, 65001), up(&mut rib, 2, 65002));
     rib.update(peer, announce("10.0.0.1", attributes(&[65001]), &["192.0.2.0/24", "192.0.3.0/24"]));

@@ -35,7 +35,7 @@ fn verdicts(candidates: &[Candidate]) -> Vec<Verdict> {
 }
 
 #[test]
-fn each_step_decides_what_those_before_it_left_equal() {
+fn rfc4271_each_step_decides_what_those_before_it_left_equal() {
     let worse = base(1);
     let same_id = |n| Candidate { router_id: RouterId(Ipv4Addr::new(10, 0, 0, 9)), ..base(n) };
     #[rustfmt::skip]
@@ -63,7 +63,7 @@ fn each_step_decides_what_those_before_it_left_equal() {
 }
 
 #[test]
-fn med_is_compared_among_paths_of_one_neighbouring_as_only() {
+fn rfc4271_med_is_compared_among_paths_of_one_neighbouring_as_only() {
     let other_as = Candidate { neighbour: Some(Asn(65002)), med: 50, ..base(2) };
     assert_eq!(verdicts(&[base(1), other_as]), [Verdict::Best, Verdict::Multipath]);
 }

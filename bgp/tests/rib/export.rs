@@ -13,7 +13,7 @@ use crate::{
 const NET: &str = "192.0.2.0/24";
 
 #[test]
-fn an_external_peer_hears_our_as_in_front_our_address_and_no_internal_attributes() {
+fn rfc4271_an_external_peer_hears_our_as_in_front_our_address_and_no_internal_attributes() {
     let mut rib = rib();
     let (internal, external) = (up(&mut rib, 1, 64512), up(&mut rib, 2, 65002));
     let learned = Attributes { local_pref: Some(300), med: Some(9), ..attributes(&[65010]) };
@@ -63,7 +63,7 @@ fn without_an_own_address_of_the_family_nothing_of_it_is_told() {
 }
 
 #[test]
-fn a_path_is_never_told_to_whom_it_came_from_nor_from_one_internal_peer_to_another() {
+fn rfc4271_a_path_is_never_told_to_whom_it_came_from_nor_from_one_internal_peer_to_another() {
     let mut rib = rib();
     let external = up(&mut rib, 1, 65001);
     let (internal, other) = (up(&mut rib, 2, 64512), up(&mut rib, 3, 64512));
@@ -88,7 +88,7 @@ fn a_peer_whose_own_path_becomes_best_is_told_to_forget_the_other() {
 }
 
 #[test]
-fn well_known_communities_of_learned_routes_are_honoured() {
+fn rfc1997_well_known_communities_of_learned_routes_are_honoured() {
     for (community, internal_hears, external_hears) in [
         (Community::NO_EXPORT, true, false),
         (Community::NO_EXPORT_SUBCONFED, true, false),
@@ -183,7 +183,7 @@ fn a_new_export_policy_tells_the_difference() {
 }
 
 #[test]
-fn end_of_rib_follows_the_first_exchange_of_each_family_and_only_that() {
+fn rfc4724_end_of_rib_follows_the_first_exchange_of_each_family_and_only_that() {
     let mut rib = rib();
     rib.set_networks(&[network("10.1.0.0/26"), network("fd01::/64")]).unwrap();
     let peer = up(&mut rib, 1, 65001);
@@ -201,7 +201,7 @@ fn heard_ends(updates: Vec<Update>) -> Vec<Family> {
 }
 
 #[test]
-fn a_refresh_says_all_of_the_family_again() {
+fn rfc2918_a_refresh_says_all_of_the_family_again() {
     let mut rib = rib();
     rib.set_networks(&[network("10.1.0.0/26"), network("10.1.0.64/26"), network("fd01::/64")]).unwrap();
     let peer = up(&mut rib, 1, 65001);
@@ -349,7 +349,7 @@ fn unknown_attributes_are_passed_on_as_partial() {
 }
 
 #[test]
-fn a_route_too_large_for_the_session_is_withdrawn_instead() {
+fn rfc8654_a_route_too_large_for_the_session_is_withdrawn_instead() {
     let mut rib = rib();
     let (from, to) = (up(&mut rib, 1, 65001), up(&mut rib, 2, 64512));
     rib.update(from, announce("10.0.0.1", attributes(&[65001]), &[NET]));
@@ -361,7 +361,7 @@ fn a_route_too_large_for_the_session_is_withdrawn_instead() {
 }
 
 #[test]
-fn every_message_taken_can_be_written_to_a_two_octet_peer() {
+fn rfc6793_every_message_taken_can_be_written_to_a_two_octet_peer() {
     let mut rib = rib();
     let from = up(&mut rib, 1, 4_200_000_001);
     let mut narrow = facts(2, 65002);

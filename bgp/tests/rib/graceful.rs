@@ -50,7 +50,7 @@ fn words(rib: &mut Rib, peer: PeerId) -> Vec<String> {
 }
 
 #[test]
-fn a_refresh_has_its_beginning_and_its_end_marked_for_those_who_know_them() {
+fn rfc7313_a_refresh_has_its_beginning_and_its_end_marked_for_those_who_know_them() {
     let mut rib = rib();
     rib.set_networks(&[network("10.1.0.0/26"), network("fd01::/64")]).unwrap();
     let peer = up_with(&mut rib, 1, PeerFacts { enhanced_refresh: true, ..facts(1, 65001) });
@@ -85,7 +85,7 @@ fn a_refresh_asked_for_too_soon_comes_after_the_end_of_rib_and_one_asked_for_twi
 }
 
 #[test]
-fn what_a_peer_does_not_say_again_in_its_refresh_goes_with_the_end() {
+fn rfc7313_what_a_peer_does_not_say_again_in_its_refresh_goes_with_the_end() {
     let mut rib = rib();
     let peer = up(&mut rib, 1, 65001);
     rib.update(peer, announce("10.0.0.1", attributes(&[65001]), &[NET, OTHER]));
@@ -117,7 +117,7 @@ fn what_was_not_said_again_is_kept_when_the_session_is_lost_in_a_refresh() {
 }
 
 #[test]
-fn the_routes_of_a_peer_that_is_away_for_long_are_the_last_resort() {
+fn rfc9494_the_routes_of_a_peer_that_is_away_for_long_are_the_last_resort() {
     let mut rib = rib();
     let (peer, other) = (up(&mut rib, 1, 65001), up(&mut rib, 2, 65002));
     let no_llgr = with_community(&[65001], Community::NO_LLGR);
@@ -156,7 +156,7 @@ fn the_routes_of_a_peer_that_is_away_for_long_are_the_last_resort() {
 }
 
 #[test]
-fn the_last_resort_is_told_to_those_who_know_it_and_otherwise_inside_only() {
+fn rfc9494_the_last_resort_is_told_to_those_who_know_it_and_otherwise_inside_only() {
     let mut rib = rib();
     let peer = up(&mut rib, 1, 65001);
     let [inside, outside] = [(2, 64512), (3, 65003)].map(|(n, asn)| up(&mut rib, n, asn));
@@ -196,7 +196,7 @@ fn the_last_resort_of_somebody_else_is_ours_too_and_no_policy_makes_more_of_it()
 }
 
 #[test]
-fn routes_of_a_peer_that_announces_its_shutdown_are_used_only_where_there_is_nothing_else() {
+fn rfc8326_routes_of_a_peer_that_announces_its_shutdown_are_used_only_where_there_is_nothing_else() {
     let mut rib = rib();
     let raise = policy(
         &serde_json::from_str(
@@ -221,7 +221,7 @@ fn routes_of_a_peer_that_announces_its_shutdown_are_used_only_where_there_is_not
 }
 
 #[test]
-fn a_drained_peer_is_told_that_we_leave_then_nothing_and_all_again_at_any_moment() {
+fn rfc8326_a_drained_peer_is_told_that_we_leave_then_nothing_and_all_again_at_any_moment() {
     let mut rib = rib();
     rib.set_networks(&[network("10.1.0.0/26")]).unwrap();
     let (outside, inside) = (up(&mut rib, 1, 65001), up(&mut rib, 2, 64512));

@@ -12,7 +12,7 @@ use crate::{
 const NET: &str = "192.0.2.0/24";
 
 #[test]
-fn next_hops_are_kept_or_our_own_as_the_peer_is_set() {
+fn rfc4271_next_hops_are_kept_or_our_own_as_the_peer_is_set() {
     for (mode, asn, expected) in [
         (NextHopMode::Auto, 64512, "10.0.0.1"),
         (NextHopMode::Auto, 65002, "10.0.0.100"),
@@ -92,7 +92,7 @@ fn martians_are_refused_from_everyone_and_a_default_route_unless_the_peer_may_gi
 }
 
 #[test]
-fn a_blackhole_stays_inside_our_as() {
+fn rfc7999_a_blackhole_stays_inside_our_as() {
     let mut rib = rib();
     let (from, internal, external) = (up(&mut rib, 1, 65001), up(&mut rib, 2, 64512), up(&mut rib, 3, 65003));
     rib.update(from, announce("10.0.0.1", with_community(&[65001], Community::BLACKHOLE), &[NET]));
@@ -101,7 +101,7 @@ fn a_blackhole_stays_inside_our_as() {
 }
 
 #[test]
-fn extended_communities_are_passed_on_and_non_transitive_ones_not_to_external_peers() {
+fn rfc4360_extended_communities_are_passed_on_and_non_transitive_ones_not_to_external_peers() {
     let mut rib = rib();
     let (from, internal, external) = (up(&mut rib, 1, 65001), up(&mut rib, 2, 64512), up(&mut rib, 3, 65003));
     let target = ExtCommunity([0, 2, 0xfc, 0, 0, 0, 0, 7]);
@@ -125,7 +125,7 @@ fn only_ipv6(n: u8, asn: u32, extended_next_hop: bool) -> PeerFacts {
 }
 
 #[test]
-fn ipv4_routes_have_our_ipv6_address_where_there_is_no_other_and_the_peer_takes_it() {
+fn rfc8950_ipv4_routes_have_our_ipv6_address_where_there_is_no_other_and_the_peer_takes_it() {
     let mut rib = rib();
     rib.set_networks(&[network("10.1.0.0/26"), network("fd01::/64")]).unwrap();
     let takes = up_with(&mut rib, 1, only_ipv6(1, 65001, true));
@@ -144,7 +144,7 @@ fn ipv4_routes_have_our_ipv6_address_where_there_is_no_other_and_the_peer_takes_
 }
 
 #[test]
-fn an_ipv4_route_over_an_ipv6_next_hop_is_decided_watched_and_passed_on_to_those_who_take_it() {
+fn rfc8950_an_ipv4_route_over_an_ipv6_next_hop_is_decided_watched_and_passed_on_to_those_who_take_it() {
     let mut rib = rib();
     let from = up_with(&mut rib, 1, only_ipv6(1, 65001, true));
     rib.update(from, announce("fd00::1", attributes(&[65001]), &[NET]));

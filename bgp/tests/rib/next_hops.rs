@@ -89,7 +89,7 @@ fn a_dead_next_hop_leaves_the_others() {
 }
 
 #[test]
-fn a_next_hop_that_a_learned_route_covers_follows_it() {
+fn rfc4271_a_next_hop_that_a_learned_route_covers_follows_it() {
     let mut rib = rib();
     rib.set_underlay(Some(&[connected("10.0.0.0/24")]));
     let tors = [1, 2].map(|n| up(&mut rib, n, 65000 + u32::from(n)));

@@ -19,7 +19,7 @@ fn id(last: u8) -> RouterId {
 }
 
 #[test]
-fn what_a_client_said_goes_to_everyone_else_and_what_the_others_said_to_clients_only() {
+fn rfc4456_what_a_client_said_goes_to_everyone_else_and_what_the_others_said_to_clients_only() {
     let mut rib = rib();
     let (first, second) = (client(&mut rib, 1), client(&mut rib, 2));
     let (plain, other) = (up(&mut rib, 3, 64512), up(&mut rib, 4, 64512));
@@ -39,7 +39,7 @@ fn what_a_client_said_goes_to_everyone_else_and_what_the_others_said_to_clients_
 }
 
 #[test]
-fn a_reflected_route_carries_its_originator_and_our_cluster_in_front_and_is_otherwise_as_it_was() {
+fn rfc4456_a_reflected_route_carries_its_originator_and_our_cluster_in_front_and_is_otherwise_as_it_was() {
     let mut rib = rib();
     rib.set_cluster_id(id(77));
     let (from, to) = (client(&mut rib, 1), client(&mut rib, 2));
@@ -82,7 +82,7 @@ fn an_external_peer_hears_nothing_of_reflection() {
 }
 
 #[test]
-fn a_route_that_has_been_through_our_cluster_is_refused_and_another_cluster_id_judges_it_again() {
+fn rfc4456_a_route_that_has_been_through_our_cluster_is_refused_and_another_cluster_id_judges_it_again() {
     let mut rib = rib();
     let peer = client(&mut rib, 1);
     let looped = Attributes {

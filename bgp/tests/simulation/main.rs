@@ -109,7 +109,7 @@ fn a_seed_repeats_its_run() {
 }
 
 #[test]
-fn two_that_restart_together_do_not_wait_for_each_other() {
+fn rfc4724_two_that_restart_together_do_not_wait_for_each_other() {
     for seed in 0..20 {
         let took = World::two_restart(seed);
         assert!(took < DEFERRAL / 2, "{took:?} with seed {seed}");

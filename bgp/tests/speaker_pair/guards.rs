@@ -9,7 +9,7 @@ fn password(peer: &mut PeerConfig) {
 }
 
 #[tokio::test]
-async fn two_with_the_same_password_speak_and_whoever_calls() {
+async fn rfc2385_two_with_the_same_password_speak_and_whoever_calls() {
     let waits: fn(&mut PeerConfig) = |peer| {
         password(peer);
         peer.passive = true;
@@ -23,7 +23,7 @@ async fn two_with_the_same_password_speak_and_whoever_calls() {
 }
 
 #[tokio::test]
-async fn another_password_and_none_are_told_in_words() {
+async fn rfc2385_another_password_and_none_are_told_in_words() {
     let none: fn(&mut PeerConfig) = |_| {};
     let another: fn(&mut PeerConfig) = |peer| peer.password = Some("x".to_owned().into());
     for (test, other) in [(21, none), (22, another)] {
@@ -35,7 +35,7 @@ async fn another_password_and_none_are_told_in_words() {
 }
 
 #[tokio::test]
-async fn a_password_that_changes_on_both_sides_brings_a_new_session() {
+async fn rfc2385_a_password_that_changes_on_both_sides_brings_a_new_session() {
     let lab = Lab(23);
     let [one, other] = pair(lab, [password, password]).await;
     eventually("established", &one, |status| status.destinations == 4).await;
@@ -51,7 +51,7 @@ async fn a_password_that_changes_on_both_sides_brings_a_new_session() {
 }
 
 #[tokio::test]
-async fn a_neighbour_at_the_other_end_of_the_cable_is_taken_and_one_that_sends_from_afar_is_not() {
+async fn rfc5082_a_neighbour_at_the_other_end_of_the_cable_is_taken_and_one_that_sends_from_afar_is_not() {
     let gtsm: fn(&mut PeerConfig) = |peer| peer.ttl_security = Some(1);
     let [one, _other] = pair(Lab(24), [gtsm, gtsm]).await;
     eventually("established", &one, |status| status.destinations == 4).await;

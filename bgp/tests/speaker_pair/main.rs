@@ -145,7 +145,7 @@ impl Table {
 }
 
 #[tokio::test]
-async fn two_speakers_exchange_routes_of_both_families_over_one_session() {
+async fn rfc4760_two_speakers_exchange_routes_of_both_families_over_one_session() {
     let lab = Lab(1);
     let speakers = lab.mesh::<2>().await;
     let mut table = Table::of(&speakers[0].0).await;
@@ -385,7 +385,7 @@ async fn a_reset_tells_why_and_the_session_comes_back() {
 }
 
 #[tokio::test]
-async fn a_neighbour_asked_again_says_everything_again() {
+async fn rfc2918_a_neighbour_asked_again_says_everything_again() {
     let lab = Lab(27);
     let [one, _other] = pair(lab, [|_| {}, |_| {}]).await;
     let before =

@@ -38,7 +38,7 @@ async fn start_again(config: Config) -> Handle {
 }
 
 #[tokio::test]
-async fn a_speaker_that_dies_and_comes_back_is_not_missed_behind_its_neighbour() {
+async fn rfc4724_a_speaker_that_dies_and_comes_back_is_not_missed_behind_its_neighbour() {
     let lab = Lab(14);
     let (config, task, router, behind) = line(lab).await;
     let mut table = Table::of(&behind).await;
@@ -96,7 +96,7 @@ async fn a_speaker_that_is_to_be_back_ends_without_a_word_and_any_other_with_one
 }
 
 #[tokio::test]
-async fn two_that_restart_together_do_not_wait_for_each_other() {
+async fn rfc4724_two_that_restart_together_do_not_wait_for_each_other() {
     let lab = Lab(18);
     let hour = Options { start_wait: Duration::from_secs(3600) };
     let (left, _) = speaker::start(hour.clone());

@@ -85,7 +85,7 @@ fn as_path_with_a_bad_segment_is_withdrawn() {
 }
 
 #[test]
-fn as_path_with_as_zero_is_withdrawn() {
+fn rfc7607_as_path_with_as_zero_is_withdrawn() {
     withdraws(&hex!("40 02 06 02 01 00000000"), &ebgp());
 }
 

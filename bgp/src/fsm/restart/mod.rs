@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_forwarding_bits_say_what_is_true_and_the_restart_bit_only_after_a_restart() {
+    fn rfc4724_the_forwarding_bits_say_what_is_true_and_the_restart_bit_only_after_a_restart() {
         let offer = |forwarding, start| {
             let offer = Offer { time: 9, long_lived: 60, forwarding, start };
             match offer.capabilities(&[Family::Ipv4]) {

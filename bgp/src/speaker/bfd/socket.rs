@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn over_one_hop_only_the_full_ttl_is_taken() {
+    fn rfc5881_over_one_hop_only_the_full_ttl_is_taken() {
         assert!(Hops::One.admit(Some(255)));
         assert!(!Hops::One.admit(Some(254)));
         assert!(!Hops::One.admit(None));

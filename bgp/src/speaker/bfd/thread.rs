@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_that_crossed_a_router_is_not_from_a_neighbour_one_hop_away() {
+    fn rfc5881_a_packet_that_crossed_a_router_is_not_from_a_neighbour_one_hop_away() {
         let setup = setup(&[(1, Hops::One)]);
         assert_eq!(
             setup.accept(0, 1, Some(254), Hops::One),

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn as_numbers_missing_in_as4_path_come_from_the_front_of_as_path() {
+    fn rfc6793_as_numbers_missing_in_as4_path_come_from_the_front_of_as_path() {
         let path = [sequence(&[64500, 23456, 23456])];
         assert_eq!(merged(&path, &[sequence(&[100_000, 200_000])]), "64500 100000 200000");
         assert_eq!(merged(&path, &[sequence(&[99_999, 100_000, 200_000])]), "99999 100000 200000");
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn an_as4_path_longer_than_the_as_path_is_ignored() {
+    fn rfc6793_an_as4_path_longer_than_the_as_path_is_ignored() {
         assert_eq!(merged(&[sequence(&[64500])], &[sequence(&[1, 2])]), "64500");
     }
 }

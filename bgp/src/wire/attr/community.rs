@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn communities_are_typed_as_they_are_shown() {
+    fn rfc8092_communities_are_typed_as_they_are_shown() {
         for text in ["64512:100", "0:0", "65535:65534", "no-export", "no-advertise", "blackhole"] {
             assert_eq!(text.parse::<Community>().unwrap().to_string(), text);
         }

@@ -53,7 +53,7 @@ fn away(negotiated: &Negotiated, now: Instant) -> Helper {
 }
 
 #[test]
-fn routes_wait_for_a_neighbour_as_long_as_it_asked() {
+fn rfc4724_routes_wait_for_a_neighbour_as_long_as_it_asked() {
     let (mut helper, now) = (Helper::default(), Instant::now());
     assert!(helper.up(&session(false, &both()), now).is_empty());
     assert_eq!(helper.next_timeout(), None);
@@ -77,7 +77,7 @@ fn a_neighbour_that_is_back_has_until_its_end_of_rib() {
 }
 
 #[test]
-fn a_family_whose_forwarding_was_lost_goes_at_once() {
+fn rfc4724_a_family_whose_forwarding_was_lost_goes_at_once() {
     for (back, gone) in [
         (vec![(Family::Ipv4, true), (Family::Ipv6, false)], vec![Family::Ipv6]),
         (vec![(Family::Ipv4, true)], vec![Family::Ipv6]),
@@ -106,7 +106,7 @@ fn a_wait_can_be_ended_before_its_time() {
 }
 
 #[test]
-fn a_notification_is_graceful_only_with_the_n_bit_and_a_hard_reset_never_is() {
+fn rfc8538_a_notification_is_graceful_only_with_the_n_bit_and_a_hard_reset_never_is() {
     let cease = Notification::administrative_reset("");
     let hard = Cause::Received(Notification::hard_reset(&cease));
     let soft = Cause::Received(cease);
@@ -123,7 +123,7 @@ fn a_notification_is_graceful_only_with_the_n_bit_and_a_hard_reset_never_is() {
 }
 
 #[test]
-fn after_the_restart_time_routes_are_the_last_resort_for_the_long_lived_stale_time() {
+fn rfc9494_after_the_restart_time_routes_are_the_last_resort_for_the_long_lived_stale_time() {
     let now = Instant::now();
     let mut helper = away(&long_lived(true, 3600), now);
     assert_eq!(
