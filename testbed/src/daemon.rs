@@ -3,6 +3,12 @@
 
 use crate::topology::{Node, PROGRAMS_LABEL, Runs};
 
+/// BIRD 1.6, whose package cannot be installed beside that of BIRD 2: a daemon a family.
+const BIRD1: [&str; 2] = ["/opt/bird1/usr/sbin/bird", "/opt/bird1/usr/sbin/bird6"];
+/// What asks each.
+pub const BIRDC1: [&str; 2] = ["/opt/bird1/usr/sbin/birdc", "/opt/bird1/usr/sbin/birdc6"];
+const BIRDC1_STATUS: [&[&str]; 2] = [&[BIRDC1[0], "show", "status"], &[BIRDC1[1], "show", "status"]];
+
 /// One long-running program of a node. All of them stay in the foreground.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Daemon {
@@ -48,6 +54,9 @@ pub fn of(node: &Node) -> Vec<Daemon> {
             frr("staticd", "/usr/lib/frr/staticd", "frr/staticd.vty"),
             frr("bgpd", "/usr/lib/frr/bgpd", "frr/bgpd.vty"),
         ],
+        Runs::Bird1 => [("bird", 0), ("bird6", 1)]
+            .map(|(name, n)| daemon(name, &[BIRD1[n], "-f"], Ready::Command(BIRDC1_STATUS[n])))
+            .to_vec(),
         // Its socket is there before its configuration is read.
         Runs::Bird => {
             vec![daemon("bird", &["/usr/sbin/bird", "-f"], Ready::Command(&["birdc", "show", "status"]))]
@@ -64,6 +73,19 @@ pub fn of(node: &Node) -> Vec<Daemon> {
                 Ready::Socket("openbgpd/bgpd.sock.0"),
             )]
         }
+        // It takes no commands here: what it does is in its configuration.
+        Runs::Exabgp => vec![daemon(
+            "exabgp",
+            &[
+                "/usr/bin/env",
+                "exabgp.daemon.user=root",
+                "exabgp.api.cli=false",
+                "exabgp.log.destination=stdout",
+                "exabgp",
+                "/etc/exabgp/exabgp.conf",
+            ],
+            Ready::Command(&["true"]),
+        )],
         Runs::ManxBgpd => {
             vec![daemon("manx-bgpd", &["manx-bgpd", "--config", "/etc/manx/bgpd.toml"], Ready::Bgpd)]
         }
@@ -98,7 +120,8 @@ pub fn own_folders(runs: Runs) -> &'static [&'static str] {
     match runs {
         Runs::Bridge | Runs::Host => &[],
         Runs::Frr => &["/etc/frr", "/var/tmp"],
-        Runs::Bird => &["/etc/bird"],
+        Runs::Bird | Runs::Bird1 => &["/etc/bird"],
+        Runs::Exabgp => &["/etc/exabgp"],
         Runs::Gobgp => &["/etc/gobgp"],
         Runs::Openbgpd => &["/etc/openbgpd"],
         // The agent installs the CNI plugin and its configuration.
@@ -110,9 +133,9 @@ pub fn own_folders(runs: Runs) -> &'static [&'static str] {
 /// Folders below a node's `/run` that its programs expect to be there.
 pub fn run_folders(runs: Runs) -> &'static [&'static str] {
     match runs {
-        Runs::Bridge | Runs::Host | Runs::KubeApiserver | Runs::Gobgp => &[],
+        Runs::Bridge | Runs::Host | Runs::KubeApiserver | Runs::Gobgp | Runs::Exabgp => &[],
         Runs::Frr => &["frr"],
-        Runs::Bird => &["bird"],
+        Runs::Bird | Runs::Bird1 => &["bird"],
         Runs::Openbgpd => &["openbgpd"],
         Runs::Manx | Runs::ManxBgpd => &["manx"],
     }
@@ -123,6 +146,9 @@ pub fn package(runs: Runs) -> Option<&'static str> {
     match runs {
         Runs::Frr => Some("frr"),
         Runs::Bird => Some("bird2"),
+        // Which cannot be installed beside it: `install-deps` unpacks it.
+        Runs::Bird1 => Some("bird"),
+        Runs::Exabgp => Some("exabgp"),
         Runs::Gobgp => Some("gobgpd"),
         Runs::Openbgpd => Some("openbgpd"),
         Runs::Bridge | Runs::Host | Runs::Manx | Runs::ManxBgpd | Runs::KubeApiserver => None,

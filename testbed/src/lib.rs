@@ -3,7 +3,7 @@
 //! ```text
 //!   *.clab.yml ─▶ topology ─▶ lab ─┬─ netns, link      namespaces and cables
 //!                                  ├─ enter            a node as a machine of its own
-//!                                  ├─ daemon           FRR, BIRD, GoBGP, OpenBGPD, Manx
+//!                                  ├─ daemon           FRR, BIRD, GoBGP, OpenBGPD, ExaBGP, Manx
 //!                                  ├─ kube, apiserver  Kubernetes
 //!                                  ├─ kubelet          the pods of DaemonSets, by a real container runtime
 //!                                  ├─ pod              pods, by the real CNI plugin

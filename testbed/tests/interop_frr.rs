@@ -63,3 +63,20 @@ async fn a_killed_speaker_is_missed_and_found_again() {
     let lab = up::<Frr>("interop-frr-kill").await;
     interop::a_killed_speaker_is_missed_and_found_again::<Frr>(&lab).await;
 }
+
+#[tokio::test]
+#[ignore = "needs root: make test"]
+async fn past_frrs_maximum_prefix_it_ends_the_session_and_the_reason_is_told() {
+    let lab = up::<Frr>("interop-frr-limit").await;
+    interop::both_know_all::<Frr>(&lab).await;
+    let commands = ["router bgp 65001", "address-family ipv4 unicast", "neighbor 10.0.0.1 maximum-prefix 1"];
+    let commands = ["configure terminal"].into_iter().chain(commands).flat_map(|command| ["-c", command]);
+    let argv: Vec<&str> = ["vtysh"].into_iter().chain(commands).collect();
+    lab.run("router", &argv).await.unwrap();
+    interop::past_the_routers_limit_it_ends_the_session_and_the_reason_is_told::<Frr>(&lab).await;
+    let shown = lab.run("router", &["vtysh", "-c", "show bgp neighbors 10.0.0.1 json"]).await.unwrap();
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["10.0.0.1"]["bgpState"], "Idle", "{shown:#}");
+    let why = shown["10.0.0.1"]["lastNotificationReason"].as_str().unwrap();
+    assert!(why.starts_with("Cease/Maximum Number of Prefixes Reached"), "{why}");
+}

@@ -15,6 +15,7 @@ const SOON: Duration = Duration::from_secs(30);
 
 const OURS: &str = "10.244.0.0/26";
 const BIRDS: &str = "203.0.113.0/24";
+const FRRS: &str = "198.51.100.0/24";
 
 async fn up(name: &str) -> TemporaryLab {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("labs/interop-restart.clab.yml");
@@ -62,9 +63,9 @@ async fn behind_has_both(lab: &Lab) -> Result<(), String> {
     }
 }
 
-/// Withdrawals the one behind has received of a neighbour.
-async fn withdrawals(lab: &Lab, neighbour: &str) -> u64 {
-    let shown = birdc(lab, "behind", &["show", "protocols", "all", neighbour]).await;
+/// Withdrawals a BIRD has received of a neighbour.
+async fn withdrawals(lab: &Lab, node: &str, neighbour: &str) -> u64 {
+    let shown = birdc(lab, node, &["show", "protocols", "all", neighbour]).await;
     let lines = shown.lines().filter_map(|line| line.trim().strip_prefix("Import withdraws:"));
     lines.map(|rest| rest.split_whitespace().next().unwrap().parse::<u64>().unwrap()).sum()
 }
@@ -82,7 +83,7 @@ async fn routers_miss_us(lab: &Lab) -> Result<(), String> {
 #[ignore = "needs root: make test"]
 async fn a_killed_speaker_is_not_missed_behind_bird_and_frr() {
     let lab = up("restart-ours").await;
-    let before = [withdrawals(&lab, "by_bird").await, withdrawals(&lab, "by_frr").await];
+    let before = [withdrawals(&lab, "behind", "by_bird").await, withdrawals(&lab, "behind", "by_frr").await];
     lab.kill("manx", "manx-bgpd", Signal::SIGKILL).unwrap();
     eventually(SOON, || routers_miss_us(&lab)).await.unwrap();
     behind_has_both(&lab).await.unwrap();
@@ -96,35 +97,63 @@ async fn a_killed_speaker_is_not_missed_behind_bird_and_frr() {
         }
     };
     eventually(Duration::from_secs(15), complete).await.unwrap();
-    assert_eq!([withdrawals(&lab, "by_bird").await, withdrawals(&lab, "by_frr").await], before);
+    assert_eq!(
+        [withdrawals(&lab, "behind", "by_bird").await, withdrawals(&lab, "behind", "by_frr").await],
+        before
+    );
     behind_has_both(&lab).await.unwrap();
 }
 
-#[tokio::test]
-#[ignore = "needs root: make test"]
-async fn the_routes_of_a_killed_bird_stay_until_it_has_said_them_again() {
-    let lab = up("restart-theirs").await;
-    assert!(!path(&lab, BIRDS).await.unwrap().stale);
-    lab.kill("bird", "bird", Signal::SIGKILL).unwrap();
+/// A router is killed and comes back: manx-bgpd keeps its route meanwhile, and who hears it of manx-bgpd sees no
+/// withdrawal.
+async fn is_not_missed_behind_manx(lab: &Lab, n: usize, route: &str, kill: impl Fn(), start: impl AsyncFn()) {
+    let told = || async {
+        let shown = birdc(lab, "watcher", &["show", "route"]).await;
+        if shown.contains(BIRDS) && shown.contains(FRRS) { Ok(()) } else { Err(shown) }
+    };
+    eventually(SOON, told).await.unwrap();
+    let before = withdrawals(lab, "watcher", "by_manx").await;
+    kill();
     let missed = || async {
-        let bird = sessions(&lab).await?.remove(0);
-        match (bird.flaps, bird.stale) {
+        let router = sessions(lab).await?.remove(n);
+        match (router.flaps, router.stale) {
             (1, 1..) => Ok(()),
-            _ => Err(format!("{bird:?}")),
+            _ => Err(format!("{router:?}")),
         }
     };
     eventually(SOON, missed).await.unwrap();
-    let kept = path(&lab, BIRDS).await.unwrap();
-    assert!(kept.stale && kept.next_hop == Some("10.0.1.2".parse().unwrap()), "{kept:?}");
-    lab.start_daemon("bird", "bird").await.unwrap();
+    let kept = path(lab, route).await.unwrap();
+    assert!(kept.stale && kept.next_hop.is_some(), "{kept:?}");
+    start().await;
     let fresh = || async {
-        match path(&lab, BIRDS).await {
-            Some(path) if !path.stale => Ok(()),
+        match (path(lab, route).await, sessions(lab).await?.remove(n)) {
+            (Some(path), router) if !path.stale && router.stale == 0 => Ok(()),
             other => Err(format!("{other:?}")),
         }
     };
     eventually(SOON, fresh).await.unwrap();
-    assert_eq!(sessions(&lab).await.unwrap()[0].stale, 0);
+    told().await.unwrap();
+    assert_eq!(withdrawals(lab, "watcher", "by_manx").await, before);
+}
+
+#[tokio::test]
+#[ignore = "needs root: make test"]
+async fn a_killed_bird_is_not_missed_behind_manx() {
+    let lab = up("restart-bird").await;
+    let kill = || lab.kill("bird", "bird", Signal::SIGKILL).unwrap();
+    // -R: what it forwarded it forwards still.
+    let start =
+        async || drop(lab.run("bird", &["sh", "-c", "bird -R >/dev/null 2>&1 </dev/null"]).await.unwrap());
+    is_not_missed_behind_manx(&lab, 0, BIRDS, kill, start).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root: make test"]
+async fn a_killed_frr_is_not_missed_behind_manx() {
+    let lab = up("restart-frr").await;
+    let kill = || lab.kill("frr", "bgpd", Signal::SIGKILL).unwrap();
+    let start = async || lab.start_daemon("frr", "bgpd").await.unwrap();
+    is_not_missed_behind_manx(&lab, 1, FRRS, kill, start).await;
 }
 
 #[tokio::test]

@@ -29,7 +29,9 @@ impl<'a> Rows<'a> {
         for (name, node) in &picture.nodes {
             let row = match node.runs {
                 Runs::Bridge => &mut rows.switches,
-                Runs::Frr | Runs::Bird | Runs::Gobgp | Runs::Openbgpd => &mut rows.routers,
+                Runs::Frr | Runs::Bird | Runs::Bird1 | Runs::Gobgp | Runs::Openbgpd | Runs::Exabgp => {
+                    &mut rows.routers
+                }
                 _ if on_switch(name) => &mut rows.near,
                 Runs::Manx | Runs::ManxBgpd | Runs::KubeApiserver => &mut rows.near,
                 Runs::Host => &mut rows.far,

@@ -11,6 +11,7 @@ use manx_ipam::crd::IPAMBlock;
 use serde_json::Value;
 
 use super::{Picture, SessionPicture};
+use crate::daemon;
 use crate::lab::{Lab, LabError};
 use crate::topology::Runs;
 
@@ -76,7 +77,7 @@ async fn neighbours(lab: &Lab, node: &str, runs: Runs) -> Vec<Neighbour> {
     let ask = async |argv: &[&str]| lab.run(node, argv).await.unwrap_or_default();
     let json = async |argv: &[&str]| serde_json::from_str::<Value>(&ask(argv).await).unwrap_or_default();
     match runs {
-        Runs::Bridge | Runs::Host | Runs::KubeApiserver => vec![],
+        Runs::Bridge | Runs::Host | Runs::Exabgp | Runs::KubeApiserver => vec![],
         Runs::Manx | Runs::ManxBgpd => {
             let Ok(Reply::Status(status)) = lab.ask_bgpd(node, &Request::Status).await else { return vec![] };
             status
@@ -87,6 +88,13 @@ async fn neighbours(lab: &Lab, node: &str, runs: Runs) -> Vec<Neighbour> {
         }
         Runs::Frr => frr(&json(&["vtysh", "-c", "show bgp summary json"]).await),
         Runs::Bird => bird(&ask(&["birdc", "show", "protocols", "all"]).await),
+        Runs::Bird1 => {
+            let mut both = vec![];
+            for client in daemon::BIRDC1 {
+                both.extend(bird(&ask(&[client, "show", "protocols", "all"]).await));
+            }
+            both
+        }
         Runs::Gobgp => gobgp(&json(&["gobgp", "neighbor", "-j"]).await),
         Runs::Openbgpd => openbgpd(&json(&["bgpctl", "-j", "show", "neighbor"]).await),
     }

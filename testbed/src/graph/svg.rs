@@ -197,7 +197,7 @@ fn draw_box(out: &mut String, picture: &Picture, name: &str, place: Place) {
     let node = &picture.nodes[name];
     let class = match node.runs {
         Runs::Manx | Runs::ManxBgpd => "box manx",
-        Runs::Frr | Runs::Bird | Runs::Gobgp | Runs::Openbgpd => "box router",
+        Runs::Frr | Runs::Bird | Runs::Bird1 | Runs::Gobgp | Runs::Openbgpd | Runs::Exabgp => "box router",
         Runs::Host | Runs::KubeApiserver | Runs::Bridge => "box",
     };
     let Place { x, y, width, height, .. } = place;

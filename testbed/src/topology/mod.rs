@@ -110,10 +110,14 @@ pub enum Runs {
     Frr,
     /// BIRD 2.
     Bird,
+    /// BIRD 1.6: a daemon a family.
+    Bird1,
     /// GoBGP.
     Gobgp,
     /// OpenBGPD.
     Openbgpd,
+    /// ExaBGP.
+    Exabgp,
     /// A Kubernetes node: manx-bgpd and manx-felix.
     Manx,
     /// manx-bgpd alone, with a file.
@@ -124,12 +128,14 @@ pub enum Runs {
 
 impl Runs {
     /// The values of [`RUNS_LABEL`].
-    pub const LABELS: [(&'static str, Self); 8] = [
+    pub const LABELS: [(&'static str, Self); 10] = [
         ("host", Self::Host),
         ("frr", Self::Frr),
         ("bird", Self::Bird),
+        ("bird1", Self::Bird1),
         ("gobgp", Self::Gobgp),
         ("openbgpd", Self::Openbgpd),
+        ("exabgp", Self::Exabgp),
         ("manx", Self::Manx),
         ("manx-bgpd", Self::ManxBgpd),
         ("kube-apiserver", Self::KubeApiserver),

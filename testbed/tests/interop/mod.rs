@@ -1,12 +1,14 @@
 //! What is tried with manx-bgpd and every router alike; asserted on the router's own table and on
 //! what manx-bgpd tells.
 
+#![allow(dead_code, reason = "each test file uses what its routers do")]
+
 use std::future::Future;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use manx_bgp::api::{PathInfo, Reply, Request};
+use manx_bgp::api::{Config, Network, PathInfo, Reply, Request, SessionState};
 use manx_testbed::{Lab, Options, TemporaryLab, Topology, eventually};
 use nix::sys::signal::Signal;
 
@@ -142,4 +144,31 @@ pub async fn a_killed_speaker_is_missed_and_found_again<R: Router>(lab: &Lab) {
     router_knows_nothing::<R>(lab).await;
     lab.start_daemon("manx", "manx-bgpd").await.unwrap();
     both_know_all::<R>(lab).await;
+}
+
+/// The router takes fewer prefixes than manx-bgpd comes to announce, and says so.
+pub async fn past_the_routers_limit_it_ends_the_session_and_the_reason_is_told<R: Router>(lab: &Lab) {
+    let file = lab.topology().nodes["manx"].binds[0].source.clone();
+    let mut config: Config = toml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    // FRR counts what it has before it takes one more, so that one past its limit is not too many yet.
+    for n in 1..=3 {
+        let prefix = format!("10.244.{n}.0/26").parse().unwrap();
+        config.networks.push(Network::new(prefix));
+    }
+    // BIRD 2.0.12 takes seconds to say it, in which it says nothing else: longer than the lab's hold time.
+    config.peers[0].hold_time = 60;
+    lab.ask_bgpd("manx", &Request::Apply { config }).await.unwrap();
+    let told = || async {
+        let Ok(Reply::Status(status)) = lab.ask_bgpd("manx", &Request::Status).await else { panic!() };
+        let session = status.sessions.into_iter().next().unwrap();
+        let reason = session.reason.clone().unwrap_or_default();
+        match session.state != SessionState::Established
+            && reason.contains("maximum number of prefixes reached (6/1)")
+        {
+            true => Ok(()),
+            false => Err(format!("{session:?}")),
+        }
+    };
+    eventually(2 * SOON, told).await.unwrap();
+    router_knows_nothing::<R>(lab).await;
 }
