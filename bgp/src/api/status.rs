@@ -120,6 +120,9 @@ pub struct Session {
     pub router_id: Option<RouterId>,
     /// Negotiated hold time in seconds, once established.
     pub hold_time: Option<u16>,
+    /// What comes with a lower TTL or hop limit is not heard (GTSM, RFC 5082); none: anything is.
+    #[serde(default)]
+    pub least_ttl: Option<u8>,
     /// Families negotiated.
     pub families: Vec<Family>,
     /// Prefixes held from it.

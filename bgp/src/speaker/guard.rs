@@ -67,6 +67,11 @@ impl Guard {
         learnt
     }
 
+    /// What has to arrive with a TTL of it at least.
+    pub fn least_ttl(&self) -> Option<u8> {
+        self.least_ttl
+    }
+
     /// Whether [`Guard::learn`] may find that a full TTL is to be required.
     pub fn is_learning(&self) -> bool {
         self.learns && self.least_ttl.is_none()

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use nix::libc::{EKEYREJECTED, ENOENT, ENOMEM, ENOPROTOOPT};
+use nix::libc::{EEXIST, EKEYREJECTED, ENOENT, ENOMEM, ENOPROTOOPT};
 
 use super::sockopt::{self, First};
 use crate::api::{PeerConfig, Secret, TcpAoKey};
@@ -95,6 +95,9 @@ impl Keys {
             }
             (Self::TcpAo(_), Some(ENOENT)) => {
                 "this kernel lacks the algorithm of a key of tcpAo (CONFIG_CRYPTO_HMAC and _SHA1, or _CMAC and _AES)"
+            }
+            (Self::TcpAo(_), Some(EEXIST)) => {
+                "a range that holds the same address has another key of the same sendId or recvId: give it others"
             }
             (_, Some(EKEYREJECTED)) => "the kernel has keys of the other kind for this address",
             (_, Some(ENOMEM)) => {

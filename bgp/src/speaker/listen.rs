@@ -56,8 +56,16 @@ impl Listener {
             let why = format!("the password or keys of {peers}: {}", words(error));
             ListenError { address, why }
         };
-        let wanted: BTreeMap<_, _> =
-            keys.iter().filter(|(peers, _)| peers.family() == Family::of(address.ip())).collect();
+        // TCP-AO takes keys of the same identifiers once for an address: those of the range are enough.
+        let covered = |peers: &Prefix, own: &Keys| {
+            let same =
+                |(range, theirs): (&Prefix, &Keys)| range != peers && range.covers(*peers) && theirs == own;
+            matches!(own, Keys::TcpAo(_)) && keys.iter().any(same)
+        };
+        let wanted: BTreeMap<_, _> = (keys.iter())
+            .filter(|(peers, _)| peers.family() == Family::of(address.ip()))
+            .filter(|(peers, own)| !covered(peers, own))
+            .collect();
         let other: Vec<_> = self
             .keys
             .iter()

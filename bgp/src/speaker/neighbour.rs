@@ -160,6 +160,11 @@ impl Neighbour {
         }
     }
 
+    /// What of it is not heard.
+    pub fn least_ttl(&self) -> Option<u8> {
+        self.guard.least_ttl()
+    }
+
     /// What no session comes up for, whatever the state machine does.
     pub fn obstacle(&self) -> Option<String> {
         match self.config.interface {

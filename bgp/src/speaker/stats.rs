@@ -107,6 +107,7 @@ impl Stats {
             reason: fsm.reasons(),
             router_id: fsm.router_id(),
             hold_time: established.map(|negotiated| negotiated.hold_time),
+            least_ttl: None,
             families: established.map(|negotiated| negotiated.session.families.clone()).unwrap_or_default(),
             received: counts.received,
             prefixes: Vec::new(),

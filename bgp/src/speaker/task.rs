@@ -424,6 +424,7 @@ impl Speaker {
                         drain: self.drains.status(n.config.scoped(), now),
                         range: n.range.map(|range| range.prefix),
                         reason: n.obstacle().or(session.reason),
+                        least_ttl: n.least_ttl(),
                         ..session
                     }
                 })

@@ -93,6 +93,7 @@ async fn rfc5082_an_external_neighbour_that_has_called_with_a_full_ttl_is_heard_
     for ttl in [1, 64, 255] {
         assert!(matches!(call_from(lab, ttl).await.hear(None).await, Some(Message::Open(_))), "{ttl}");
     }
+    assert_eq!(handle.status().await.unwrap().sessions[0].least_ttl, Some(255));
     assert_eq!(call_from(lab, 254).await.hear(None).await, None, "not a word");
     let told = "its call came with a TTL of 254; one before came with 255";
     let is_told = |reason: &String| reason.starts_with(told);

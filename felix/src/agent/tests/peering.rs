@@ -54,6 +54,7 @@ fn status(sessions: &[(&str, &str, SessionState)]) -> Status {
         reason: Some("peer says AS65010, we expect AS65001".to_owned()),
         router_id: None,
         hold_time: None,
+        least_ttl: None,
         families: Vec::new(),
         received: 0,
         prefixes: Vec::new(),

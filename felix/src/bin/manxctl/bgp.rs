@@ -160,6 +160,7 @@ pub fn render_peer(session: &Session) -> String {
         (reason, or_dash(session.reason.clone())),
         ("Flaps", session.flaps.to_string()),
         ("Hold time", or_dash(session.hold_time.map(|seconds| format!("{seconds}s")))),
+        ("Least TTL", or_dash(session.least_ttl.map(|ttl| format!("{ttl} (GTSM)")))),
         ("Families", or_dash(families.join(", "))),
         ("Prefixes", {
             let (received, accepted) = (session.received, session.accepted);
@@ -289,6 +290,7 @@ pub mod tests {
             reason: reason.map(str::to_owned),
             router_id: Some(RouterId([10, 0, 0, 1].into())),
             hold_time: Some(90),
+            least_ttl: Some(255),
             families: Family::ALL.to_vec(),
             received: 3,
             prefixes: vec![Held { family: Family::Ipv4, held: 3, limit: 1_000_000 }],
