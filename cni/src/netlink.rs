@@ -7,7 +7,7 @@ use std::io;
 
 use netlink_packet_core::{
     DecodeError, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    NetlinkBuffer, NetlinkHeader, NlaBuffer, NlasIterator, Parseable,
+    NetlinkBuffer, NetlinkHeader, NetlinkSerializable, NlaBuffer, NlasIterator, Parseable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -31,7 +31,7 @@ const DATAGRAM: usize = 64 * 1024;
 const DUMP_TRIES: usize = 8;
 
 /// A request to the kernel: the message and its flags besides NLM_F_REQUEST and NLM_F_ACK.
-pub type Request = (RouteNetlinkMessage, u16);
+pub type Request<M = RouteNetlinkMessage> = (M, u16);
 
 /// Why the kernel refused one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +105,10 @@ impl Netlink {
     ///
     /// # Errors
     /// [`NetlinkError::Refused`] when the kernel does not do it.
-    pub fn request<T: Parseable<[u8]>>(&mut self, request: Request) -> Result<Vec<T>, NetlinkError> {
+    pub fn request<T: Parseable<[u8]>>(
+        &mut self,
+        request: Request<impl NetlinkSerializable>,
+    ) -> Result<Vec<T>, NetlinkError> {
         let mut frame = Vec::new();
         let (message, flags) = request;
         let sequence = self.write(&mut frame, &message, flags | NLM_F_ACK);
@@ -133,7 +136,7 @@ impl Netlink {
     /// The socket's: then some were done and some were not.
     pub fn batch(
         &mut self,
-        requests: impl IntoIterator<Item = Request>,
+        requests: impl IntoIterator<Item = Request<impl NetlinkSerializable>>,
     ) -> Result<Vec<(usize, Refusal)>, NetlinkError> {
         let mut requests = requests.into_iter().peekable();
         let mut refused = Vec::new();
@@ -175,7 +178,7 @@ impl Netlink {
     /// The socket's, a refusal, or [`NetlinkError::Unsteady`].
     pub fn dump<T: Parseable<[u8]>, K>(
         &mut self,
-        message: &RouteNetlinkMessage,
+        message: &impl NetlinkSerializable,
         mut keep: impl FnMut(T) -> Option<K>,
     ) -> Result<Vec<K>, NetlinkError> {
         for _ in 0..DUMP_TRIES {
@@ -211,7 +214,7 @@ impl Netlink {
     }
 
     /// Appends one message to `frame` and returns its sequence number.
-    fn write(&mut self, frame: &mut Vec<u8>, message: &RouteNetlinkMessage, flags: u16) -> u32 {
+    fn write(&mut self, frame: &mut Vec<u8>, message: &impl NetlinkSerializable, flags: u16) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         let length = header.buffer_len() + message.buffer_len();
@@ -223,7 +226,7 @@ impl Netlink {
         frame.resize(start + length.next_multiple_of(4), 0);
         let (head, body) = frame[start..start + length].split_at_mut(header.buffer_len());
         header.emit(head);
-        message.emit(body);
+        message.serialize(body);
         self.sequence
     }
 

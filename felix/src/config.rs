@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 
 use crate::acl::driver::Connections;
+use crate::dataplane::Settings;
 
 /// The Manx node agent: watches Kubernetes, programs this node's pod routes, tells manx-bgpd whom to speak with.
 ///
@@ -38,6 +39,10 @@ pub struct Config {
     /// MTU of pods' interfaces, in octets; that of this node's uplinks, the smallest, unless set.
     #[arg(long, value_name = "OCTETS", value_parser = clap::value_parser!(u32).range(1280..=65535))]
     pub mtu: Option<u32>,
+
+    /// Where routes are put.
+    #[command(flatten)]
+    pub routes: Settings,
 
     /// Install the CNI plugin, which lies beside this program, in this directory; /opt/cni/bin on most nodes.
     #[arg(long, value_name = "DIR")]

@@ -15,12 +15,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use manx_bgp::api::SessionState;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::acl::driver::Status;
+use crate::dataplane::{self, neighbours};
 use crate::status::NodeReport;
 use crate::watch::Kind;
 
@@ -65,6 +67,15 @@ pub struct Metrics {
     policy_repairs: IntCounterVec,
     policy_packets: IntCounterVec,
     connections_ended: IntCounterVec,
+    /// By name.
+    pub sysctl_repairs: IntCounterVec,
+    route_writes: IntCounterVec,
+    route_write_batches: IntCounterVec,
+    route_write_seconds: CounterVec,
+    netlink_errors: IntCounterVec,
+    next_hop_objects: IntGauge,
+    foreign_overlaps: IntGauge,
+    neighbours: IntGaugeVec,
     routes: IntGaugeVec,
     pods: IntGauge,
     blocks: IntGauge,
@@ -103,6 +114,11 @@ impl Metrics {
             registry.register(Box::new(histograms.clone()))?;
             Ok::<_, prometheus::Error>(histograms)
         };
+        let route_write_seconds = CounterVec::new(
+            Opts::new("manx_route_write_seconds_total", "What the kernel took for them, in seconds."),
+            &[],
+        )?;
+        registry.register(Box::new(route_write_seconds.clone()))?;
         Ok(Self {
             watch_events: counters("manx_watch_events_total", "Changes the API has told.", &["kind"])?,
             api_errors: counters(
@@ -164,6 +180,37 @@ impl Metrics {
                 "Connections ended because a later policy forbids them.",
                 &[],
             )?,
+            sysctl_repairs: counters(
+                "manx_sysctl_repairs_total",
+                "How often a setting of the kernel was put back that someone else had changed.",
+                &["name"],
+            )?,
+            route_writes: counters(
+                "manx_route_writes_total",
+                "Writes to the kernel's routes and next-hop objects; repairs are among the others.",
+                &["kind"],
+            )?,
+            route_write_batches: counters(
+                "manx_route_write_batches_total",
+                "Batches of such writes.",
+                &[],
+            )?,
+            route_write_seconds,
+            netlink_errors: counters(
+                "manx_netlink_errors_total",
+                "Exchanges about routes that the netlink socket failed.",
+                &[],
+            )?,
+            next_hop_objects: gauge("manx_next_hop_objects", "Next-hop objects of ours in the kernel.")?,
+            foreign_overlaps: gauge(
+                "manx_foreign_route_overlaps",
+                "Other programs' routes that take packets from ours.",
+            )?,
+            neighbours: gauges(
+                "manx_neighbours",
+                "The kernel's neighbour tables: entries, and the limit where it can be read.",
+                &["family", "what"],
+            )?,
             routes: gauges("manx_routes", "Routes of ours: wanted, installed, failing.", &["state"])?,
             pods: gauge("manx_pods", "Pods attached.")?,
             blocks: gauge("manx_blocks", "Blocks this node owns.")?,
@@ -192,6 +239,35 @@ impl Metrics {
             self.attachments.with_label_values(&[verb, result]);
         }
         self
+    }
+
+    /// Takes what the dataplane says of itself.
+    pub fn see_routes(&self, status: &dataplane::Status) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.next_hop_objects.set(number(status.objects));
+        self.foreign_overlaps.set(number(status.overlapping));
+        let upto = |counters: &IntCounterVec, labels: &[&str], total: u64| {
+            let counter = counters.with_label_values(labels);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        };
+        upto(&self.route_writes, &["set"], status.written);
+        upto(&self.route_writes, &["removed"], status.removed);
+        upto(&self.route_writes, &["next-hop-object"], status.objects_written);
+        upto(&self.route_writes, &["repair"], status.repaired);
+        upto(&self.route_write_batches, &[], status.batches.0);
+        upto(&self.netlink_errors, &[], status.netlink_errors);
+        let seconds = self.route_write_seconds.with_label_values(&[] as &[&str]);
+        seconds.inc_by((status.batches.1 - seconds.get()).max(0.0));
+    }
+
+    /// Takes how full a neighbour table is.
+    pub fn see_neighbours(&self, table: &neighbours::Table) {
+        let family = table.family.to_string();
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        self.neighbours.with_label_values(&[family.as_str(), "entries"]).set(number(table.entries));
+        if let Some(limit) = table.limit {
+            self.neighbours.with_label_values(&[family.as_str(), "limit"]).set(number(limit));
+        }
     }
 
     /// Takes what the packet filter says of itself.

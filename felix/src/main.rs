@@ -20,7 +20,7 @@ use manx_felix::health::{self, Metrics};
 use manx_felix::install::Install;
 use manx_felix::speaker::Speaker;
 use manx_felix::watch::convert::words;
-use manx_felix::{attach, watch};
+use manx_felix::{attach, nat, watch};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
@@ -81,13 +81,14 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let client = client(&config).await?;
     let metrics = Metrics::new()?;
     let plugin_seconds = metrics.plugin_seconds.clone();
-    let dataplane = Dataplane::start()?;
+    let dataplane = Dataplane::start(config.routes)?;
     let acl = Driver::start(config.connections).context("cannot start the packet filter")?;
     let services = Keeper::start(services::TABLE).context("cannot guard service addresses")?;
+    let nat = nat::Driver::start().context("cannot start the translation of addresses")?;
     let speaker = Speaker::start(&config.speaker_socket);
     let state_dir = config.state_dir();
-    let (agent, pulse) =
-        Agent::new(&config, client.clone(), (dataplane, acl.clone(), services), speaker, metrics.clone())
+    let drivers = (dataplane, acl.clone(), services, nat);
+    let (agent, pulse) = Agent::new(&config, client.clone(), drivers, speaker, metrics.clone())
             .with_context(|| format!("state directory {}", state_dir.display()))?;
     let watches = watch::start(&client, &config.node_name, &config.namespace);
     let (commands, received) = mpsc::channel(COMMANDS);

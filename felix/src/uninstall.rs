@@ -13,17 +13,20 @@ use std::path::{Path, PathBuf};
 
 use manx_cni::netlink::{Errno, Netlink, NetlinkError, Refusal};
 use manx_cni::protocol::HOST_IFNAME_PREFIX;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-use netlink_packet_route::route::{RouteMessage, RouteScope};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::acl::compile::TABLE;
 use crate::acl::nft::{Batch, Nft};
 use crate::acl::services;
 use crate::alone::{NotAlone, alone};
 use crate::attach::files::Files;
-use crate::dataplane::routes;
+use crate::dataplane::message::{self, Message};
+use crate::dataplane::objects::Object;
+use crate::dataplane::snapshot;
+use crate::dataplane::state::Snapshot;
 use crate::install::{CONFLIST, PLUGIN};
+use crate::nat;
 
 /// What the agent and the plugin keep in the state directory, and where the speaker's socket may lie in it.
 const STATE: [&str; 6] = ["attachments", "released", "known.json", "agent.sock", "bgpd.sock", "bgpd"];
@@ -118,13 +121,11 @@ impl Uninstall {
         match Netlink::open() {
             Ok(mut netlink) => {
                 interfaces(&mut netlink, &mut outcome);
-                for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-                    routes_of(&mut netlink, family, &mut outcome);
-                }
+                routes(&mut netlink, &mut outcome);
             }
             Err(error) => outcome.failed.push(format!("netlink socket: {error}")),
         }
-        for name in [TABLE, services::TABLE] {
+        for name in [TABLE, services::TABLE, nat::TABLE] {
             outcome.note(format!("nftables table inet {name}"), table(name));
         }
         for name in STATE {
@@ -195,31 +196,40 @@ fn interfaces(netlink: &mut Netlink, outcome: &mut Outcome) {
     }
 }
 
-/// Routes of our protocol number in every table, whatever their form.
-fn routes_of(netlink: &mut Netlink, family: AddressFamily, outcome: &mut Outcome) {
-    let RouteNetlinkMessage::GetRoute(mut message) = routes::dump_request(family) else { return };
-    message.header.table = 0;
-    let found = netlink.dump(&RouteNetlinkMessage::GetRoute(message), |route: RouteMessage| {
-        (route.header.protocol == routes::RTPROT_MANX.into()).then_some(route)
-    });
-    let found = match found {
+/// Routes and next-hop objects of our protocol number, in every table and whatever their form.
+fn routes(netlink: &mut Netlink, outcome: &mut Outcome) {
+    let Snapshot { routes, objects, .. } = match snapshot::read(netlink, None) {
         Ok(found) => found,
         Err(error) => return outcome.failed.push(format!("reading routes: {error}")),
     };
-    let mut removed = 0_usize;
-    for mut route in found {
-        let what = format!("{:?}", route.attributes);
-        // Matches every scope in a removal.
-        route.header.scope = RouteScope::NoWhere;
-        let deleted = netlink.request::<RouteMessage>((RouteNetlinkMessage::DelRoute(route), 0));
-        match gone(deleted.map(drop), &[Errno::ESRCH]) {
-            Ok(true) => removed += 1,
-            Ok(false) => {}
-            Err(error) => outcome.failed.push(format!("route {what}: {error}")),
-        }
+    for (family, is_v4) in [("IPv4", true), ("IPv6", false)] {
+        let requests = routes.iter().filter(|seen| seen.destination.is_ipv4() == is_v4);
+        let requests = requests.map(|seen| message::remove_route(seen.destination, seen.settings));
+        remove_all(netlink, &format!("{family} routes"), requests.collect(), Errno::ESRCH, outcome);
     }
-    let version = if family == AddressFamily::Inet { "IPv4" } else { "IPv6" };
-    outcome.note::<io::Error>(format!("{removed} {version} routes"), Ok(removed > 0));
+    // Groups before what they are made of.
+    let legs = |object: &Object| matches!(object, Object::Leg { .. });
+    let (legs, groups): (Vec<_>, Vec<_>) = objects.into_iter().partition(|(_, object)| legs(object));
+    let requests = groups.into_iter().chain(legs).map(|(id, _)| message::remove_object(id));
+    remove_all(netlink, "next-hop objects", requests.collect(), Errno::ENOENT, outcome);
+}
+
+fn remove_all(
+    netlink: &mut Netlink,
+    what: &str,
+    requests: Vec<(Message, u16)>,
+    gone: Errno,
+    outcome: &mut Outcome,
+) {
+    let all = requests.len();
+    match netlink.batch(requests) {
+        Ok(refused) => {
+            outcome.note::<io::Error>(format!("{} {what}", all - refused.len()), Ok(all > refused.len()));
+            let refused = refused.into_iter().filter(|(_, refusal)| refusal.errno != gone);
+            outcome.failed.extend(refused.map(|(_, refusal)| format!("{what}: {refusal}")));
+        }
+        Err(error) => outcome.failed.push(format!("removing {what}: {error}")),
+    }
 }
 
 /// What another has removed meanwhile is removed.

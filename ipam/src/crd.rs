@@ -73,6 +73,16 @@ pub struct IPPoolSpec {
     /// one that is made by hand.
     #[serde(default = "yes")]
     pub bgp_export: bool,
+    /// What its pods send out of the cluster leaves with the node's address, for networks that do not know the pods'. What
+    /// goes to addresses of any pool and to nodes never does.
+    #[serde(default)]
+    pub nat_outgoing: bool,
+    /// With `natOutgoing`: destinations outside the cluster that know pods' addresses, as `10.0.0.0/8` or `2001:db8::/32`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(validation = Rule::new("self.all(range, isCIDR(range) && cidr(range) == cidr(range).masked())")
+        .message("natExclusions are ranges without host bits, as 10.0.0.0/8 or 2001:db8::/32"))]
+    #[schemars(length(max = 64), inner(length(max = 43)))]
+    pub nat_exclusions: Vec<String>,
     /// Seconds an address rests after a pod has left it, 0–3600. The address that has been free for longest comes next
     /// in any case; a rest keeps a small pool from handing an address out again at once.
     #[serde(default)]
@@ -94,6 +104,8 @@ impl IPPoolSpec {
             service_selector: None,
             allowed_uses: for_pods(),
             bgp_export: true,
+            nat_outgoing: false,
+            nat_exclusions: Vec::new(),
             cooldown_seconds: 0,
             disabled: false,
         }

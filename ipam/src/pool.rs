@@ -30,6 +30,8 @@ pub struct Pool {
     pub for_services: bool,
     /// Its blocks are announced.
     pub bgp_export: bool,
+    /// Where what its pods send out of the cluster goes with their own addresses; none: everywhere.
+    pub nat_outgoing: Option<Vec<Cidr>>,
     /// How long an address rests when a pod has left it: at most an hour.
     pub cooldown: Duration,
     /// Hand out no new addresses.
@@ -42,6 +44,9 @@ pub enum PoolError {
     /// `spec.cidr` is not a range.
     #[error("spec.cidr: {0}")]
     Cidr(#[from] CidrError),
+    /// One of `spec.natExclusions` is not a range.
+    #[error("spec.natExclusions: {0}")]
+    NatExclusion(CidrError),
     /// `spec.cidr` has addresses no pod can have.
     #[error("spec.cidr: {0} overlaps {1}, which is {2}: pods need addresses that can be routed")]
     NotRoutable(Cidr, Cidr, &'static str),
@@ -92,6 +97,7 @@ impl PoolError {
             Self::BlockLength { .. } | Self::BlockShorterThanPool { .. } => "InvalidBlockSize",
             Self::TwoUses => "TwoUses",
             Self::Overlap { .. } => "Overlap",
+            Self::NatExclusion(_) => "InvalidNATExclusion",
         }
     }
 }
@@ -139,6 +145,8 @@ impl TryFrom<&IPPool> for Pool {
         if block < cidr.length() {
             return Err(PoolError::BlockShorterThanPool { block, cidr });
         }
+        let exclusions = object.spec.nat_exclusions.iter().map(|range| range.parse());
+        let exclusions = exclusions.collect::<Result<Vec<Cidr>, _>>().map_err(PoolError::NatExclusion)?;
         Ok(Self {
             name: object.name_any(),
             cidr,
@@ -149,6 +157,7 @@ impl TryFrom<&IPPool> for Pool {
             for_pods: object.spec.allowed_uses.contains(&AllowedUse::Pods),
             for_services,
             bgp_export: object.spec.bgp_export,
+            nat_outgoing: object.spec.nat_outgoing.then_some(exclusions),
             cooldown: Duration::from_secs(object.spec.cooldown_seconds.into()),
             disabled: object.spec.disabled,
         })
@@ -198,6 +207,7 @@ impl Pool {
             for_pods: true,
             for_services: false,
             bgp_export: true,
+            nat_outgoing: None,
             cooldown: Duration::ZERO,
             disabled: false,
         }

@@ -125,8 +125,8 @@ fn no_container_has_a_right_it_does_not_need() {
         assert_eq!(context["allowPrivilegeEscalation"], false, "{name}");
         assert_eq!(context["privileged"], false, "{name}");
         assert_eq!(context["capabilities"]["drop"], json!(["ALL"]), "{name}");
-        let added = if name == "manx-bgpd" { "NET_BIND_SERVICE" } else { "NET_ADMIN" };
-        assert_eq!(context["capabilities"]["add"], json!([added]), "{name}");
+        let added: &[_] = if name == "manx-bgpd" { &["NET_BIND_SERVICE"] } else { &["NET_ADMIN", "NET_RAW"] };
+        assert_eq!(context["capabilities"]["add"], json!(added), "{name}");
         assert_eq!(pod["automountServiceAccountToken"] == false, name == "manx-bgpd", "{name}");
     }
 }

@@ -17,6 +17,7 @@ pub mod question;
 pub mod ruleset;
 pub mod services;
 mod state;
+mod tracker;
 
 pub use ruleset::{Delta, Ruleset};
 

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
 use manx_bgp::types::Prefix;
 use manx_ipam::claim::Taken;
 use manx_ipam::crd::IPPool;
@@ -17,6 +18,7 @@ use crate::model::labels::{Interner, Labels};
 use crate::model::policy::{Policy, PolicyName};
 use crate::model::service::{Service, Slice};
 use crate::model::{Bad, BgpConfig, Block, Filter, Namespace, Node, Object, Peer, Pod, Request, Reservation};
+use crate::nat::Nat;
 use crate::watch::bgp::DEFAULT_CONFIGURATION;
 use crate::watch::{Change, Keys, Kind, Update};
 
@@ -208,6 +210,20 @@ impl Cluster {
             pods: of(|pool| !pool.for_services),
             services: of(|pool| pool.for_services),
             announced: of(|pool| pool.for_services && pool.bgp_export),
+        }
+    }
+
+    /// What pods send under the node's address.
+    pub fn nat(&self) -> Nat {
+        let pools = || self.good_pools.values().map(|good| &good.pool);
+        let outgoing = pools().filter_map(|pool| {
+            let excluded = pool.nat_outgoing.as_ref()?.iter().map(|range| IpNetwork::from(*range));
+            Some((IpNetwork::from(pool.cidr), excluded.collect()))
+        });
+        Nat {
+            outgoing: outgoing.collect(),
+            pools: pools().map(|pool| IpNetwork::from(pool.cidr)).collect(),
+            nodes: self.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect(),
         }
     }
 

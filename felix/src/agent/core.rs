@@ -4,12 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Instant;
 
 use manx_bgp::api::{self, Config, Reach, RouteChange};
-use manx_bgp::types::{Prefix, ScopedAddr};
+use manx_bgp::types::{Interface, Prefix, ScopedAddr, is_link_local};
 use manx_cni::protocol::AttachmentKey;
 use manx_ipam::claim::{Claim, Taken};
 use manx_ipam::{Allocator, BlockCidr, OwnerKey, Pool};
@@ -33,11 +33,14 @@ use super::vanished::{Collection, Condemned, Vanished};
 use crate::acl;
 use crate::attach::files::Files;
 use crate::attach::{Attempt, Refusal};
+use crate::dataplane::next_hops::NextHops;
 use crate::dataplane::{self, FibDelta};
+use crate::discovery;
 use crate::graph::policy::PolicyInput;
 use crate::graph::{Graph, Guard, Input};
 use crate::health::Metrics;
 use crate::model::Wanted;
+use crate::nat::Nat;
 use crate::speaker;
 use crate::watch::{Kind, Update};
 
@@ -67,7 +70,9 @@ pub type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
 /// What is to be done outside.
 #[derive(Debug)]
 pub enum Effect {
-    /// Change the kernel's routes; then answer the plugins, then tell the speaker: a block is announced once it is
+    /// Change the kernel's learned routes. Nobody waits for them.
+    Learn(FibDelta),
+    /// Change the kernel's other routes; then answer the plugins, then tell the speaker: a block is announced once it is
     /// there.
     Program {
         /// May be empty: the answers then wait for what was sent before.
@@ -90,6 +95,10 @@ pub enum Effect {
     Guard(Guard),
     /// The same of what is in our table of the packet filter.
     SweepAcl,
+    /// Have pods' packets leave the cluster like this.
+    Translate(Nat),
+    /// Find out who is at the other end of these interfaces, and of no others. Answered by [`Core::find`].
+    Discover(BTreeSet<Interface>),
     /// Make a block of one of these pools ours. Answered by [`Core::claimed`].
     Claim {
         /// What for; one claim for each at a time.
@@ -228,6 +237,14 @@ pub struct Core {
     pub(super) heard: Heard,
     pub(super) mirror: Mirror,
     pub(super) enforcement: Enforcement,
+    /// What was last learned.
+    next_hops: LastNextHops,
+    /// Whether pools or nodes may have changed what is translated, and what that was last.
+    nat: (bool, Option<Nat>),
+    /// Interfaces neighbours are known by, and who was found on each.
+    discovered: (BTreeSet<Interface>, BTreeMap<Interface, Ipv6Addr>),
+    /// Settings of the kernel that cannot be made.
+    pub(super) settings: Vec<String>,
     /// The dataplane as last seen.
     pub(super) kernel: dataplane::Status,
     /// The ways this machine has without our routes; none before they were told.
@@ -320,6 +337,10 @@ impl Core {
             heard: Heard::default(),
             mirror: Mirror::default(),
             enforcement: Enforcement::default(),
+            next_hops: LastNextHops::default(),
+            nat: (true, None),
+            discovered: (BTreeSet::new(), BTreeMap::new()),
+            settings: Vec::new(),
             kernel: dataplane::Status::default(),
             underlay: None,
             kernel_gone: false,
@@ -369,6 +390,7 @@ impl Core {
             if matches!(told, Told::Policy(PolicyInput::Policy(..) | PolicyInput::Node(..))) {
                 self.enforcement.hurry(now, self.cluster.nodes.len());
             }
+            self.nat.0 |= matches!(told, Told::Pools | Told::Read(_) | Told::Input(Input::Node(..)));
             match told {
                 Told::Input(input) => {
                     self.mesh_due |= matches!(input, Input::Node(..) | Input::Bgp(_));
@@ -422,8 +444,8 @@ impl Core {
                 self.heard = Heard { daemon, ordered, away: Some(reason), ..Heard::default() };
             }
             speaker::Event::Routes(changes) => {
-                for change in changes {
-                    self.graph.apply(Input::Learned(change.prefix, on_any_link(&change)));
+                for RouteChange { prefix, next_hops } in changes {
+                    self.graph.apply(Input::Learned(prefix, self.next_hops.of(next_hops)));
                 }
             }
             speaker::Event::Synced => {
@@ -486,6 +508,7 @@ impl Core {
 
     /// Takes what the dataplane says of itself.
     pub fn see_kernel(&mut self, kernel: dataplane::Status) {
+        self.mirror.see_overlaps(&kernel.overlaps);
         self.kernel = kernel;
     }
 
@@ -494,6 +517,36 @@ impl Core {
         if self.underlay.as_ref() != Some(&ways) {
             self.underlay = Some(ways);
             self.unsent = self.unsent.take().or_else(|| self.graph.spoken().orders.clone());
+        }
+    }
+
+    /// Takes who was found at the other end of an interface.
+    pub fn find(&mut self, found: discovery::Found) {
+        let discovery::Found { interface, address } = found;
+        if self.discovered.1.insert(interface, address) != Some(address) {
+            tracing::info!("{address} is the router on {interface}");
+            self.unsent = self.unsent.take().or_else(|| self.graph.spoken().orders.clone());
+        }
+    }
+
+    /// Puts addresses to neighbours that are known by their interface, as far as they have been found, and has them looked
+    /// for.
+    fn discover(&mut self, orders: &mut Config) {
+        let mut interfaces = BTreeSet::new();
+        for peer in &mut orders.peers {
+            let Some(interface) = peer.interface else { continue };
+            // One that is told its neighbour's address may be waited for by that neighbour.
+            if peer.address.is_unspecified() || is_link_local(peer.address) {
+                interfaces.insert(interface);
+            }
+            if let (true, Some(found)) = (peer.address.is_unspecified(), self.discovered.1.get(&interface)) {
+                peer.address = IpAddr::V6(*found);
+            }
+        }
+        if self.discovered.0 != interfaces {
+            self.discovered.1.retain(|interface, _| interfaces.contains(interface));
+            self.discovered.0.clone_from(&interfaces);
+            self.effects.push(Effect::Discover(interfaces));
         }
     }
 
@@ -518,6 +571,7 @@ impl Core {
         self.find_address();
         self.see_trouble(now);
         self.balance(now);
+        self.translate();
         self.write(now);
     }
 
@@ -542,11 +596,17 @@ impl Core {
         }
         let all_read = speaking && secrets_read && self.meshed();
         let orders = if all_read { self.unsent.take() } else { None };
-        let orders = orders.map(|orders| Config {
-            restarting: self.respoken,
-            underlay: self.underlay.as_deref().map(|ways| with_pods(ways, &orders)),
-            ..orders
+        let orders = orders.map(|mut orders| {
+            self.discover(&mut orders);
+            Config {
+                restarting: self.respoken,
+                underlay: self.underlay.as_deref().map(|ways| with_pods(ways, &orders)),
+                ..orders
+            }
         });
+        if delta.learned != FibDelta::default() {
+            self.effects.push(Effect::Learn(delta.learned));
+        }
         let answers = std::mem::take(&mut self.answers);
         let retire = std::mem::take(&mut self.retire);
         let complete = self.policed_all();
@@ -589,6 +649,22 @@ impl Core {
         all_read
     }
 
+    /// A change of what is translated is for connections that begin later: once a second is soon enough.
+    fn translate(&mut self) {
+        if self.cluster.has_read(&[Kind::Node, Kind::IPPool]) && std::mem::take(&mut self.nat.0) {
+            let nat = self.cluster.nat();
+            if self.nat.1.as_ref() != Some(&nat) {
+                self.nat.1 = Some(nat.clone());
+                self.effects.push(Effect::Translate(nat));
+            }
+        }
+    }
+
+    /// Takes what could not be made of the kernel's settings.
+    pub fn see_settings(&mut self, failed: Vec<String>) {
+        self.settings = failed;
+    }
+
     fn use_pools(&mut self) {
         self.blocks.usable = self.cluster.usable_pools();
         self.allocator.cool(&self.blocks.usable);
@@ -605,14 +681,21 @@ impl Core {
     }
 }
 
-/// Next hops that say where they are by themselves. One that is of one link only is not installed.
-fn on_any_link(change: &RouteChange) -> Vec<IpAddr> {
-    let (here, there): (Vec<ScopedAddr>, Vec<ScopedAddr>) =
-        change.next_hops.iter().partition(|hop| hop.zone.is_some());
-    if let [hop, ..] = here[..] {
-        tracing::warn!(prefix = %change.prefix, next_hop = %hop, "link-local next hops are not installed");
+/// Destinations that come one after the other mostly have the same next hops: these are kept once.
+#[derive(Debug, Default)]
+struct LastNextHops(Option<(Vec<ScopedAddr>, NextHops)>);
+
+impl LastNextHops {
+    fn of(&mut self, hops: Vec<ScopedAddr>) -> NextHops {
+        match &self.0 {
+            Some((last, shared)) if *last == hops => shared.clone(),
+            _ => {
+                let shared: NextHops = hops.iter().copied().collect();
+                self.0 = Some((hops, shared.clone()));
+                shared
+            }
+        }
     }
-    there.iter().map(|hop| hop.addr).collect()
 }
 
 /// With the pods of this node that are neighbours: they are connected by routes of ours.

@@ -4,7 +4,7 @@
 //! Pools, neighbours and configurations are one for the cluster: the agent of the node whose name sorts first among
 //! all Nodes answers them. For a moment two may think so, and then write the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -98,6 +98,13 @@ pub enum Write {
     Event {
         /// What about.
         regarding: Regarding,
+        /// For people.
+        note: String,
+    },
+    /// An Event: another program's route takes packets from one of ours.
+    Overlap {
+        /// Of this node.
+        node: String,
         /// For people.
         note: String,
     },
@@ -244,6 +251,8 @@ pub struct Mirror {
     failure: Option<String>,
     /// Policies of which an Event was told, by UID and generation.
     complained: BTreeMap<PolicyName, (String, i64)>,
+    /// Overlaps of which an Event was told, as long as there are.
+    overlaps: BTreeSet<String>,
     node: Heartbeat,
 }
 
@@ -251,6 +260,11 @@ impl Mirror {
     /// What this node wrote of itself may be gone: with its Node, or with all an API server knew.
     pub(super) fn doubt_node(&mut self) {
         self.node.doubt();
+    }
+
+    /// One that went and comes again is told again.
+    pub(super) fn see_overlaps(&mut self, overlaps: &[String]) {
+        self.overlaps.retain(|told| overlaps.contains(told));
     }
 }
 
@@ -280,6 +294,7 @@ impl Core {
                 Write::Node { status, .. } => self.mirror.node.wrote(*status, now),
                 Write::ServiceEvent(event) => self.balancing.said(&event),
                 Write::Event { regarding, .. } => self.exhaustion.said(&regarding),
+                Write::Overlap { note, .. } => drop(self.mirror.overlaps.insert(note)),
                 Write::Trouble { object, .. } => self.degraded.told(&object, now),
                 Write::Degraded { object, .. } => self.degraded.wrote(&object, now),
                 Write::Complaint { policy, uid, generation, .. } => {
@@ -321,6 +336,8 @@ impl Core {
         writes.extend(self.request_writes());
         writes.extend(self.exhaustion_writes());
         writes.extend(self.degraded_writes());
+        let overlaps = self.kernel.overlaps.iter().filter(|note| !self.mirror.overlaps.contains(*note));
+        writes.extend(overlaps.map(|note| Write::Overlap { node: self.me.clone(), note: note.clone() }));
         writes.extend(self.address_write());
         let reflects = self.meshing.confirms();
         let known = self.graph.bgp().is_some() && self.meshed();

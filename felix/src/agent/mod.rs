@@ -44,7 +44,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,7 @@ use manx_ipam::store::kube::KubeStore;
 use manx_ipam::store::{Store, StoreError};
 use manx_ipam::{BlockCidr, Pool};
 use tokio::sync::{mpsc, oneshot, watch as cell};
+use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::core::{Answer, Core, Effect, Host, Retired, Start};
@@ -69,10 +70,12 @@ use crate::attach::files::Files;
 use crate::attach::{Attempt, Command, Refusal};
 use crate::dataplane::own_address::find as own_address_of;
 use crate::dataplane::retire::{LinkError, Removal};
-use crate::dataplane::{ApplyErrors, Dataplane, links};
+use crate::dataplane::{ApplyErrors, Dataplane, links, neighbours, sysctl};
+use crate::discovery::Discovery;
 use crate::health::{Metrics, Pulse};
 use crate::model::service::Service;
 use crate::model::{Object, Wanted};
+use crate::nat;
 use crate::speaker::{self, Speaker};
 use crate::status::NodeReport;
 use crate::watch::{Said, Update, Watches};
@@ -87,6 +90,9 @@ use vanished::{Collected, Collection};
 
 /// Between two turns of what is done from time to time.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Ticks between two looks at the kernel's settings.
+const SETTINGS: u32 = 5;
 
 /// Ticks between two questions to the speaker.
 const POLL: u32 = 2;
@@ -103,6 +109,9 @@ pub struct Agent {
     dataplane: Dataplane,
     acl: Driver,
     services: Keeper,
+    nat: nat::Driver,
+    discovery: Discovery,
+    proc_sys: PathBuf,
     speaker: Speaker,
     client: Client,
     store: KubeStore,
@@ -132,6 +141,8 @@ enum Done {
         outcome: Result<(), ApplyErrors>,
         removal: Option<(Vec<Retired>, Result<Removal, LinkError>)>,
     },
+    Taught(Result<(), ApplyErrors>),
+    Settled(Option<(sysctl::Report, Vec<neighbours::Table>)>),
     Gone(Vec<Retired>, bool),
     Attached {
         answers: Vec<Answer<()>>,
@@ -162,7 +173,7 @@ impl Agent {
     pub fn new(
         config: &crate::config::Config,
         client: Client,
-        (dataplane, acl, services): (Dataplane, Driver, Keeper),
+        (dataplane, acl, services, nat): (Dataplane, Driver, Keeper, nat::Driver),
         speaker: Speaker,
         metrics: Metrics,
     ) -> io::Result<(Self, cell::Receiver<Pulse>)> {
@@ -191,6 +202,9 @@ impl Agent {
             dataplane,
             acl,
             services,
+            nat,
+            discovery: Discovery::default(),
+            proc_sys: config.proc_sys.clone(),
             speaker,
             client,
             store,
@@ -240,6 +254,7 @@ impl Agent {
                     self.acl.named(denial);
                 }
                 Ok(()) = underlay.changed() => self.core.see_underlay(underlay.borrow_and_update().clone()),
+                Some(found) = self.discovery.found.recv() => self.core.find(found),
                 Some(done) = self.work.next() => self.done(done),
                 _ = tick.tick() => self.tick(),
             }
@@ -258,8 +273,15 @@ impl Agent {
 
     fn tick(&mut self) {
         let now = Instant::now();
-        self.core.see_kernel(self.dataplane.status());
+        let kernel = self.dataplane.status();
+        self.metrics.see_routes(&kernel);
+        self.core.see_kernel(kernel);
         self.core.see_filter(self.acl.status(), self.filtering > 0, now);
+        if self.ticks.is_multiple_of(SETTINGS) {
+            let root = self.proc_sys.clone();
+            let look = spawn_blocking(move || (sysctl::prepare_node(&root), neighbours::read()));
+            self.work.push(Box::pin(async move { Done::Settled(look.await.ok()) }));
+        }
         self.core.tick(now);
         if self.ticks.is_multiple_of(POLL) {
             let socket = self.speaker.socket().to_owned();
@@ -267,6 +289,26 @@ impl Agent {
         }
         self.ticks = self.ticks.wrapping_add(1);
         self.pulse.send_replace(Pulse { at: now, report: self.core.report(now) });
+    }
+
+    /// The kernel's settings are what they were made, or made so again: a few small files an interface.
+    fn settled(&mut self, report: &sysctl::Report, tables: &[neighbours::Table]) {
+        for change in &report.changed {
+            self.metrics.sysctl_repairs.with_label_values(&[&change.name]).inc();
+            tracing::warn!(
+                "{} was {}, which someone else has set or a new interface came with; it is {} again",
+                change.name,
+                change.from,
+                change.to
+            );
+        }
+        let mut failed: Vec<String> = report.failed.iter().map(ToString::to_string).collect();
+        for table in tables {
+            self.metrics.see_neighbours(table);
+            failed.extend(table.complaint());
+        }
+        failed.extend(self.nat.status().failure);
+        self.core.see_settings(failed);
     }
 
     /// Does what the core wants done now; what takes time goes on beside the loop.
@@ -300,6 +342,16 @@ impl Agent {
                     }));
                 }
                 Effect::Guard(guard) => self.services.want(acl::services::compile(&guard)),
+                Effect::Learn(delta) => {
+                    let routed = self.dataplane.update(delta);
+                    self.work.push(Box::pin(async move { Done::Taught(routed.await) }));
+                }
+                Effect::Translate(nat) => self.nat.want(nat),
+                Effect::Discover(interfaces) => {
+                    if let Err(error) = self.discovery.look_on(&interfaces) {
+                        tracing::error!("cannot look for neighbours by their links: {error}");
+                    }
+                }
                 Effect::SweepAcl => self.acl.sweep(),
                 Effect::Sweep => self.dataplane.sweep(),
                 Effect::Claim { want, pools, taken } => {
@@ -395,6 +447,12 @@ impl Agent {
                     self.core.programmed();
                 }
             }
+            Done::Settled(looked) => {
+                if let Some((report, tables)) = looked {
+                    self.settled(&report, &tables);
+                }
+            }
+            Done::Taught(outcome) => self.see_outcome(&outcome),
             Done::Gone(retired, gone) => self.core.gone(retired, gone, now),
             Done::Attached { answers, filtered, routed } => {
                 self.filtering -= 1;
@@ -468,12 +526,7 @@ impl Agent {
         orders: Option<Config>,
         outcome: Result<(), ApplyErrors>,
     ) {
-        if let Err(errors) = &outcome {
-            tracing::warn!("{errors}; tried again");
-        }
-        if outcome == Err(ApplyErrors::Stopped) {
-            self.core.lose_kernel();
-        }
+        self.see_outcome(&outcome);
         for answer in answers {
             let outcome = outcome.as_ref().map(drop).map_err(|errors| {
                 let message = format!("the pod's route is not in the kernel: {errors}");
@@ -486,6 +539,15 @@ impl Agent {
         {
             self.ordered = number;
             self.speaker.order(orders);
+        }
+    }
+
+    fn see_outcome(&mut self, outcome: &Result<(), ApplyErrors>) {
+        if let Err(errors) = outcome {
+            tracing::warn!("{errors}; tried again");
+        }
+        if *outcome == Err(ApplyErrors::Stopped) {
+            self.core.lose_kernel();
         }
     }
 

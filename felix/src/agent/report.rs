@@ -178,6 +178,9 @@ impl Core {
         problems.extend(self.policy_problems());
         problems.extend(self.address_fault().map(|why| problem(format!("Node/{}", self.me), why)));
         problems.extend(self.unregistered().map(|why| problem(format!("Node/{}", self.me), why)));
+        let kernel = |message: &String| problem(format!("Node/{}", self.me), message.clone());
+        problems.extend(self.settings.iter().map(kernel));
+        problems.extend(self.kernel.overlaps.iter().map(kernel));
         let failures = self.claim_failures();
         if !failures.is_empty() {
             problems.push(problem("IPAMBlock".to_owned(), failures));

@@ -148,6 +148,17 @@ async fn perform(client: &Client, store: &impl Store, write: &Write) -> Result<(
             };
             tell(client, object, (event.reason, "AnnounceService"), &event.note).await
         }
+        Write::Overlap { node, note } => {
+            let object = ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Node".to_owned()),
+                name: Some(node.clone()),
+                // As the kubelet's own: kubectl describe node finds them by it.
+                uid: Some(node.clone()),
+                ..ObjectReference::default()
+            };
+            tell(client, object, ("ForeignRoute", "Route"), note).await
+        }
         Write::Refuse { name, reason } => {
             patch::<IPAMRequest>(client, name, json!({ "refused": reason })).await.map(drop)
         }

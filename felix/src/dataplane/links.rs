@@ -4,13 +4,12 @@ use std::net::IpAddr;
 
 use manx_cni::netlink::{Errno, Netlink, NetlinkError, Refusal};
 use manx_cni::protocol::HOST_IFNAME_PREFIX;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::Route;
-use super::syncer::read;
+use super::snapshot;
+use super::state::Target;
 
 /// The index of the interface called `name`; `None` when there is none.
 ///
@@ -22,6 +21,22 @@ pub fn index_of(name: &str) -> Result<Option<u32>, NetlinkError> {
     Ok(get(&mut Netlink::open()?, link)?.map(|link| link.header.index))
 }
 
+/// The name of the interface of this index; `None` when there is none.
+///
+/// # Errors
+/// The netlink socket's.
+pub fn name_of(index: u32) -> Result<Option<String>, NetlinkError> {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    let link = get(&mut Netlink::open()?, link)?;
+    Ok(link.and_then(|link| {
+        link.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        })
+    }))
+}
+
 /// Routes of ours to pods: each address, and name and index of the interface that leads there.
 ///
 /// # Errors
@@ -29,8 +44,8 @@ pub fn index_of(name: &str) -> Result<Option<u32>, NetlinkError> {
 pub fn pod_links() -> Result<Vec<(IpAddr, String, u32)>, NetlinkError> {
     let mut netlink = Netlink::open()?;
     let mut found = Vec::new();
-    for (destination, route) in read(&mut netlink)? {
-        let Route::Pod { ifindex } = route else { continue };
+    for seen in snapshot::read(&mut netlink, None)?.routes {
+        let (destination, Target::Pod(ifindex)) = (seen.destination, seen.target) else { continue };
         let mut link = LinkMessage::default();
         link.header.index = ifindex;
         let name = get(&mut netlink, link)?.and_then(|link| {
@@ -74,21 +89,6 @@ pub fn mtu_of_uplink(node_ips: &[IpAddr]) -> Result<Option<u32>, NetlinkError> {
         smallest = [smallest, mtu].into_iter().flatten().min();
     }
     Ok(smallest)
-}
-
-/// Whether the kernel reaches `address` without a router, which is what it asks of a next hop.
-pub(super) fn is_on_link(netlink: &mut Netlink, address: IpAddr) -> bool {
-    let mut message = RouteMessage::default();
-    (message.header.address_family, message.header.destination_prefix_length) = match address {
-        IpAddr::V4(_) => (AddressFamily::Inet, 32),
-        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
-    };
-    message.attributes.push(RouteAttribute::Destination(address.into()));
-    // No answer at all is an unreachable address.
-    let replies: Vec<RouteMessage> =
-        netlink.request((RouteNetlinkMessage::GetRoute(message), 0)).unwrap_or_default();
-    let is_gateway = |attribute: &_| matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));
-    replies.first().is_some_and(|route| !route.attributes.iter().any(is_gateway))
 }
 
 fn get(netlink: &mut Netlink, link: LinkMessage) -> Result<Option<LinkMessage>, NetlinkError> {

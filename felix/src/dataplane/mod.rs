@@ -1,10 +1,11 @@
 //! The kernel's side: routes, links and sysctls, made to be what is wanted.
 //!
 //! ```text
-//!   Dataplane ──FibDelta──▶ syncer (one thread) ──batches──▶ kernel      tracker: wanted against actual
-//!       ▲                    │  ▲                              │           routes: a route as the kernel says it
-//!       └─ future resolves ──┘  └─── monitor (one thread) ◀────┘           what others did to our routes
-//!   Dataplane::underlay ◀─ underlay (one thread) ◀─ poked ─┘              the ways there are without us
+//!   Dataplane ──FibDelta──▶ syncer (one thread) ──batches──▶ kernel      state, objects: wanted against actual
+//!       ▲                    │  ▲   ▲                          │           message: how the kernel says it
+//!       └─ future resolves ──┘  │   └─ monitor (one thread) ◀──┘           what others did to what is ours
+//!                               └──── Links ─┐      └─ pokes ─┐
+//!   Dataplane::underlay ◀──── Reach ─── underlay (one thread) ◀┘           the ways there are without us
 //!       └── veths to remove ──▶ retire (two threads) ─▶ down ─▶ removed
 //! ```
 
@@ -12,7 +13,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
@@ -22,23 +22,30 @@ use manx_cni::netlink::{Netlink, NetlinkError};
 use tokio::sync::{oneshot, watch};
 
 use monitor::Monitor;
+use next_hops::{NextHop, NextHops};
 use retire::{LinkError, Removal, Retirement};
 use syncer::{Command, Syncer};
 
 pub mod links;
+pub mod lookup;
+pub mod message;
 mod monitor;
+pub mod neighbours;
+pub mod next_hops;
+pub mod objects;
+mod overlaps;
 pub mod own_address;
 pub mod retire;
-pub mod routes;
+pub mod snapshot;
+pub mod state;
 mod syncer;
 pub mod sysctl;
-pub(crate) mod tracker;
 mod underlay;
 
 /// All routes wanted, by destination (no host bits).
 pub type Fib = BTreeMap<IpNetwork, Route>;
 
-/// One wanted route in the main table.
+/// One wanted route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     /// A pod's address: on-link by its veth.
@@ -48,8 +55,45 @@ pub enum Route {
     },
     /// An owned block: what no pod holds is dropped here, not sent back to a default route.
     Blackhole,
-    /// Learned: by these next hops together (ECMP), sorted, at least one.
-    Via(Vec<IpAddr>),
+    /// Nothing is there, and who sends there is told so (ICMP).
+    Unreachable,
+    /// Learned: by those of these next hops together (ECMP) that can be reached; at least one.
+    Via(NextHops),
+}
+
+impl Route {
+    /// A learned route by these next hops.
+    pub fn via<H: Into<NextHop>>(hops: impl IntoIterator<Item = H>) -> Self {
+        Self::Via(hops.into_iter().collect())
+    }
+}
+
+/// Where routes are put. Routes of ours that are elsewhere are of an agent that was told otherwise, and go with the
+/// sweep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
+pub struct Settings {
+    /// The routing table all routes of Manx are put in: 1 to 4294967295. A rule that looks packets up in another than
+    /// the main one (254) is for you to make (ip rule).
+    #[arg(long = "route-table", value_name = "NUMBER", default_value_t = Settings::TABLE, value_parser = clap::value_parser!(u32).range(1..))]
+    pub table: u32,
+    /// The metric of all routes of Manx: 1 to 4294967295, one that no other program of the node uses. The route with
+    /// the least is taken.
+    #[arg(long = "route-metric", value_name = "NUMBER", default_value_t = Settings::METRIC, value_parser = clap::value_parser!(u32).range(1..))]
+    pub metric: u32,
+}
+
+impl Settings {
+    /// The metric unless it is said. A route is replaced by its destination and metric, whosever it is, so ours is one
+    /// that no other program writes: they leave 0 (IPv4) or 1024 (IPv6), take 20 and up (FRR, its distances), 32 (BIRD)
+    /// or 100 and up (DHCP clients). Below those of the routing daemons, so that a pod of this node stays here when one
+    /// of them learns the pod's block back from the network.
+    pub const METRIC: u32 = 13;
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { table: Self::TABLE, metric: Self::METRIC }
+    }
 }
 
 /// What to change. A destination is in at most one of the two.
@@ -125,16 +169,18 @@ pub struct RouteError {
     /// Which.
     pub destination: IpNetwork,
     /// Why, in words.
-    pub reason: String,
+    pub reason: Arc<str>,
 }
 
 /// What the dataplane holds and has done.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
     /// Routes wanted.
     pub wanted: usize,
     /// Routes of ours in the kernel.
     pub installed: usize,
+    /// Next-hop objects of ours in the kernel.
+    pub objects: usize,
     /// Routes the kernel refused at the last try.
     pub failing: usize,
     /// The first 16 of those, with the reason.
@@ -143,8 +189,18 @@ pub struct Status {
     pub written: u64,
     /// Routes removed since the start.
     pub removed: u64,
-    /// Of those, put right after someone else had changed them.
+    /// Next-hop objects written or removed since the start.
+    pub objects_written: u64,
+    /// Of all these, put right after someone else had changed them.
     pub repaired: u64,
+    /// Other programs' routes that take packets from ours, in words: the first 16.
+    pub overlaps: Vec<String>,
+    /// How many there are.
+    pub overlapping: usize,
+    /// Batches of writes, and the seconds they took.
+    pub batches: (u64, f64),
+    /// Batches the socket failed, reads too.
+    pub netlink_errors: u64,
     /// Whether [`Dataplane::sweep`] has been called.
     pub swept: bool,
 }
@@ -155,15 +211,15 @@ impl Dataplane {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn start() -> Result<Self, StartError> {
+    pub fn start(settings: Settings) -> Result<Self, StartError> {
         let retirement = Retirement::start()?;
         let netlink = Netlink::open()?;
         // Listens before it reads, so that no change falls between the two.
-        let monitor = Monitor::open(netlink.port())?;
-        let (poke, underlay) = underlay::start()?;
-        let status = Arc::new(Mutex::new(Status::default()));
-        let syncer = Syncer::new(netlink, Arc::clone(&status))?;
+        let monitor = Monitor::open(netlink.port(), settings)?;
         let (commands, received) = mpsc::channel();
+        let underlay::Started { poke, links, ways } = underlay::start(commands.clone())?;
+        let status = Arc::new(Mutex::new(Status::default()));
+        let syncer = Syncer::new(netlink, settings, links, Arc::clone(&status))?;
         let alive = Arc::new(());
         let events = (commands.clone(), Arc::downgrade(&alive));
         thread::Builder::new()
@@ -173,7 +229,13 @@ impl Dataplane {
             let _alive = alive;
             syncer.run(&received);
         })?;
-        Ok(Self { _stop: Arc::new(StopOnDrop(commands.clone())), commands, retirement, status, underlay })
+        Ok(Self {
+            _stop: Arc::new(StopOnDrop(commands.clone())),
+            commands,
+            retirement,
+            status,
+            underlay: ways,
+        })
     }
 
     /// Changes what is wanted. The future resolves once the kernel has answered for every route of `delta`; the

@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Weak;
 use std::sync::mpsc::{Sender, SyncSender};
 
-use ipnetwork::IpNetwork;
 use manx_cni::netlink::Datagram;
 use manx_cni::protocol::HOST_IFNAME_PREFIX;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
@@ -16,23 +15,24 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
+use socket2::{SockFilter, SockRef};
 
-use super::routes::{self, RTPROT_MANX};
+use super::Settings;
+use super::message::{self, RTM_DELNEXTHOP, RTM_DELROUTE, RTM_NEWNEXTHOP, RTM_NEWROUTE, RTPROT_MANX, Seen};
+use super::overlaps::Foreign;
 use super::syncer::Command;
-use super::{Route, underlay};
+use super::underlay;
 
-/// `enum rtnetlink_groups` of linux/rtnetlink.h: links, addresses and routes of both families.
-const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
+/// `enum rtnetlink_groups` of linux/rtnetlink.h: links, addresses and routes of both families, next-hop objects.
+const GROUPS: [u32; 6] = [1, 5, 7, 9, 11, 32];
 
 /// Of linux/rtnetlink.h.
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
 
-/// Our own writes are told to us too, some 1 KB of socket buffer each; this is what may wait.
+/// Some 1 KB of socket buffer is needed for a route; this is what may wait.
 const RECEIVE_BUFFER: usize = 64 << 20;
 
 /// How often a silent monitor looks whether anybody still listens, in seconds.
@@ -42,13 +42,20 @@ const PATIENCE: i64 = 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A route of ours went, and we did not do it.
-    RouteGone(IpNetwork, Route),
+    RouteGone(Seen),
+    /// A route of ours is this now, and we did not do it.
+    RouteSet(Seen),
     /// Something happened that is best answered by reading all of our routes again.
     Doubt,
+    /// Something happened that is best answered by reading all of our next-hop objects again: a link went or lost its
+    /// carrier, with which the kernel drops them without a word, or someone else changed them.
+    Objects,
     /// A pod's veth went or was set down: the kernel dropped its routes, the IPv4 ones without a word.
     VethDown(u32),
     /// A pod's veth is up.
     VethUp(u32),
+    /// Another program's route came or went.
+    Foreign(Foreign, bool),
     /// The node may reach next hops it could not reach before.
     Reachable,
 }
@@ -57,6 +64,7 @@ pub enum Event {
 pub struct Monitor {
     socket: Socket,
     own_port: u32,
+    settings: Settings,
     /// Links last seen down: a link is told of when it changes, not whenever it is mentioned.
     down: BTreeSet<u32>,
 }
@@ -66,16 +74,18 @@ impl Monitor {
     ///
     /// # Errors
     /// The socket's.
-    pub fn open(own_port: u32) -> io::Result<Self> {
+    pub fn open(own_port: u32, settings: Settings) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         // Without CAP_NET_ADMIN the default stays: it overflows sooner, and that too is told.
         let _ = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER);
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(PATIENCE, 0))?;
+        // Without it the echo of our own writes is passed over one by one.
+        let _ = SockRef::from(&socket).attach_filter(&all_but_from(own_port));
         for group in GROUPS {
             socket.add_membership(group)?;
         }
-        Ok(Self { socket, own_port, down: BTreeSet::new() })
+        Ok(Self { socket, own_port, settings, down: BTreeSet::new() })
     }
 
     /// Hands on events until nobody takes them or `alive` has gone.
@@ -117,22 +127,33 @@ impl Monitor {
     fn event(&mut self, message: &[u8]) -> Option<Event> {
         let kind = u16::from_ne_bytes([*message.get(4)?, *message.get(5)?]);
         let port = u32::from_ne_bytes(*message.get(12..)?.first_chunk()?);
-        if matches!(kind, RTM_NEWROUTE | RTM_DELROUTE) {
-            // rtm_protocol, the sixth octet of struct rtmsg.
-            let protocol = *message.get(16 + 5)?;
-            if protocol != RTPROT_MANX || port == self.own_port {
+        match kind {
+            // rtm_protocol, the sixth octet of struct rtmsg; nh_protocol, the third of struct nhmsg.
+            RTM_NEWROUTE | RTM_DELROUTE if *message.get(16 + 5)? != RTPROT_MANX => {
+                let (_, payload) =
+                    NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).ok()?.into_parts();
+                let (NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route))
+                | NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route))) = payload
+                else {
+                    return None;
+                };
+                let foreign = Foreign::of(&route, self.settings)?;
+                return Some(Event::Foreign(foreign, kind == RTM_NEWROUTE));
+            }
+            RTM_NEWNEXTHOP | RTM_DELNEXTHOP if *message.get(16 + 2)? != RTPROT_MANX => return None,
+            RTM_NEWROUTE | RTM_DELROUTE | RTM_NEWNEXTHOP | RTM_DELNEXTHOP if port == self.own_port => {
                 return None;
             }
+            RTM_NEWNEXTHOP | RTM_DELNEXTHOP => return Some(Event::Objects),
+            _ => {}
         }
         let (_, payload) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).ok()?.into_parts();
         let NetlinkPayload::InnerMessage(message) = payload else { return None };
         match message {
-            RouteNetlinkMessage::DelRoute(route) => {
-                routes::parse(&route).map(|(destination, route)| Event::RouteGone(destination, route))
-            }
-            RouteNetlinkMessage::NewRoute(_) => Some(Event::Doubt),
+            RouteNetlinkMessage::DelRoute(route) => message::parse_route(&route).map(Event::RouteGone),
+            RouteNetlinkMessage::NewRoute(route) => message::parse_route(&route).map(Event::RouteSet),
             RouteNetlinkMessage::NewAddress(_) => Some(Event::Reachable),
-            RouteNetlinkMessage::NewLink(link) if link.header.flags.contains(LinkFlags::Up) => {
+            RouteNetlinkMessage::NewLink(link) if link.header.flags.contains(works(&link)) => {
                 let index = link.header.index;
                 let came_up = self.down.remove(&index);
                 came_up.then(|| if is_veth(&link) { Event::VethUp(index) } else { Event::Reachable })
@@ -146,6 +167,20 @@ impl Monitor {
             _ => None,
         }
     }
+}
+
+/// A filter of the kernel that lets pass what somebody else did: nlmsg_pid, the fourth word, is who did it.
+fn all_but_from(port: u32) -> [SockFilter; 4] {
+    // Of linux/bpf_common.h; words are loaded as if of network byte order.
+    const LD_W_ABS: u16 = 0x20;
+    const JMP_JEQ_K: u16 = 0x15;
+    const RET_K: u16 = 0x06;
+    [
+        SockFilter::new(LD_W_ABS, 0, 0, 12),
+        SockFilter::new(JMP_JEQ_K, 0, 1, port.to_be()),
+        SockFilter::new(RET_K, 0, 0, 0),
+        SockFilter::new(RET_K, 0, 0, u32::MAX),
+    ]
 }
 
 /// Whether the ways there are without us may be others: an address, a route that is not ours, or a link that is no
@@ -167,7 +202,12 @@ fn is_of_the_underlay(message: &[u8]) -> bool {
 }
 
 fn went_down(link: &LinkMessage) -> Event {
-    if is_veth(link) { Event::VethDown(link.header.index) } else { Event::Doubt }
+    if is_veth(link) { Event::VethDown(link.header.index) } else { Event::Objects }
+}
+
+/// What a link must be for the kernel to keep what leads over it: routes need it up, next-hop objects a carrier too.
+fn works(link: &LinkMessage) -> LinkFlags {
+    if is_veth(link) { LinkFlags::Up } else { LinkFlags::Up | LinkFlags::LowerUp }
 }
 
 fn is_veth(link: &LinkMessage) -> bool {

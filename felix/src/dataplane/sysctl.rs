@@ -5,10 +5,11 @@
 //! | `net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding` | 1 | the node is a router |
 //! | `net.ipv6.conf.IF.accept_ra` | 1 → 2 | 1 means "unless forwarding": the node would lose a default route it has from router advertisements |
 //! | `net.ipv{4,6}.fib_multipath_hash_policy` | 1 | ECMP by ports too, or all traffic of two pods takes one path |
-//! | `net.ipv4.conf.all.rp_filter` | 1 → 2 | with two routers an answer may come in where we would not send; the larger of `all` and the interface's own counts |
+//! | `net.ipv4.conf.{all,default,IF}.rp_filter` | 1 → 2 | with two routers an answer may come in where we would not send; the larger of `all` and the interface's own counts |
 //! | `net.ipv{4,6}.neigh.default.gc_thresh*` | at least | 1,024 neighbours are few for a large rack |
 //!
-//! Interfaces made later inherit forwarding from `default`, which the kernel sets together with `all`.
+//! Interfaces made later inherit from `default`; forwarding there the kernel sets together with `all`. The agent looks
+//! again every few seconds, for others set these too (sysctl.d at a package's installation, systemd-networkd, tuned).
 
 use std::fs;
 use std::io;
@@ -79,7 +80,10 @@ struct Sysctls {
 impl Sysctls {
     fn prepare(mut self) -> Report {
         self.set("net/ipv4/ip_forward", "1");
-        self.change("net/ipv4/conf/all/rp_filter", |value| (value == "1").then(|| "2".to_owned()));
+        for name in names(&self.root.join("net/ipv4/conf")) {
+            let name = format!("net/ipv4/conf/{name}/rp_filter");
+            self.change_if_there(&name, |value| (value == "1").then(|| "2".to_owned()));
+        }
         let families: &[_] = if self.root.join("net/ipv6").exists() { &["ipv4", "ipv6"] } else { &["ipv4"] };
         if families.contains(&"ipv6") {
             // Before forwarding: turning that on drops the routes learned by interfaces that have 1.
@@ -103,10 +107,7 @@ impl Sysctls {
     }
 
     fn keep_router_advertisements(&mut self) {
-        let entries = fs::read_dir(self.root.join("net/ipv6/conf")).into_iter().flatten().flatten();
-        let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        names.sort_unstable();
-        for name in names {
+        for name in names(&self.root.join("net/ipv6/conf")) {
             let is_uplink =
                 !matches!(name.as_str(), "all" | "default" | "lo") && !name.starts_with(HOST_IFNAME_PREFIX);
             let folder = format!("net/ipv6/conf/{name}");
@@ -120,6 +121,13 @@ impl Sysctls {
 
     fn set(&mut self, name: &str, wanted: &str) {
         self.change(name, |value| (value != wanted).then(|| wanted.to_owned()));
+    }
+
+    /// As [`Sysctls::change`]; an interface may have gone since it was seen.
+    fn change_if_there(&mut self, name: &str, decide: impl Fn(&str) -> Option<String>) {
+        if self.root.join(name).exists() {
+            self.change(name, decide);
+        }
     }
 
     /// Replaces the value of `name` by what `decide` makes of it.
@@ -145,6 +153,14 @@ impl Sysctls {
             Err(source) => self.report.failed.push(failed("written", to, source)),
         }
     }
+}
+
+/// What a directory holds, in order.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    names
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -179,6 +195,8 @@ mod tests {
         let root = tree(&[
             ("net/ipv4/ip_forward", "0"),
             ("net/ipv4/conf/all/rp_filter", "1"),
+            ("net/ipv4/conf/eth0/rp_filter", "1"),
+            ("net/ipv4/conf/eth1/rp_filter", "0"),
             ("net/ipv4/fib_multipath_hash_policy", "0"),
             ("net/ipv4/neigh/default/gc_thresh1", "128"),
             ("net/ipv4/neigh/default/gc_thresh3", "100000"),
@@ -199,6 +217,7 @@ mod tests {
             [
                 "net/ipv4/ip_forward 0 1",
                 "net/ipv4/conf/all/rp_filter 1 2",
+                "net/ipv4/conf/eth0/rp_filter 1 2",
                 "net/ipv6/conf/eth0/accept_ra 1 2",
                 "net/ipv6/conf/all/forwarding 0 1",
                 "net/ipv4/fib_multipath_hash_policy 0 1",

@@ -54,10 +54,12 @@ pub struct Guard {
 pub struct Delta {
     /// The speaker's orders or problems, if they differ.
     pub speaker: Option<Speaking>,
-    /// The smallest change of routes.
+    /// The smallest change of routes to this node's own pods and blocks.
     pub fib: FibDelta,
     /// Packets that are held up, if they are others.
     pub guard: Option<Guard>,
+    /// The smallest change of routes that others taught us.
+    pub learned: FibDelta,
 }
 
 impl Desired {
@@ -69,9 +71,10 @@ impl Desired {
         if let Some(guard) = delta.guard {
             self.guard = guard;
         }
-        for prefix in delta.fib.remove {
-            self.fib.remove(&prefix);
+        for prefix in delta.fib.remove.iter().chain(&delta.learned.remove) {
+            self.fib.remove(prefix);
         }
         self.fib.extend(delta.fib.set);
+        self.fib.extend(delta.learned.set);
     }
 }

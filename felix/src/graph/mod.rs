@@ -36,6 +36,7 @@ pub use selector::{Requirement, Selector, SelectorError};
 pub use services::PoolRanges;
 pub use sessions::Known;
 
+use crate::dataplane::next_hops::NextHops;
 use crate::model::service::{Service, Slice};
 use crate::model::{BgpConfig, Filter, Node, Peer};
 use policy::Policies;
@@ -75,7 +76,7 @@ pub enum Input {
     /// The interface behind a pod's address; none: the pod is gone.
     Pod(IpAddr, Option<u32>),
     /// The speaker's next hops for a destination; empty: it has none.
-    Learned(Prefix, Vec<IpAddr>),
+    Learned(Prefix, NextHops),
     /// The speaker begins to tell its table.
     Relearn,
     /// The speaker's table has been told.
@@ -172,7 +173,8 @@ impl Graph {
 
     /// What has changed since the last call.
     pub fn flush(&mut self) -> Delta {
-        let mut delta = Delta { speaker: None, fib: self.routes.flush(), guard: None };
+        let (fib, learned) = self.routes.flush();
+        let mut delta = Delta { speaker: None, fib, learned, guard: None };
         if std::mem::take(&mut self.speaking_dirty) {
             let speaking = self.speaking();
             if speaking != self.speaking {

@@ -8,6 +8,7 @@ use ipnetwork::IpNetwork;
 use manx_bgp::types::Prefix;
 use rustc_hash::FxHashMap;
 
+use crate::dataplane::next_hops::NextHops;
 use crate::dataplane::{Fib, FibDelta, Route};
 
 /// The claims on destinations, by class, and what has changed since the last [`Routes::flush`].
@@ -26,7 +27,7 @@ pub struct Routes {
 
 #[derive(Debug)]
 struct Learned {
-    next_hops: Vec<IpAddr>,
+    next_hops: NextHops,
     epoch: u32,
 }
 
@@ -71,7 +72,7 @@ impl Routes {
 
     /// The speaker's best next hops of a destination; empty: it has none. A destination withdrawn while the
     /// speaker is still telling its table stays until [`Routes::learned_all`]: other paths to it may yet come.
-    pub fn learn(&mut self, prefix: Prefix, next_hops: Vec<IpAddr>) {
+    pub fn learn(&mut self, prefix: Prefix, next_hops: NextHops) {
         if !next_hops.is_empty() {
             self.touch(prefix);
             self.learned.insert(prefix, Learned { next_hops, epoch: self.epoch });
@@ -127,21 +128,25 @@ impl Routes {
         }
     }
 
-    /// What has changed since the last call.
+    /// What has changed since the last call: where this node's own pods and blocks are, and beside it what was and is
+    /// only learned.
     #[must_use = "a change not handed to the dataplane is lost"]
-    pub fn flush(&mut self) -> FibDelta {
-        let mut delta = FibDelta::default();
+    pub fn flush(&mut self) -> (FibDelta, FibDelta) {
+        let (mut own, mut learned) = (FibDelta::default(), FibDelta::default());
         for (prefix, before) in std::mem::take(&mut self.dirty) {
             let now = self.wanted(prefix);
             if now != before {
+                let is_own = |route: &Option<Route>| !matches!(route, None | Some(Route::Via(_)));
+                let delta = if is_own(&before) || is_own(&now) { &mut own } else { &mut learned };
                 match now {
                     Some(route) => drop(delta.set.insert(prefix.into(), route)),
                     None => delta.remove.push(prefix.into()),
                 }
             }
         }
-        delta.remove.sort_unstable();
-        delta
+        own.remove.sort_unstable();
+        learned.remove.sort_unstable();
+        (own, learned)
     }
 
     /// All routes wanted, computed from nothing.
@@ -163,8 +168,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn via(text: &str) -> Vec<IpAddr> {
-        vec![text.parse().unwrap()]
+    fn via(text: &str) -> NextHops {
+        [text.parse::<IpAddr>().unwrap()].into_iter().collect()
     }
 
     #[test]
@@ -174,7 +179,10 @@ mod tests {
         routes.learn(destination, via("192.0.2.1"));
         routes.add_block(destination);
         routes.set_pod(destination.addr(), Some(7));
-        let set = |routes: &mut Routes| routes.flush().set.into_values().next();
+        let set = |routes: &mut Routes| {
+            let (own, learned) = routes.flush();
+            own.set.into_values().chain(learned.set.into_values()).next()
+        };
         assert_eq!(set(&mut routes), Some(Route::Pod { ifindex: 7 }));
         routes.set_pod(destination.addr(), None);
         assert_eq!(set(&mut routes), Some(Route::Blackhole));
@@ -187,7 +195,7 @@ mod tests {
         let mut routes = Routes::default();
         routes.set_pod("10.244.0.7".parse().unwrap(), Some(7));
         routes.set_pod("10.244.0.7".parse().unwrap(), None);
-        assert_eq!(routes.flush(), FibDelta::default());
+        assert_eq!(routes.flush(), Default::default());
     }
 
     #[test]
@@ -198,18 +206,18 @@ mod tests {
             routes.learn(destination, via("192.0.2.1"));
         }
         routes.learned_all();
-        assert_eq!(routes.flush().set.len(), 3);
+        assert_eq!(routes.flush().1.set.len(), 3);
 
         routes.relearn();
         routes.learn(kept, via("192.0.2.1"));
         routes.learn(flapped, via("192.0.2.9"));
-        assert_eq!(routes.flush().set.into_values().collect::<Vec<_>>(), [Route::Via(via("192.0.2.9"))]);
-        routes.learn(flapped, Vec::new());
-        assert_eq!(routes.flush(), FibDelta::default(), "nothing goes while the table is being told");
+        assert_eq!(routes.flush().1.set.into_values().collect::<Vec<_>>(), [Route::Via(via("192.0.2.9"))]);
+        routes.learn(flapped, NextHops::default());
+        assert_eq!(routes.flush(), Default::default(), "nothing goes while the table is being told");
 
         routes.learned_all();
-        assert_eq!(routes.flush().remove, [IpNetwork::from(lost), IpNetwork::from(flapped)]);
-        routes.learn(kept, Vec::new());
-        assert_eq!(routes.flush().remove, [IpNetwork::from(kept)]);
+        assert_eq!(routes.flush().1.remove, [IpNetwork::from(lost), IpNetwork::from(flapped)]);
+        routes.learn(kept, NextHops::default());
+        assert_eq!(routes.flush().1.remove, [IpNetwork::from(kept)]);
     }
 }

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dataplane::Route;
+use crate::dataplane::next_hops::NextHops;
 use crate::model::labels::Labels;
 use crate::model::service::{Endpoints, Marks, ServiceAddresses, ServiceRange, TrafficPolicy, Unassigned};
 use crate::model::{Bad, FilterRule, Mesh, Neighbour, SecretKey, Source};
@@ -29,7 +30,7 @@ struct World {
     unexported: BTreeSet<Prefix>,
     parts: BTreeSet<Prefix>,
     pods: BTreeMap<IpAddr, u32>,
-    learned: BTreeMap<Prefix, Vec<IpAddr>>,
+    learned: BTreeMap<Prefix, NextHops>,
     pools: PoolRanges,
     services: BTreeMap<Arc<str>, Arc<Service>>,
     slices: BTreeMap<Arc<str>, Slice>,
@@ -144,6 +145,10 @@ fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
 }
 
+fn hops(list: &[&str]) -> NextHops {
+    addresses(list).into_iter().collect()
+}
+
 fn addresses(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
@@ -173,8 +178,8 @@ fn states() -> Vec<(&'static str, World)> {
         blocks: [prefix("10.244.3.64/26"), prefix("fd00:10:244::40/122")].into(),
         pods: [("10.244.3.65".parse().unwrap(), 7), ("fd00:10:244::41".parse().unwrap(), 7)].into(),
         learned: [
-            (prefix("10.244.9.0/26"), addresses(&["192.0.2.12"])),
-            (prefix("0.0.0.0/0"), addresses(&["192.0.2.1", "192.0.2.2"])),
+            (prefix("10.244.9.0/26"), hops(&["192.0.2.12"])),
+            (prefix("0.0.0.0/0"), hops(&["192.0.2.1", "192.0.2.2"])),
         ]
         .into(),
         ..rack()
@@ -193,8 +198,8 @@ fn states() -> Vec<(&'static str, World)> {
         pods: [("10.244.9.0".parse().unwrap(), 9)].into(),
         blocks: [prefix("10.244.9.0/32"), prefix("10.244.9.0/26")].into(),
         learned: [
-            (prefix("10.244.9.0/32"), addresses(&["192.0.2.12"])),
-            (prefix("10.244.9.0/26"), addresses(&["192.0.2.12"])),
+            (prefix("10.244.9.0/32"), hops(&["192.0.2.12"])),
+            (prefix("10.244.9.0/26"), hops(&["192.0.2.12"])),
         ]
         .into(),
         ..rack()

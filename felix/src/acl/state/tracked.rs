@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::dataplane::tracker::{Change, Tracker};
+use crate::acl::tracker::{Change, Tracker};
 
 /// A tracker, and the keys that may have a change.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use super::State;
 use crate::acl::compile::{self, TABLE};
 use crate::acl::nft::{Batch, Element, Key, ReadChain, Set};
 use crate::acl::ruleset::SetId;
-use crate::dataplane::tracker::Change;
+use crate::acl::tracker::Change;
 
 /// Octets of a transaction that only adds to sets: several make the load of a large one.
 const LOAD: usize = 4 << 20;

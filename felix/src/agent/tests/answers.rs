@@ -8,8 +8,7 @@ use crate::dataplane::{RouteError, Status};
 use crate::watch::{Change, Update};
 
 fn failing(destination: &str) -> Status {
-    let failure =
-        RouteError { destination: destination.parse().unwrap(), reason: "no such device".to_owned() };
+    let failure = RouteError { destination: destination.parse().unwrap(), reason: "no such device".into() };
     Status { failing: 1, failures: vec![failure], ..Status::default() }
 }
 

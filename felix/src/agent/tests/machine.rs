@@ -293,6 +293,11 @@ impl Machine {
                 }
                 self.orders.extend(orders);
             }
+            Effect::Translate(_) | Effect::Discover(_) => {}
+            Effect::Learn(delta) => {
+                delta.remove.iter().for_each(|prefix| drop(self.fib.remove(prefix)));
+                self.fib.extend(delta.set);
+            }
             Effect::Sweep => {
                 self.swept = true;
                 self.fib = self.core.graph.desired().fib;

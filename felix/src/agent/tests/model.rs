@@ -458,12 +458,17 @@ impl World {
                         }
                         core.gone(retire, true, now);
                     }
+                    Effect::Learn(delta) => {
+                        delta.remove.iter().for_each(|prefix| drop(machine.fib.remove(prefix)));
+                        machine.fib.extend(delta.set);
+                    }
                     Effect::Sweep => machine.fib = core.graph.desired().fib,
                     Effect::SweepAcl
                     | Effect::Guard(_)
                     | Effect::Report(_)
                     | Effect::Secrets(_)
                     | Effect::Drain(_) => {}
+                    Effect::Translate(_) | Effect::Discover(_) => {}
                     effect => machine.pending.push_back(effect),
                 }
             }
@@ -968,7 +973,7 @@ impl Links {
                 let ifname = names.get(ifindex)?.clone();
                 Some(PodLink { address: destination.ip(), ifname, ifindex: *ifindex })
             }
-            Route::Blackhole | Route::Via(_) => None,
+            Route::Blackhole | Route::Unreachable | Route::Via(_) => None,
         });
         *self.1.lock().unwrap() = routed.collect();
     }

@@ -10,7 +10,7 @@ use manx_ipam::{BlockCidr, Cidr};
 use super::super::mirror::Write;
 use super::machine::{Machine, block, key, node, pool};
 use crate::attach::Command;
-use crate::dataplane::Route;
+use crate::dataplane::{Route, Status};
 use crate::watch::{Change, Update};
 
 fn exhausted(machine: &Machine) -> Vec<Option<String>> {
@@ -60,6 +60,24 @@ fn a_node_without_addresses_says_so_on_its_node_and_tells_an_event_once_until_th
         })
         .collect();
     assert_eq!(told, ["Node", "IPPool"]);
+}
+
+#[test]
+fn another_programs_route_that_takes_packets_from_ours_is_an_event_once() {
+    let mut machine = Machine::new();
+    machine.read_these(vec![pool("v4", "10.244.0.0/24", 30)]);
+    let see = |machine: &mut Machine, overlaps: &[&str]| {
+        let overlaps = overlaps.iter().map(|words| (*words).to_owned()).collect();
+        machine.core.see_kernel(Status { overlaps, ..Status::default() });
+        machine.pass(30);
+        machine.writes.iter().filter(|it| matches!(it, Write::Overlap { .. })).count()
+    };
+    assert_eq!(see(&mut machine, &["the route to 10.244.0.0/28"]), 1);
+    let said = machine.core.report(machine.now).problems;
+    assert!(said.iter().any(|problem| problem.message.contains("10.244.0.0/28")), "{said:?}");
+    assert_eq!(see(&mut machine, &["the route to 10.244.0.0/28"]), 1, "told a moment ago");
+    assert_eq!(see(&mut machine, &[]), 1);
+    assert_eq!(see(&mut machine, &["the route to 10.244.0.0/28"]), 2, "it went, and came again");
 }
 
 #[test]

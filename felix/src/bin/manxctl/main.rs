@@ -10,6 +10,7 @@ mod migrate;
 mod node;
 mod operate;
 mod policy;
+mod route;
 mod status;
 mod table;
 
@@ -39,6 +40,7 @@ use tokio::signal::unix::{SignalKind, signal};
 Examples:
   manxctl status                       sessions, blocks, routes and pods here; nodes and pools of the cluster
   manxctl status -o json | jq .node    the same for programs
+  manxctl route 10.244.3.7             which way packets take from this node, and who disagrees about it
   manxctl policy explain --from shop/web --to shop/db --port 5432
                                        whether a packet passes, and which rule of which policy decides
   manxctl policy top                   what each policy has let through and denied
@@ -73,6 +75,20 @@ enum Command {
         /// The agent's socket.
         #[arg(long, default_value = manx_cni::protocol::DEFAULT_SOCKET)]
         agent_socket: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Which way packets to an address take from this node, and why: its block, the speaker's paths, the kernel's route,
+    /// and the first place where they disagree. Fails when they do.
+    Route {
+        /// An address, or a prefix: its first address.
+        target: String,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+        #[command(flatten)]
+        agent: AgentArgs,
+        #[command(flatten)]
+        speaker: SpeakerArgs,
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -454,6 +470,16 @@ pub async fn main() -> ExitCode {
             let report = status::gather(&agent_socket, cluster.kubeconfig.as_deref()).await;
             let printed = print(output.output, &report, || status::render(&report));
             printed.and_then(|()| report.verdict())
+        }
+        Command::Route { target, cluster, agent, speaker, output } => {
+            let kubeconfig = cluster.kubeconfig.as_deref();
+            match route::trace(&target, kubeconfig, &agent.agent_socket, &speaker.speaker_socket).await {
+                Ok(traced) => print(output.output, &traced, || route::render(&traced)).and_then(|()| {
+                    anyhow::ensure!(traced.disagreement.is_none(), "not all agree on the way to {target}");
+                    Ok(())
+                }),
+                Err(error) => Err(error),
+            }
         }
         Command::Ipam(command) => addresses(command).await,
         Command::Node(command) => leave(command).await.and_then(|said| write(&said)),

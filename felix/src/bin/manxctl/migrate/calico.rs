@@ -136,10 +136,7 @@ impl Reading {
             }
         }
         if self.flag("natOutgoing") == Some(true) {
-            self.note(
-                "spec.natOutgoing was true: Manx does not translate what pods send out of the cluster; the network \
-                 must know the way back to them, or a router translate",
-            );
+            spec["natOutgoing"] = json!(true);
         }
         if self.flag("disableBGPExport") == Some(true) {
             spec["bgpExport"] = json!(false);

@@ -50,11 +50,6 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Tracker<K, V> {
         self.swept = true;
     }
 
-    /// Whether [`Tracker::sweep`] was called.
-    pub fn is_swept(&self) -> bool {
-        self.swept
-    }
-
     /// What is to be done about `key`; `None` when it is as it should be.
     pub fn change(&self, key: &K) -> Option<Change<'_, V>> {
         match (self.wanted.get(key), self.actual.get(key)) {
@@ -77,12 +72,6 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Tracker<K, V> {
             Some(value) => self.actual.insert(key.clone(), value.clone()),
             None => self.actual.remove(key),
         };
-        self.unwanted.remove(key);
-    }
-
-    /// What was there at `key` has gone.
-    pub fn lost(&mut self, key: &K) {
-        self.actual.remove(key);
         self.unwanted.remove(key);
     }
 
@@ -113,7 +102,6 @@ mod tests {
         Want(u8, u8),
         Unwant(u8),
         Sweep,
-        Lost(u8),
         Observe(BTreeMap<u8, u8>),
         Apply(u8),
     }
@@ -127,7 +115,6 @@ mod tests {
             6 => (0..12u8, 0..3u8).prop_map(|(key, value)| Step::Want(key, value)),
             4 => (0..12u8).prop_map(Step::Unwant),
             1 => Just(Step::Sweep),
-            2 => (0..12u8).prop_map(Step::Lost),
             1 => world().prop_map(Step::Observe),
             6 => (0..12u8).prop_map(Step::Apply),
         ]
@@ -172,11 +159,6 @@ mod tests {
                     Step::Sweep => {
                         tracker.sweep();
                         swept = true;
-                    }
-                    Step::Lost(key) => {
-                        tracker.lost(&key);
-                        kernel.remove(&key);
-                        foreign.remove(&key);
                     }
                     Step::Observe(world) => {
                         for key in world.keys().filter(|key| !kernel.contains_key(key) && !wanted.contains_key(key)) {
