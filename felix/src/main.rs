@@ -89,7 +89,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let state_dir = config.state_dir();
     let drivers = (dataplane, acl.clone(), services, nat);
     let (agent, pulse) = Agent::new(&config, client.clone(), drivers, speaker, metrics.clone())
-            .with_context(|| format!("state directory {}", state_dir.display()))?;
+        .with_context(|| format!("state directory {}", state_dir.display()))?;
     let watches = watch::start(&client, &config.node_name, &config.namespace);
     let (commands, received) = mpsc::channel(COMMANDS);
     let (questions, asked) = mpsc::channel(QUESTIONS);

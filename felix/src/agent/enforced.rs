@@ -249,7 +249,8 @@ impl Core {
     pub fn surveyed(&mut self, survey: Option<Survey>, now: Instant) {
         let enforcement = &mut self.enforcement;
         enforcement.asking = false;
-        enforcement.wait = (enforcement.wait * 2).clamp(pause(self.cluster.nodes.len()), LOOK);
+        let least = pause(self.cluster.nodes.len());
+        enforcement.wait = (enforcement.wait * 2).min(LOOK).max(least);
         enforcement.next = Some(now + enforcement.wait);
         let Some(Survey { nodes, statuses }) = survey else { return };
         // What has come since the question is asked of again.
