@@ -11,7 +11,7 @@ use crate::model::policy::{Namespaces, PodSelector, Policy};
 use crate::watch::{Change, Update};
 
 use super::super::mirror::Write;
-use super::machine::{Machine, object, pod};
+use super::machine::{Machine, node, object, pod};
 
 /// Whether nothing passes, for what the cluster says of the pod is not known.
 fn closed(endpoint: &Endpoint) -> bool {
@@ -195,4 +195,13 @@ fn many_changes_are_few_writes() {
     assert!(policies <= 31, "{policies} writes of the policy's for 300 changes");
     machine.pass(10);
     assert_eq!(shown(&machine).1, "enforced on 2 of 2 nodes at generation 299");
+}
+
+#[test]
+fn the_leader_of_five_thousand_nodes_looks_around_and_lives() {
+    let mut machine = Machine::in_sync();
+    let nodes = (1..5000).map(|number| Object { name: format!("worker{number}"), ..node("node1") });
+    machine.update(Update::Node(Change::Replace(nodes.chain([node("node1")]).collect())));
+    machine.update(Update::NetworkPolicy(Change::Apply(object("default/deny", Ok(deny_all())))));
+    machine.pass(600);
 }
