@@ -281,6 +281,7 @@ impl Syncer {
     /// What failed may succeed now.
     fn retry_soon(&mut self) {
         self.state.forgive();
+        self.unsettled = true;
         self.retry_after = RETRY_FIRST;
         if !self.failures.is_empty() {
             self.retry_at = Some(Instant::now());
@@ -499,8 +500,9 @@ impl Syncer {
                     // It is there, or is not, and we did not know.
                     self.doubts_objects = true;
                 }
-                // Its groups may do without.
+                // Its groups may do without for now: a link says that it is up a moment before it is.
                 self.unsettled = true;
+                self.retry_at.get_or_insert(Instant::now() + self.retry_after);
             }
             Write::Stray(seen) => {
                 tracing::warn!(destination = %seen.destination, %refusal, "a route of ours with another table or metric stays");
