@@ -4,9 +4,11 @@
 //! one, and takes it back when the process is gone, however it ended.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::sleep;
 
 /// The name; the zero octet makes it an abstract one.
 const NAME: &str = "\0manx-felix";
@@ -25,12 +27,22 @@ pub enum NotAlone {
     Io(#[from] io::Error),
 }
 
-/// Takes the lock of this network namespace, for as long as the process lives.
+/// A predecessor that was killed may take a moment to be gone.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Takes the lock of this network namespace, for as long as the process lives. Waits for at most three seconds for
+/// another agent to end.
 ///
 /// # Errors
 /// [`NotAlone`].
 pub async fn alone() -> Result<(), NotAlone> {
-    take(NAME).await.map(drop)
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match take(NAME).await {
+            Err(NotAlone::Another { .. }) if Instant::now() < end => sleep(Duration::from_millis(50)).await,
+            outcome => return outcome.map(drop),
+        }
+    }
 }
 
 async fn take(name: &str) -> Result<Option<tokio::task::JoinHandle<()>>, NotAlone> {

@@ -58,7 +58,7 @@ async fn the_manifests_alone_make_nodes_whose_pods_reach_each_other() {
 
     // No more rights than the manifests give, and all of what they take away.
     for kubelet in [&one, &two] {
-        for (container, capabilities) in [("manx-felix", 1_u64 << 12), ("manx-bgpd", 1 << 10)] {
+        for (container, capabilities) in [("manx-felix", 1_u64 << 12 | 1 << 13), ("manx-bgpd", 1 << 10)] {
             for set in ["CapBnd", "CapEff", "CapPrm"] {
                 let held = u64::from_str_radix(&status(kubelet, container, set), 16).unwrap();
                 assert_eq!(held, capabilities, "{set} of {container}");
