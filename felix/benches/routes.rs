@@ -3,16 +3,13 @@
 //!
 //! Needs root. Runs in network namespaces of its own; `MANX_ROUTES` is how many routes, 100,000 unless set.
 
-use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
-use std::pin::pin;
 use std::process::Command;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use futures::executor::block_on as wait;
 use ipnetwork::IpNetwork;
 use manx_cni::netlink::Netlink;
 use manx_felix::dataplane::message;
@@ -112,22 +109,4 @@ fn by_dataplane(count: u32, chunk: usize) -> Result<(Duration, Duration)> {
         wait(outcome)?;
     }
     Ok((start.elapsed(), waited))
-}
-
-/// Waits for a future in the calling thread, for a runtime's threads would be in another namespace.
-fn wait<T>(future: impl Future<Output = T>) -> T {
-    struct Unpark(thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => thread::park(),
-        }
-    }
 }

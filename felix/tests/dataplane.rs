@@ -2,16 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails by panicking")]
 
-use std::future::Future;
 use std::net::IpAddr;
 use std::path::Path;
-use std::pin::pin;
 use std::process::Command;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures::executor::block_on as wait;
 use ipnetwork::IpNetwork;
 use manx_bgp::api::Reach;
 use manx_bgp::types::ScopedAddr;
@@ -75,24 +72,6 @@ fn eventually(what: &str, condition: impl Fn() -> bool) {
     while !condition() {
         assert!(Instant::now() < end, "not within ten seconds: {what}");
         thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Waits for a future in the calling thread, for a runtime's threads would be in another namespace.
-fn wait<T>(future: impl Future<Output = T>) -> T {
-    struct Unpark(thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => thread::park(),
-        }
     }
 }
 

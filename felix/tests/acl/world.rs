@@ -1,15 +1,14 @@
 //! What the tests share: namespaces, waiting, and rulesets thrown by dice.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::process::Command;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// In the calling thread, for a runtime's threads would be in another namespace.
+pub use futures::executor::block_on as wait;
 use manx_bgp::types::Family;
 use manx_felix::acl::ruleset::{
     Action, Chain, Delta, Direction, Endpoint, Ifname, Members, Mode, Network, Peer, Policy, PolicyId, Port,
@@ -44,24 +43,6 @@ pub fn eventually(what: &str, condition: impl Fn() -> bool) -> Duration {
         thread::sleep(Duration::from_millis(5));
     }
     start.elapsed()
-}
-
-/// Waits for a future in the calling thread, for a runtime's threads would be in another namespace.
-pub fn wait<T>(future: impl Future<Output = T>) -> T {
-    struct Unpark(thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => thread::park(),
-        }
-    }
 }
 
 /// The step from one ruleset to another.
