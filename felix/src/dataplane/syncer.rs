@@ -91,6 +91,8 @@ pub struct Syncer {
     /// Routes that went since the last batch.
     lost: BTreeSet<IpNetwork>,
     failures: BTreeMap<IpNetwork, Arc<str>>,
+    /// Of those, what someone else did away with: still a repair when it succeeds.
+    mending: BTreeSet<IpNetwork>,
     retry_after: Duration,
     retry_at: Option<Instant>,
     /// The next comparison may begin.
@@ -134,6 +136,7 @@ impl Syncer {
             bulk: VecDeque::new(),
             lost: BTreeSet::new(),
             failures: BTreeMap::new(),
+            mending: BTreeSet::new(),
             retry_after: RETRY_FIRST,
             retry_at: None,
             may_compare_at: now,
@@ -420,7 +423,10 @@ impl Syncer {
         {
             match self.state.plan(destination, &mut writes) {
                 Plan::Written => {}
-                Plan::Right => drop(self.failures.remove(&destination)),
+                Plan::Right => {
+                    self.failures.remove(&destination);
+                    self.mending.remove(&destination);
+                }
                 Plan::Impossible(reason) => failed.push((destination, reason)),
             }
         }
@@ -482,7 +488,8 @@ impl Syncer {
                     Some(_) => self.counts.written += 1,
                     None => self.counts.removed += 1,
                 }
-                self.counts.repaired += u64::from(is_repair);
+                let is_mended = self.mending.remove(destination);
+                self.counts.repaired += u64::from(is_repair || is_mended);
             }
             Write::Object(_) => self.counts.objects_written += 1,
             Write::Stray(_) => self.counts.removed += 1,
@@ -514,6 +521,9 @@ impl Syncer {
     fn fail(&mut self, job: &mut Job, failed: Vec<(IpNetwork, Arc<str>)>) {
         let mut news = 0;
         for (destination, reason) in failed {
+            if job.is_repair {
+                self.mending.insert(destination);
+            }
             job.refused.push(RouteError { destination, reason: Arc::clone(&reason) });
             if self.failures.get(&destination) != Some(&reason) {
                 news += 1;
