@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::services::ServiceAddressesSpec;
-use super::session::{Bfd, GracefulRestart, SecretKey};
+use super::session::{Bfd, GracefulRestart, SecretKey, Timers};
 use super::{AcceptedStatus, default_port};
 
 /// How this cluster speaks BGP. The object named `default` counts.
@@ -25,6 +25,9 @@ use super::{AcceptedStatus, default_port};
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].message"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.sendHoldTimeSeconds) || \
+    self.sendHoldTimeSeconds > (has(self.holdTimeSeconds) ? self.holdTimeSeconds : 90)")
+    .message("sendHoldTimeSeconds is more than holdTimeSeconds, which is 90 unless set"))]
 pub struct BGPConfigurationSpec {
     /// AS number of nodes, 1–4294967295; 64512 unless set. A node's annotation or label `manx.io/as-number` says another
     /// for that node.
@@ -46,19 +49,9 @@ pub struct BGPConfigurationSpec {
     #[serde(default = "default_port")]
     #[schemars(range(min = 1))]
     pub listen_port: u16,
-    /// Hold time offered (RFC 4271, section 4.2), in seconds: 0 (never expires) or 3–65535; 90 unless set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self == 0 || self >= 3").message("a hold time is 0 (never) or 3 to 65535 seconds"))]
-    pub hold_time_seconds: Option<u16>,
-    /// Seconds between two KEEPALIVEs: at most a third of the hold time; a third unless set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 21845))]
-    pub keepalive_seconds: Option<u16>,
-    /// Longest pause before a neighbour that does not answer is called again (ConnectRetryTime), in seconds: 1–65535;
-    /// 5 unless set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
-    pub connect_retry_seconds: Option<u16>,
+    /// When sessions are called, and when they are given up.
+    #[serde(flatten)]
+    pub timers: Timers,
     /// Of sessions between nodes, and of those with neighbours that do not say otherwise.
     #[serde(default)]
     pub graceful_restart: GracefulRestart,

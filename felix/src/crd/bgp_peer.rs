@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::session::{Bfd, GracefulRestart, MaxPrefixes, SecretKey, TcpAoKey};
+use super::session::{Bfd, GracefulRestart, MaxPrefixes, SecretKey, TcpAoKey, Timers};
 use super::{AcceptedStatus, default_port};
 
 /// With whom nodes speak BGP beside the mesh: a top-of-rack switch, whoever calls from a range, other nodes.
@@ -37,7 +37,12 @@ use super::{AcceptedStatus, default_port};
         .message("clusterId goes with peerSelector: it is what the selected reflectors are called"),
     validation = Rule::new("!has(self.password) || !has(self.tcpAo)").message("of password and tcpAo one can be set"),
     validation = Rule::new("!has(self.multihop) || !has(self.ttlSecurity)")
-        .message("of multihop and ttlSecurity one can be set")
+        .message("of multihop and ttlSecurity one can be set"),
+    validation = Rule::new("!has(self.bilateral) || !self.bilateral || !has(self.peerSelector)")
+        .message("bilateral is for neighbours of other ASes, not for nodes"),
+    validation = Rule::new("!has(self.holdTimeSeconds) || !has(self.sendHoldTimeSeconds) || \
+        self.sendHoldTimeSeconds > self.holdTimeSeconds")
+        .message("sendHoldTimeSeconds is more than holdTimeSeconds")
 )]
 pub struct BGPPeerSpec {
     /// Nodes that peer with it; all of them unless set.
@@ -77,19 +82,9 @@ pub struct BGPPeerSpec {
     #[serde(default = "default_port")]
     #[schemars(range(min = 1))]
     pub port: u16,
-    /// Hold time offered (RFC 4271, section 4.2), in seconds: 0 (never expires) or 3–65535; that of the BGPConfiguration unless set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self == 0 || self >= 3").message("a hold time is 0 (never) or 3 to 65535 seconds"))]
-    pub hold_time_seconds: Option<u16>,
-    /// Seconds between two KEEPALIVEs: at most a third of the hold time; a third unless set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 21845))]
-    pub keepalive_seconds: Option<u16>,
-    /// Longest pause before a neighbour that does not answer is called again (ConnectRetryTime), in seconds: 1–65535;
-    /// that of the BGPConfiguration unless set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
-    pub connect_retry_seconds: Option<u16>,
+    /// When it is called, and when it is given up.
+    #[serde(flatten)]
+    pub timers: Timers,
     /// That of the BGPConfiguration unless set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graceful_restart: Option<GracefulRestart>,
@@ -139,6 +134,10 @@ pub struct BGPPeerSpec {
     /// Nodes reflect routes to it and from it (RFC 4456). For neighbours of the nodes' own AS.
     #[serde(default)]
     pub route_reflector_client: bool,
+    /// It is a mere peer, to whom neither side pays: it is not told learned routes with the community NOPEER (RFC 3765).
+    /// For neighbours of other ASes.
+    #[serde(default)]
+    pub bilateral: bool,
     /// How many prefixes it may give.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_prefixes: Option<MaxPrefixes>,

@@ -28,7 +28,7 @@ pub use node_status::{
 pub use policy_status::{PolicyStatus, PolicyStatusSpec, PolicyStatusStatus};
 pub use services::{ServiceAddressesSpec, ServiceRangeSpec, Unassigned, WithoutClass};
 pub use session::{
-    Bfd, GracefulRestart, MaxPrefixes, MaxPrefixesAction, SecretKey, TcpAoAlgorithm, TcpAoKey,
+    Bfd, GracefulRestart, MaxPrefixes, MaxPrefixesAction, SecretKey, TcpAoAlgorithm, TcpAoKey, Timers,
 };
 
 /// Whether an object is in force, and why not.

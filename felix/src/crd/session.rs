@@ -21,6 +21,32 @@ fn default_key() -> String {
     "password".to_owned()
 }
 
+/// When a session is called, and when it is given up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Timers {
+    /// Hold time offered (RFC 4271, section 4.2), in seconds: 0 (never expires) or 3–65535. Unless set, a BGPPeer has that of
+    /// the BGPConfiguration, which has 90.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self == 0 || self >= 3").message("a hold time is 0 (never) or 3 to 65535 seconds"))]
+    pub hold_time_seconds: Option<u16>,
+    /// Seconds between two KEEPALIVEs: at most a third of the hold time; a third unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 21845))]
+    pub keepalive_seconds: Option<u16>,
+    /// Seconds a neighbour may take not one octet of what it is sent before its session ends (RFC 9687): more than the
+    /// hold time. Unless set, a BGPPeer has that of the BGPConfiguration, which has eight minutes or twice the hold time
+    /// agreed on, whichever is more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub send_hold_time_seconds: Option<u16>,
+    /// Longest pause before a neighbour that does not answer is called again (ConnectRetryTime), in seconds: 1–65535.
+    /// Unless set, a BGPPeer has that of the BGPConfiguration, which has 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub connect_retry_seconds: Option<u16>,
+}
+
 /// A key of TCP-AO (RFC 5925). On the other side it is the same with the identifiers exchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

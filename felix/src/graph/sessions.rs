@@ -11,7 +11,7 @@ use super::policies::{self, Export};
 use super::reflectors::Topology;
 use super::services::Services;
 use crate::model::{BgpConfig, Filter, Mesh, Neighbour, Node, Peer, SecretKey, Source, TcpAo};
-use crate::watch::Keys;
+use crate::watch::{Keys, bgp};
 
 /// Octets of a password the kernel takes (TCP_MD5SIG_MAXKEYLEN of linux/tcp.h).
 const MAX_PASSWORD: usize = 80;
@@ -226,6 +226,7 @@ impl<'a> Table<'a> {
                 bfd: self.bgp.bfd,
                 password: password.clone(),
                 keepalive: self.bgp.keepalive,
+                send_hold_time: self.bgp.send_hold_time,
                 // Between nodes that may have to reflect, so that to begin with it bounces no session: what is
                 // reflected is the export policy's to say.
                 route_reflector_client: auto,
@@ -306,18 +307,26 @@ impl<'a> Table<'a> {
         let towards = towards.filter(|address| !manx_bgp::types::is_link_local(*address));
         let basis = self.basis(name, towards);
         let hold_time = wanted.hold_time.unwrap_or(basis.hold_time);
-        let fits = |seconds: &u16| *seconds <= hold_time / 3 && (*seconds == 0) == (hold_time == 0);
+        let own = &wanted.settings;
+        let send_hold_time =
+            own.send_hold_time.or(self.bgp.send_hold_time.filter(|seconds| *seconds > hold_time));
+        let bad_keepalive = bgp::keepalive(own.keepalive, hold_time).err();
+        let bad_send_hold = bgp::send_hold_time(send_hold_time, hold_time).err();
         let mut peer = PeerConfig {
             name: basis.name,
             families: basis.families,
             local_address: basis.local_address.filter(|_| wanted.source == Source::Node),
             next_hops: basis.next_hops,
             hold_time,
-            keepalive: wanted.settings.keepalive.filter(fits),
+            keepalive: own.keepalive.filter(|_| bad_keepalive.is_none()),
+            send_hold_time: send_hold_time.filter(|_| bad_send_hold.is_none()),
             connect_retry: wanted.connect_retry.unwrap_or(basis.connect_retry),
             graceful_restart: wanted.graceful_restart.unwrap_or(basis.graceful_restart),
-            ..(*wanted.settings).clone()
+            ..(**own).clone()
         };
+        for bad in [bad_keepalive, bad_send_hold].into_iter().flatten() {
+            self.problem(object.to_owned(), format!("{bad}: it is not used"));
+        }
         if peer.route_reflector_client && matches!(wanted.neighbour, Neighbour::One) && peer.asn != self.asn {
             let message = format!(
                 "routeReflectorClient is for neighbours of this node's own {}: nothing is reflected to {}",
@@ -325,6 +334,12 @@ impl<'a> Table<'a> {
             );
             self.problem(object.to_owned(), message);
             peer.route_reflector_client = false;
+        }
+        if peer.bilateral && matches!(wanted.neighbour, Neighbour::One) && peer.asn == self.asn {
+            let message =
+                format!("bilateral is for neighbours of other ASes, and this node's own is {}", self.asn);
+            self.problem(object.to_owned(), message);
+            peer.bilateral = false;
         }
         if matches!(wanted.neighbour, Neighbour::One) && peer.local_asn == Some(peer.asn) {
             peer.local_asn = None;

@@ -237,6 +237,17 @@ fn states() -> Vec<(&'static str, World)> {
     filtered.peers.get_mut("tor1").unwrap().filters = vec!["both".to_owned()];
     filtered.peers.get_mut("tor2").unwrap().filters = vec!["both".to_owned(), "missing".to_owned()];
     filtered.filters.insert("both".to_owned(), filter());
+    let mut timed = full.clone();
+    let configured = BgpConfig { hold_time: 30, send_hold_time: Some(60), ..BgpConfig::default() };
+    timed.bgp = Some(configured);
+    let tor1 = timed.peers.get_mut("tor1").unwrap();
+    (tor1.settings.bilateral, tor1.settings.keepalive) = (true, Some(11));
+    let tor2 = timed.peers.get_mut("tor2").unwrap();
+    (tor2.hold_time, tor2.settings.send_hold_time) = (Some(60), Some(90));
+    let mut inside = peer("192.0.2.4", None);
+    (inside.settings.asn, inside.settings.bilateral) = (Asn(64512), true);
+    (inside.hold_time, inside.settings.send_hold_time) = (None, Some(30));
+    timed.peers.insert("inside".to_owned(), inside);
     let mut ranges = full.clone();
     ranges.peers.insert("pods".to_owned(), range("10.244.3.64/26", None));
     ranges.peers.insert("rack".to_owned(), range("192.0.2.0/24", key("password")));
@@ -261,6 +272,7 @@ fn states() -> Vec<(&'static str, World)> {
         ("passwords that are not known", locked),
         ("passwords of a Secret", unlocked),
         ("filters", filtered),
+        ("timers", timed),
         ("ranges", ranges),
         ("Services", serving),
         ("Services, and another node is Ready", unready),
@@ -462,6 +474,27 @@ fn own_blocks_are_refused_and_a_default_route_unless_it_is_wanted() {
             assert!(!refused(text), "{text} from {}", peer.name);
         }
     }
+}
+
+#[test]
+fn what_a_neighbour_says_goes_before_what_the_configuration_says_and_what_does_not_fit_is_told() {
+    let Speaking { orders, problems } = state("timers").speaker;
+    let peers = orders.unwrap().peers;
+    let timers = |name: &str| {
+        let peer = peers.iter().find(|peer| peer.name == name).unwrap();
+        (peer.hold_time, peer.keepalive, peer.send_hold_time, peer.bilateral)
+    };
+    assert_eq!(timers("node2"), (30, None, Some(60), false));
+    assert_eq!(timers("tor1"), (30, None, Some(60), true));
+    assert_eq!(timers("tor2"), (60, None, Some(90), false));
+    assert_eq!(timers("inside"), (30, None, None, false));
+    let told: Vec<_> = problems.iter().map(|problem| (problem.object.as_str(), &problem.message)).collect();
+    let says =
+        |words: &str| told.iter().find(|(_, message)| message.contains(words)).map(|(object, _)| *object);
+    assert_eq!(says("11 is not 1 to a third of the hold time, which is 30"), Some("BGPPeer/tor1"));
+    assert_eq!(says("30 is not more than the hold time, which is 30"), Some("BGPPeer/inside"));
+    assert_eq!(says("bilateral is for neighbours of other ASes"), Some("BGPPeer/inside"));
+    assert_eq!(told.len(), 3, "{told:?}");
 }
 
 #[test]

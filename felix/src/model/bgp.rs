@@ -43,6 +43,8 @@ pub struct BgpConfig {
     pub hold_time: u16,
     /// Seconds; a third of the hold time unless set.
     pub keepalive: Option<u16>,
+    /// Seconds, more than the hold time; the speaker's choice unless set.
+    pub send_hold_time: Option<u16>,
     /// Upper bound of the ConnectRetry timer, in seconds.
     pub connect_retry: u16,
     /// What neighbours are to do while the speaker restarts.
@@ -100,6 +102,7 @@ impl Default for BgpConfig {
             listen_port: manx_bgp::iana::BGP_PORT,
             hold_time: 90,
             keepalive: None,
+            send_hold_time: None,
             connect_retry: 5,
             graceful_restart: GracefulRestart { preserve_forwarding: true, ..GracefulRestart::default() },
             bfd: None,

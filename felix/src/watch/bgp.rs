@@ -30,6 +30,9 @@ use crate::model::{
     Bad, BgpConfig, Filter, FilterRule, Mesh, Neighbour, Object, Peer, SecretKey, Source, TcpAo, Wanted,
 };
 
+/// Seconds of a hold time that nobody says.
+const DEFAULT_HOLD_TIME: u16 = 90;
+
 /// The name of the one BGPConfiguration that counts.
 pub const DEFAULT_CONFIGURATION: &str = "default";
 
@@ -58,7 +61,7 @@ impl TryFrom<&BGPConfigurationSpec> for BgpConfig {
     type Error = Bad;
 
     fn try_from(spec: &BGPConfigurationSpec) -> Result<Self, Bad> {
-        let hold_time = spec.hold_time_seconds.map_or(Ok(90), hold_time)?;
+        let timers = timers(&spec.timers, Some(DEFAULT_HOLD_TIME))?;
         let communities = spec.prefix_advertisements.iter().map(|advertisement| {
             let prefix = prefix("spec.prefixAdvertisements.cidr", &advertisement.cidr)?;
             Ok((prefix, standard("spec.prefixAdvertisements.communities", &advertisement.communities)?))
@@ -81,9 +84,10 @@ impl TryFrom<&BGPConfigurationSpec> for BgpConfig {
                 },
             },
             listen_port: port("spec.listenPort", spec.listen_port)?,
-            hold_time,
-            keepalive: keepalive(spec.keepalive_seconds, Some(hold_time))?,
-            connect_retry: connect_retry(spec.connect_retry_seconds)?.unwrap_or(5),
+            hold_time: timers.hold_time_seconds.unwrap_or(DEFAULT_HOLD_TIME),
+            keepalive: timers.keepalive_seconds,
+            send_hold_time: timers.send_hold_time_seconds,
+            connect_retry: timers.connect_retry_seconds.unwrap_or(5),
             graceful_restart: graceful_restart(&spec.graceful_restart)?,
             bfd: spec.bfd.as_ref().map(bfd).transpose()?,
             password: spec.password.as_ref().map(SecretKey::from),
@@ -149,7 +153,7 @@ impl TryFrom<&BGPPeerSpec> for Peer {
             spec.interface.as_deref().map(|name| interface("spec.interface", name)).transpose()?;
         let address = spec.address.as_deref().map(|text| unicast(text, interface)).transpose()?;
         let unnumbered = address.is_none_or(is_link_local) && interface.is_some();
-        let hold_time = spec.hold_time_seconds.map(hold_time).transpose()?;
+        let timers = timers(&spec.timers, None)?;
         if spec.ttl_security.is_some() && spec.multihop.is_some() {
             let message =
                 "spec.ttlSecurity and spec.multihop: set one; ttlSecurity says how far away it is, too";
@@ -175,7 +179,8 @@ impl TryFrom<&BGPPeerSpec> for Peer {
             port: port("spec.port", spec.port)?,
             asn: as_number.unwrap_or(base.asn),
             local_asn,
-            keepalive: keepalive(spec.keepalive_seconds, hold_time)?,
+            keepalive: timers.keepalive_seconds,
+            send_hold_time: timers.send_hold_time_seconds,
             passive: spec.passive,
             ttl_security: spec
                 .ttl_security
@@ -198,6 +203,7 @@ impl TryFrom<&BGPPeerSpec> for Peer {
             },
             accept_default_route: spec.accept_default_route,
             route_reflector_client: spec.route_reflector_client,
+            bilateral: spec.bilateral,
             ..base
         };
         Ok(Self {
@@ -206,8 +212,8 @@ impl TryFrom<&BGPPeerSpec> for Peer {
             })?,
             neighbour,
             settings: Box::new(settings),
-            hold_time,
-            connect_retry: connect_retry(spec.connect_retry_seconds)?,
+            hold_time: timers.hold_time_seconds,
+            connect_retry: timers.connect_retry_seconds,
             graceful_restart: spec.graceful_restart.as_ref().map(graceful_restart).transpose()?,
             source: match spec.source {
                 crd::SourceAddress::Node if !unnumbered => Source::Node,
@@ -236,6 +242,10 @@ fn neighbour(spec: &BGPPeerSpec) -> Result<Neighbour, Bad> {
             }
         };
         return Err(Bad::new("InvalidASN", message));
+    }
+    if spec.bilateral && spec.peer_selector.is_some() {
+        let message = "spec.bilateral is for neighbours of other ASes, not for nodes: leave it out";
+        return Err(Bad::new("InvalidBilateral", message));
     }
     if spec.cluster_id.is_some() && spec.peer_selector.is_none() {
         return Err(Bad::new("InvalidClusterID", "spec.clusterId goes with spec.peerSelector alone"));
@@ -524,30 +534,57 @@ fn port(field: &str, port: u16) -> Result<u16, Bad> {
     Ok(port)
 }
 
-fn hold_time(seconds: u16) -> Result<u16, Bad> {
-    if matches!(seconds, 1 | 2) {
+/// Timers that fit each other: with the hold time that is said, else with `unsaid`; where that is another's to say, it is
+/// judged there.
+fn timers(spec: &crd::Timers, unsaid: Option<u16>) -> Result<crd::Timers, Bad> {
+    if let Some(seconds @ (1 | 2)) = spec.hold_time_seconds {
         let message =
             format!("spec.holdTimeSeconds: {seconds} is neither 0 nor 3–65535 (RFC 4271, section 4.2)");
         return Err(Bad::new("InvalidHoldTime", message));
     }
-    Ok(seconds)
+    if let Some(hold_time) = spec.hold_time_seconds.or(unsaid) {
+        keepalive(spec.keepalive_seconds, hold_time)?;
+        send_hold_time(spec.send_hold_time_seconds, hold_time)?;
+    }
+    for (field, seconds) in [
+        ("spec.connectRetrySeconds", spec.connect_retry_seconds),
+        ("spec.sendHoldTimeSeconds", spec.send_hold_time_seconds),
+    ] {
+        seconds.map(|seconds| within(field, seconds, 1..=u16::MAX)).transpose()?;
+    }
+    Ok(*spec)
 }
 
-/// Where the hold time is another's to say, what does not fit it is left out then.
-fn keepalive(seconds: Option<u16>, hold_time: Option<u16>) -> Result<Option<u16>, Bad> {
-    match (seconds, hold_time) {
-        (Some(seconds), Some(hold_time)) if seconds > hold_time / 3 || (seconds == 0 && hold_time > 0) => {
+/// Whether KEEPALIVEs so many seconds apart keep a session with this hold time.
+///
+/// # Errors
+/// They do not.
+pub fn keepalive(seconds: Option<u16>, hold_time: u16) -> Result<(), Bad> {
+    match seconds {
+        Some(seconds) if seconds > hold_time / 3 || (seconds == 0 && hold_time > 0) => {
             let message = format!(
                 "spec.keepaliveSeconds: {seconds} is not 1 to a third of the hold time, which is {hold_time} (0 goes with 0)"
             );
             Err(Bad::new("InvalidKeepalive", message))
         }
-        _ => Ok(seconds),
+        _ => Ok(()),
     }
 }
 
-fn connect_retry(seconds: Option<u16>) -> Result<Option<u16>, Bad> {
-    seconds.map(|seconds| within("spec.connectRetrySeconds", seconds, 1..=u16::MAX)).transpose()
+/// Whether this send hold time goes with this hold time (RFC 9687).
+///
+/// # Errors
+/// It is not more.
+pub fn send_hold_time(seconds: Option<u16>, hold_time: u16) -> Result<(), Bad> {
+    match seconds {
+        Some(seconds) if seconds <= hold_time => {
+            let message = format!(
+                "spec.sendHoldTimeSeconds: {seconds} is not more than the hold time, which is {hold_time} (RFC 9687)"
+            );
+            Err(Bad::new("InvalidSendHoldTime", message))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn within<T: PartialOrd + Display>(field: &str, value: T, range: RangeInclusive<T>) -> Result<T, Bad> {
@@ -660,6 +697,17 @@ mod tests {
                 "a third",
             ),
             (
+                json!({"address": "192.0.2.1", "asNumber": 1, "holdTimeSeconds": 9, "sendHoldTimeSeconds": 9}),
+                "InvalidSendHoldTime",
+                "which is 9",
+            ),
+            (
+                json!({"address": "192.0.2.1", "asNumber": 1, "sendHoldTimeSeconds": 0}),
+                "OutOfRange",
+                "spec.sendHoldTimeSeconds",
+            ),
+            (json!({"peerSelector": {}, "bilateral": true}), "InvalidBilateral", "of other ASes"),
+            (
                 json!({"address": "192.0.2.1", "asNumber": 1, "bfd": {"multiplier": 1}}),
                 "OutOfRange",
                 "1 is not 2 to 50",
@@ -770,6 +818,7 @@ mod tests {
             ),
             (json!({"mesh": "Some"}), "Malformed", "Some"),
             (json!({"keepaliveSeconds": 40}), "InvalidKeepalive", "which is 90"),
+            (json!({"sendHoldTimeSeconds": 90}), "InvalidSendHoldTime", "which is 90"),
         ] {
             let object = object(json!({"metadata": {"name": "default"}, "spec": spec}));
             let bad = bgp_configuration(object).spec.unwrap_err();

@@ -197,7 +197,7 @@ fn rules_of_the_whole(kind: &str) -> Vec<String> {
 #[test]
 fn a_bgppeer_is_one_neighbour_or_another_and_what_goes_with_it() {
     let rules = rules_of_the_whole("BGPPeer");
-    assert_eq!(rules.len(), 5, "{rules:?}");
+    assert_eq!(rules.len(), 7, "{rules:?}");
     let holds = |spec: &Value| {
         let mut context = Context::default();
         context.add_variable("self", spec.clone()).unwrap();
@@ -211,6 +211,8 @@ fn a_bgppeer_is_one_neighbour_or_another_and_what_goes_with_it() {
         json!({"range": range}),
         json!({"range": range, "interface": "eth1"}),
         json!({"peerSelector": {}, "clusterId": "192.0.2.1"}),
+        json!({"peerSelector": {}, "bilateral": false, "sendHoldTimeSeconds": 60}),
+        json!({"address": "10.0.0.1", "asNumber": 1, "bilateral": true, "holdTimeSeconds": 9, "sendHoldTimeSeconds": 10}),
     ] {
         assert!(holds(&good), "{good}");
     }
@@ -224,8 +226,26 @@ fn a_bgppeer_is_one_neighbour_or_another_and_what_goes_with_it() {
         json!({"address": "10.0.0.1", "asNumber": 1, "clusterId": "192.0.2.1"}),
         json!({"address": "10.0.0.1", "asNumber": 1, "multihop": 2, "ttlSecurity": 1}),
         json!({"address": "10.0.0.1", "asNumber": 1, "password": {"name": "a"}, "tcpAo": []}),
+        json!({"peerSelector": {}, "bilateral": true}),
+        json!({"address": "10.0.0.1", "asNumber": 1, "holdTimeSeconds": 9, "sendHoldTimeSeconds": 9}),
     ] {
         assert!(!holds(&bad), "{bad}");
+    }
+}
+
+#[test]
+fn a_send_hold_time_is_longer_than_the_hold_time_also_where_that_is_not_said() {
+    let rules = rules_of_the_whole("BGPConfiguration");
+    for (spec, is_good) in [
+        (json!({}), true),
+        (json!({"sendHoldTimeSeconds": 91}), true),
+        (json!({"sendHoldTimeSeconds": 90}), false),
+        (json!({"holdTimeSeconds": 9, "sendHoldTimeSeconds": 10}), true),
+        (json!({"holdTimeSeconds": 240, "sendHoldTimeSeconds": 240}), false),
+    ] {
+        let mut context = Context::default();
+        context.add_variable("self", spec.clone()).unwrap();
+        assert_eq!(rules.iter().all(|rule| is_true(rule, &context)), is_good, "{spec}");
     }
 }
 
