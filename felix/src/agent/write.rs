@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
+};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource, ResourceExt};
 use manx_ipam::crd::{IPAMRequest, IPAMRequestSpec, IPPool, IPReservation};
@@ -204,7 +206,7 @@ async fn perform(client: &Client, store: &impl Store, write: &Write) -> Result<(
         Write::Policy { name, owner, status, verdicts } => {
             let conditions = merged(&status.conditions, verdicts);
             let status = json!(PolicyStatusStatus { conditions, ..status.clone() });
-            if patch::<PolicyStatus>(client, name, status.clone()).await? == Found::Yes {
+            if patch::<PolicyStatus>(client, name, status.clone()).await?.is_some() {
                 return Ok(());
             }
             create_policy_status(client, name, owner).await?;
@@ -218,8 +220,13 @@ async fn perform(client: &Client, store: &impl Store, write: &Write) -> Result<(
         }
         Write::Node { name, uid, status } => {
             let status = json!(status);
-            if patch::<NodeStatus>(client, name, status.clone()).await? == Found::Yes {
-                return Ok(());
+            match patch::<NodeStatus>(client, name, status.clone()).await? {
+                Some(there) if there.owner_references().iter().all(|owner| owner.uid == *uid) => {
+                    return Ok(());
+                }
+                // Of an earlier Node of this name, and to be removed with that one: sooner or later.
+                Some(earlier) => delete_node_status(client, &earlier).await?,
+                None => {}
             }
             create_node_status(client, name, uid).await?;
             patch::<NodeStatus>(client, name, status).await.map(drop)
@@ -311,6 +318,14 @@ async fn create_node_status(client: &Client, name: &str, uid: &str) -> Result<()
     within_deadline(format!("NodeStatus {name}"), api.create(&parameters, &object), 409).await
 }
 
+async fn delete_node_status(client: &Client, earlier: &DynamicObject) -> Result<(), WriteError> {
+    let name = earlier.name_any();
+    let api = Api::<NodeStatus>::all(client.clone());
+    let only = Preconditions { uid: earlier.uid(), resource_version: None };
+    let parameters = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
+    within_deadline(format!("NodeStatus {name}"), api.delete(&name, &parameters), 404).await
+}
+
 async fn create_policy_status(client: &Client, name: &str, owner: &str) -> Result<(), WriteError> {
     let what = format!("PolicyStatus {name}");
     let (namespace, name) = name.split_once('/').unwrap_or_default();
@@ -352,19 +367,13 @@ async fn within_deadline<T>(
     }
 }
 
-/// Whether the object is there.
-#[derive(PartialEq, Eq)]
-enum Found {
-    Yes,
-    No,
-}
-
-/// Answers are not parsed: an object that does not follow its schema is just what is to be told here.
+/// The object as it is then, unless there is none. It is not parsed: one that does not follow its schema is just what is to
+/// be told here.
 async fn patch<K: Resource<DynamicType = ()>>(
     client: &Client,
     name: &str,
     status: Value,
-) -> Result<Found, WriteError> {
+) -> Result<Option<DynamicObject>, WriteError> {
     let resource = ApiResource::erase::<K>(&());
     let what = format!("{} {name}", K::kind(&()));
     let (api, name) = match name.split_once('/') {
@@ -375,8 +384,8 @@ async fn patch<K: Resource<DynamicType = ()>>(
     };
     let (parameters, patch) = (PatchParams::default(), Patch::Merge(json!({ "status": status })));
     match timeout(DEADLINE, api.patch_status(name, &parameters, &patch)).await {
-        Ok(Ok(_)) => Ok(Found::Yes),
-        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(Found::No),
+        Ok(Ok(object)) => Ok(Some(object)),
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(None),
         Ok(Err(error)) => Err(WriteError::Api { what, source: Box::new(error) }),
         Err(_) => Err(WriteError::Late { what }),
     }

@@ -142,6 +142,13 @@ fn an_agent_writes_of_its_own_node_only() {
 }
 
 #[test]
+fn an_agent_deletes_the_status_of_its_own_node_only() {
+    let delete = |name: &str| by_agent_of("node1", "DELETE", "nodestatuses", named(name));
+    assert_eq!(refused_by(&delete("node1")), None);
+    assert_eq!(refused_by(&delete("node2")).as_deref(), Some("manx-felix-own-node"));
+}
+
+#[test]
 fn a_token_of_no_node_writes_nothing_and_people_are_not_asked() {
     let mut request = by_agent_of("node1", "CREATE", "ipamblocks", block("node1"));
     request.node = None;
