@@ -232,12 +232,15 @@ impl Metrics {
         self.graph_seconds.with_label_values::<&str>(&[]);
         for kind in Kind::ALL {
             self.watch_lag.with_label_values(&[&kind.to_string()]);
+            self.watch_events.with_label_values(&[&kind.to_string()]);
         }
         for (verb, result) in
             [("add", "attached"), ("add", "refused"), ("add", "undone"), ("del", "released")]
         {
             self.attachments.with_label_values(&[verb, result]);
         }
+        self.see_routes(&dataplane::Status::default());
+        self.see_acl(&Status::default());
         self
     }
 
