@@ -53,6 +53,34 @@ pub struct Links(
     pub(super) Arc<Mutex<Vec<IpAddr>>>,
 );
 
+impl Links {
+    pub fn add(&self, name: &str, index: u32) {
+        self.0.lock().unwrap().insert(name.to_owned(), index);
+    }
+
+    pub fn remove(&self, index: u32) {
+        self.0.lock().unwrap().retain(|_, other| *other != index);
+    }
+
+    pub fn names(&self) -> BTreeSet<String> {
+        self.0.lock().unwrap().keys().cloned().collect()
+    }
+
+    /// What an agent that starts will find in the kernel.
+    pub fn note_routes(&self, fib: &Fib) {
+        let names: BTreeMap<u32, String> =
+            self.0.lock().unwrap().iter().map(|(name, index)| (*index, name.clone())).collect();
+        let routed = fib.iter().filter_map(|(destination, route)| match route {
+            Route::Pod { ifindex } => {
+                let ifname = names.get(ifindex)?.clone();
+                Some(PodLink { address: destination.ip(), ifname, ifindex: *ifindex })
+            }
+            Route::Blackhole | Route::Unreachable | Route::Via(_) => None,
+        });
+        *self.1.lock().unwrap() = routed.collect();
+    }
+}
+
 impl Host for Links {
     fn index_of(&self, name: &str) -> io::Result<Option<u32>> {
         Ok(self.0.lock().unwrap().get(name).copied())
@@ -73,6 +101,8 @@ impl Host for Links {
 
 /// One machine: what outlives an agent is beside it.
 pub struct Machine {
+    /// Its Node's name.
+    pub me: &'static str,
     pub core: Core,
     pub directory: tempfile::TempDir,
     pub links: Links,
@@ -123,6 +153,7 @@ impl Machine {
         let (links, now) = (Links::default(), Instant::now());
         let core = core(directory.path().to_owned(), links.clone(), now);
         Self {
+            me: "node1",
             core,
             directory,
             links,
@@ -217,7 +248,7 @@ impl Machine {
         self.now += Duration::from_secs(1);
         self.remove_retired();
         self.links.note_routes(&self.fib);
-        self.core = core(self.directory.path().to_owned(), self.links.clone(), self.now);
+        self.core = core_of(self.me, self.directory.path().to_owned(), self.links.clone(), self.now);
         self.swept = false;
         self.swept_acl = false;
         self.act();
@@ -305,7 +336,7 @@ impl Machine {
             Effect::Guard(guard) => self.guard = guard,
             Effect::SweepAcl => self.swept_acl = true,
             Effect::Claim { want, pools, taken } => {
-                let claim = super::super::claim_wanted(self.store.as_ref(), "node1", &want, &pools, taken);
+                let claim = super::super::claim_wanted(self.store.as_ref(), self.me, &want, &pools, taken);
                 let outcome = block_on(claim);
                 let claimed = outcome.as_ref().ok().map(|claimed| claimed.claim.cidr.object_name());
                 self.core.claimed(want, outcome, self.now);
@@ -349,7 +380,7 @@ impl Machine {
                     (Bid::Read, _) => Ok(lease.clone()),
                     (Bid::Take { version, transitions }, held) => {
                         let current = held.as_ref().map(|lease| lease.version.clone());
-                        let holder = "node1".to_owned();
+                        let holder = self.me.to_owned();
                         let next =
                             Record { holder, transitions: *transitions, version: format!("{:?}", self.now) };
                         (current == *version).then(|| lease.insert(next).clone()).map(Some).ok_or(())

@@ -5,30 +5,30 @@
 //! `MANX_MODEL_STEPS` (3,000), `MANX_MODEL_SEED` (one seed, to see a failure again) and `MANX_MODEL_SEEDS` (how many, 2) set how
 //! much is tried. A failure names its seed.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod api;
+mod failures;
+mod invariants;
+mod pods;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
-use kube::ResourceExt;
-use manx_cni::protocol::{Attach, PodRef, host_ifname};
-use manx_ipam::claim::{Claim, claim_this};
-use manx_ipam::crd::{IPAMBlock, IPAMBlockStatus};
+use manx_cni::protocol::Attach;
+use manx_ipam::Pool;
+use manx_ipam::claim::claim_this;
+use manx_ipam::crd::IPAMBlock;
 use manx_ipam::store::{Store, StoreError};
-use manx_ipam::{BlockCidr, Pool};
-use tokio::sync::oneshot;
 
+use self::api::{Api, Random, Reach, change, take_lease, write_one};
 use super::super::core::{Core, Effect};
-use super::super::election::{Bid, Record};
-use super::super::found::PodLink;
-use super::super::mirror::Write;
 use super::super::vanished::{Collected, Condemned};
-use super::machine::{Links, Reply, block, core_of, key, namespace, node, object, pod, pool};
-use crate::attach::{Asked, Attempt, Command};
-use crate::dataplane::{Fib, Route};
-use crate::model::{Object, Request};
+use super::machine::{Links, Reply, core_of, namespace, pool};
+use crate::attach::{Attempt, Command};
+use crate::dataplane::Fib;
 use crate::speaker::Event;
 use crate::watch::{Change, Kind, Update};
 
@@ -38,199 +38,6 @@ const POOL: &str = "10.0.0.0/24";
 
 /// The kinds whose watches may be behind, each for itself.
 const WATCHED: [Kind; 4] = [Kind::Node, Kind::IPPool, Kind::IPAMBlock, Kind::IPAMRequest];
-
-/// SplitMix64.
-#[derive(Clone, Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(limit).unwrap()).unwrap()
-    }
-
-    fn one_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
-    }
-}
-
-/// The API server: objects, and per kind what has changed.
-struct Api {
-    random: Random,
-    /// One request in so many is lost, or its answer; 0: none.
-    loses: usize,
-    blocks: BTreeMap<String, IPAMBlock>,
-    requests: BTreeMap<String, Request>,
-    /// With their UIDs.
-    nodes: BTreeMap<String, String>,
-    /// Pods bound to each node.
-    pods: BTreeMap<String, BTreeSet<String>>,
-    block_length: u8,
-    lease: Option<Record>,
-    written: u64,
-    log: BTreeMap<Kind, Vec<Logged>>,
-}
-
-#[derive(Clone)]
-enum Logged {
-    Node(String, Option<String>),
-    Pool(u8),
-    Block(String, Option<Box<IPAMBlock>>),
-    Request(String, Option<Request>),
-}
-
-impl Api {
-    fn version(&mut self) -> String {
-        self.written += 1;
-        self.written.to_string()
-    }
-
-    fn log(&mut self, kind: Kind, logged: Logged) {
-        self.log.entry(kind).or_default().push(logged);
-    }
-
-    fn set_block(&mut self, name: &str, block: Option<IPAMBlock>) {
-        let logged = block.clone().map(Box::new);
-        match block {
-            Some(block) => _ = self.blocks.insert(name.to_owned(), block),
-            None => _ = self.blocks.remove(name),
-        }
-        self.log(Kind::IPAMBlock, Logged::Block(name.to_owned(), logged));
-    }
-
-    fn set_request(&mut self, name: &str, request: Option<Request>) {
-        match request.clone() {
-            Some(request) => _ = self.requests.insert(name.to_owned(), request),
-            None => _ = self.requests.remove(name),
-        }
-        self.log(Kind::IPAMRequest, Logged::Request(name.to_owned(), request));
-    }
-
-    fn set_node(&mut self, name: &str, there: bool) {
-        let uid = there.then(|| self.version());
-        match uid.clone() {
-            Some(uid) => _ = self.nodes.insert(name.to_owned(), uid),
-            None => _ = self.nodes.remove(name),
-        }
-        self.log(Kind::Node, Logged::Node(name.to_owned(), uid));
-    }
-
-    /// All there is of a kind.
-    fn list(&self, kind: Kind) -> Update {
-        match kind {
-            Kind::Node => Update::Node(Change::Replace(
-                self.nodes.iter().map(|(name, uid)| known_node(name, uid)).collect(),
-            )),
-            Kind::IPPool => {
-                Update::Pool(Box::new(Change::Replace(vec![pool("v4", POOL, self.block_length)])))
-            }
-            Kind::IPAMBlock => Update::Block(Change::Replace(self.blocks.values().map(block).collect())),
-            _ => {
-                let all = self.requests.iter().map(|(name, request)| object(name, Ok(request.clone())));
-                Update::Request(Change::Replace(all.collect()))
-            }
-        }
-    }
-}
-
-fn known_node(name: &str, uid: &str) -> Object<crate::model::Node> {
-    let mut node = Object { name: name.to_owned(), ..node("node1") };
-    node.spec.as_mut().unwrap().uid = uid.to_owned();
-    node
-}
-
-fn change(logged: Logged) -> Vec<Update> {
-    match logged {
-        Logged::Node(name, Some(uid)) => vec![Update::Node(Change::Apply(known_node(&name, &uid)))],
-        Logged::Node(name, None) => vec![Update::Node(Change::Delete(name))],
-        Logged::Pool(length) => vec![
-            Update::Pool(Box::new(Change::Delete("v4".to_owned()))),
-            Update::Pool(Box::new(Change::Apply(pool("v4", POOL, length)))),
-        ],
-        Logged::Block(_, Some(seen)) => vec![Update::Block(Change::Apply(block(&seen)))],
-        Logged::Block(name, None) => vec![Update::Block(Change::Delete(name))],
-        Logged::Request(name, Some(request)) => {
-            vec![Update::Request(Change::Apply(object(&name, Ok(request))))]
-        }
-        Logged::Request(name, None) => vec![Update::Request(Change::Delete(name))],
-    }
-}
-
-/// The API as one node reaches it.
-struct Reach<'a> {
-    api: &'a Mutex<Api>,
-    away: bool,
-}
-
-impl Reach<'_> {
-    fn ask<T>(&self, request: impl FnOnce(&mut Api) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let lost = || Err(StoreError::Unavailable("lost".to_owned()));
-        let mut api = self.api.lock().unwrap();
-        let fate = if api.loses == 0 {
-            2
-        } else {
-            let loses = api.loses;
-            api.random.below(loses)
-        };
-        if self.away || fate == 0 {
-            return lost();
-        }
-        let answer = request(&mut api);
-        if fate == 1 { lost() } else { answer }
-    }
-}
-
-impl Store for Reach<'_> {
-    async fn list_blocks(&self) -> Result<Vec<IPAMBlock>, StoreError> {
-        self.ask(|api| Ok(api.blocks.values().cloned().collect()))
-    }
-
-    async fn create_block(&self, block: &IPAMBlock) -> Result<(), StoreError> {
-        self.ask(|api| {
-            let name = block.name_any();
-            if api.blocks.contains_key(&name) {
-                return Err(StoreError::Exists(name));
-            }
-            let (mut block, version) = (block.clone(), api.version());
-            block.metadata.uid = Some(format!("uid-{version}"));
-            block.metadata.resource_version = Some(version);
-            api.set_block(&name, Some(block));
-            Ok(())
-        })
-    }
-
-    async fn update_status(&self, name: &str, status: &IPAMBlockStatus) -> Result<(), StoreError> {
-        self.ask(|api| {
-            let version = api.version();
-            let Some(mut block) = api.blocks.get(name).cloned() else {
-                return Err(StoreError::NotFound(name.to_owned()));
-            };
-            block.status = Some(status.clone());
-            block.metadata.resource_version = Some(version);
-            api.set_block(name, Some(block));
-            Ok(())
-        })
-    }
-
-    async fn delete_block(&self, name: &str, uid: &str, version: Option<&str>) -> Result<(), StoreError> {
-        self.ask(|api| {
-            let Some(block) = api.blocks.get(name) else { return Ok(()) };
-            let same = block.uid().as_deref() == Some(uid)
-                && version.is_none_or(|version| block.resource_version().as_deref() == Some(version));
-            if !same {
-                return Err(StoreError::Refused("it is another by now".to_owned()));
-            }
-            api.set_block(name, None);
-            Ok(())
-        })
-    }
-}
 
 /// How an agent is told what became of what it asked.
 type Answer = Box<dyn FnOnce(&mut Core, Instant)>;
@@ -476,115 +283,18 @@ impl World {
         self.settle(who);
     }
 
-    /// Interfaces that are gone hold nothing; ADDs that were answered go on.
-    fn settle(&mut self, who: usize) {
-        let links = self.machines[who].links.names();
-        self.held
-            .retain(|_, (node, container)| *node != who || links.contains(&host_ifname(&key(container))));
-        let adding = std::mem::take(&mut self.machines[who].adding);
-        for mut add in adding {
-            match add.answer.try_recv() {
-                Ok(Ok(attach)) => self.make(who, &add, &attach.addresses),
-                Ok(Err(_)) => self.forget_pod(who, &add.container),
-                Err(oneshot::error::TryRecvError::Empty) => self.machines[who].adding.push(add),
-                Err(oneshot::error::TryRecvError::Closed) => self.forget_pod(who, &add.container),
-            }
-        }
-    }
-
-    fn forget_pod(&mut self, who: usize, container: &str) {
-        let mut api = self.api.lock().unwrap();
-        api.pods.entry(self.machines[who].name.clone()).or_default().remove(container);
-    }
-
-    /// The plugin has addresses: it makes the veth and says so, or dies on the way.
-    fn make(&mut self, who: usize, add: &Adding, addresses: &[IpAddr]) {
-        self.count("addresses given");
-        for address in addresses {
-            let other = self.held.get(address).filter(|(_, container)| *container != add.container);
-            assert!(
-                other.is_none(),
-                "{address} is given to {} and held by {other:?} ({self:?})",
-                add.container
-            );
-        }
-        let dies = if self.plugins_die { self.random.below(10) } else { 9 };
-        if dies > 0 {
-            self.attempts += 1;
-            let index = u32::try_from(self.attempts).unwrap() + 1000;
-            self.machines[who].links.add(&host_ifname(&key(&add.container)), index);
-            for address in addresses {
-                self.held.insert(*address, (who, add.container.clone()));
-            }
-            if dies > 1 {
-                let shown = object(&format!("default/{}", add.container), Ok(pod(&[])));
-                self.update(who, Update::Pod(Change::Apply(shown)));
-                let (reply, mut answer) = oneshot::channel();
-                let (key, pod_mac) = (key(&add.container), [2, 0, 0, 0, 0, 1]);
-                let ready = Command::Ready { attempt: add.attempt, key, pod_mac, host_ifindex: index, reply };
-                self.command(who, ready);
-                if matches!(answer.try_recv(), Ok(Ok(()))) && dies > 2 {
-                    self.machines[who].running.insert(add.container.clone(), addresses.to_vec());
-                    return;
-                }
-            }
-        }
-        self.command(who, Command::Abort { attempt: add.attempt, key: key(&add.container) });
-        self.forget_pod(who, &add.container);
-    }
-
     fn command(&mut self, who: usize, command: Command) {
-        let now = self.now;
-        if let Some(core) = &mut self.machines[who].core {
-            core.command(command, now);
-        }
-        self.act(who);
-    }
-
-    fn add(&mut self, who: usize) {
-        // No pod is bound to a node that is not there.
-        let there = self.api.lock().unwrap().nodes.contains_key(&self.machines[who].name);
-        if self.machines[who].core.is_none() || self.machines[who].running.len() > 11 || !there {
-            return;
-        }
-        self.attempts += 1;
-        let (attempt, container) = (Attempt(self.attempts), format!("pod{}", self.attempts));
-        let name = self.machines[who].name.clone();
-        self.api.lock().unwrap().pods.entry(name).or_default().insert(container.clone());
-        let (reply, answer) = oneshot::channel();
-        let asked = Asked {
-            key: key(&container),
-            pod: PodRef { namespace: "default".into(), name: container.clone(), uid: String::new() },
-            netns: String::new(),
-            network: "manx".to_owned(),
-            ips: Vec::new(),
-        };
-        self.machines[who].adding.push(Adding { attempt, container, answer });
-        self.command(who, Command::Allocate { attempt, asked, reply });
-    }
-
-    fn del(&mut self, who: usize) {
-        let running: Vec<String> = self.machines[who].running.keys().cloned().collect();
-        if running.is_empty() || self.machines[who].core.is_none() {
-            return;
-        }
-        let container = running[self.random.below(running.len())].clone();
-        self.end(who, &container);
-    }
-
-    fn end(&mut self, who: usize, container: &str) {
-        self.count("pods ended");
-        self.machines[who].running.remove(container);
-        let (reply, _answer) = oneshot::channel();
-        self.command(who, Command::Release { key: key(container), reply });
-        self.update(who, Update::Pod(Change::Delete(format!("default/{container}"))));
-        self.forget_pod(who, container);
+        self.with_core(who, |core, now| core.command(command, now));
     }
 
     fn update(&mut self, who: usize, update: Update) {
-        let now = self.now;
+        self.with_core(who, |core, now| core.update(update, now));
+    }
+
+    /// Something happens to an agent, if there is one.
+    fn with_core(&mut self, who: usize, happens: impl FnOnce(&mut Core, Instant)) {
         if let Some(core) = &mut self.machines[who].core {
-            core.update(update, now);
+            happens(core, self.now);
         }
         self.act(who);
     }
@@ -742,119 +452,6 @@ impl World {
         Collected::Freed(freed)
     }
 
-    /// SIGKILL: what was asked of the API may still be done, and nobody hears of it. Sometimes with the files lost.
-    fn crash(&mut self, who: usize) {
-        if self.machines[who].core.is_none() {
-            return self.start(who);
-        }
-        self.count("crashes");
-        for effect in std::mem::take(&mut self.machines[who].pending) {
-            if self.random.one_in(2) {
-                drop(self.ask(who, effect));
-            }
-        }
-        let machine = &mut self.machines[who];
-        machine.core = None;
-        machine.freeing = None;
-        machine.adding.clear();
-        machine.links.note_routes(&machine.fib);
-        let names: Vec<String> =
-            self.api.lock().unwrap().pods.get(&machine.name).into_iter().flatten().cloned().collect();
-        for container in names {
-            // ADDs on their way have lost their agent.
-            if !self.machines[who].running.contains_key(&container) {
-                self.forget_pod(who, &container);
-            }
-        }
-        if self.random.one_in(8) {
-            let _ = std::fs::remove_dir_all(self.machines[who].directory.path().join("attachments"));
-        }
-        if self.random.one_in(2) {
-            self.start(who);
-        }
-    }
-
-    /// The machine is off: no container, no file, no route is left. The API is not told.
-    fn power_off(&mut self, who: usize) {
-        self.count("machines off");
-        for effect in std::mem::take(&mut self.machines[who].pending) {
-            if self.random.one_in(2) {
-                drop(self.ask(who, effect));
-            }
-        }
-        let machine = &mut self.machines[who];
-        machine.core = None;
-        machine.freeing = None;
-        machine.directory = tempfile::tempdir().unwrap();
-        machine.links = Links::default();
-        machine.fib.clear();
-        machine.adding.clear();
-        machine.running.clear();
-        self.held.retain(|_, (node, _)| *node != who);
-    }
-
-    /// Its Node is deleted: with the machine for good, or by mistake, while its pods go on.
-    fn delete_node(&mut self, who: usize) {
-        self.count("nodes deleted");
-        if self.random.one_in(2) {
-            self.power_off(who);
-            self.forget_pods(who);
-        }
-        let name = self.machines[who].name.clone();
-        self.api.lock().unwrap().set_node(&name, false);
-    }
-
-    fn forget_pods(&mut self, who: usize) {
-        let name = &self.machines[who].name;
-        let running = &self.machines[who].running;
-        let mut api = self.api.lock().unwrap();
-        api.pods.entry(name.clone()).or_default().retain(|pod| running.contains_key(pod));
-    }
-
-    /// The kubelet registers its Node, and what does not run any more is told to the API. Of a Node that is new the
-    /// agent hears before a pod is bound to it.
-    fn register(&mut self, who: usize) {
-        let name = self.machines[who].name.clone();
-        if self.machines[who].adding.is_empty() {
-            self.forget_pods(who);
-        }
-        self.start(who);
-        if !self.away(who) && !self.api.lock().unwrap().nodes.contains_key(&name) {
-            self.count("nodes registered anew");
-            self.api.lock().unwrap().set_node(&name, true);
-            while self.deliver_kind(who, Kind::Node) {}
-        }
-    }
-
-    /// The pool is deleted and made again with blocks of another size.
-    fn replace_pool(&mut self) {
-        self.count("pools replaced");
-        let mut api = self.api.lock().unwrap();
-        api.block_length = 57 - api.block_length;
-        let length = api.block_length;
-        api.log(Kind::IPPool, Logged::Pool(length));
-    }
-
-    /// What must hold of one node at any time.
-    fn check(&self, who: usize) {
-        let machine = &self.machines[who];
-        let Some(core) = &machine.core else { return };
-        for (container, addresses) in &machine.running {
-            for address in addresses {
-                let holder = core.allocator.holder(*address);
-                let kept = holder.is_some_and(|holder| {
-                    holder.key.container_id == *container || holder.key.ifname == host_ifname(&key(container))
-                });
-                assert!(kept, "{address} of {container}, which runs, is held by {holder:?} ({self:?})");
-                let route = machine.fib.get(&(*address).into());
-                assert!(
-                    matches!(route, Some(Route::Pod { .. })),
-                    "{address} of {container}: {route:?} ({self:?})"
-                );
-            }
-        }
-    }
-
     /// All is well again, and everything is told and done.
     fn quiet(&mut self, seconds: u64) {
         self.outage = false;
@@ -876,106 +473,6 @@ impl World {
                 self.check(who);
             }
         }
-    }
-
-    fn blocks(&self) -> Vec<Claim> {
-        self.api.lock().unwrap().blocks.values().map(|block| Claim::try_from(block).unwrap()).collect()
-    }
-
-    /// No address is lost: each is free at its block's owner, or in no block at all.
-    fn check_all(&self) {
-        let blocks = self.blocks();
-        for claim in &blocks {
-            let others = blocks.iter().filter(|other| other.cidr != claim.cidr);
-            let parts: Vec<BlockCidr> = others
-                .filter(|other| claim.cidr.cidr().covers(other.cidr.cidr()))
-                .map(|it| it.cidr)
-                .collect();
-            let owner = self.machines.iter().find(|machine| machine.name == claim.node).unwrap();
-            let core = owner.core.as_ref().unwrap();
-            let block = core.allocator.block(claim.cidr);
-            let block = block.unwrap_or_else(|| panic!("{claim:?} is not known to its owner ({self:?})"));
-            assert_eq!(block.used() + block.free() + block.resting(), block.size(), "{claim:?}");
-            let away: BTreeSet<IpAddr> = (0..claim.cidr.size())
-                .filter_map(|n| claim.cidr.nth(n))
-                .filter(|ip| parts.iter().any(|it| it.contains(*ip)))
-                .collect();
-            let size = usize::from(claim.cidr.size());
-            assert_eq!(block.size(), size - away.len(), "{claim:?} with {parts:?} ({self:?})");
-        }
-        for (address, (who, container)) in &self.held {
-            let around = blocks.iter().filter(|claim| claim.cidr.contains(*address));
-            let inner = around.max_by_key(|claim| claim.cidr.cidr().length());
-            let owner = inner.map(|claim| claim.node.as_str());
-            assert_eq!(owner, Some(self.machines[*who].name.as_str()), "{address} of {container} ({self:?})");
-        }
-    }
-}
-
-fn take_lease(api: &mut Api, me: &str, bid: &Bid) -> Result<Option<Record>, ()> {
-    if let Bid::Take { version, transitions } = bid {
-        if api.lease.as_ref().map(|lease| &lease.version) != version.as_ref() {
-            return Err(());
-        }
-        let version = api.version();
-        api.lease = Some(Record { holder: me.to_owned(), transitions: *transitions, version });
-    }
-    Ok(api.lease.clone())
-}
-
-fn write_one(reach: &Reach<'_>, write: &Write) -> Result<(), StoreError> {
-    match write {
-        Write::Block { name, status } => match block_on(reach.update_status(name, status)) {
-            Err(StoreError::NotFound(_)) => Ok(()),
-            outcome => outcome,
-        },
-        Write::Ask { name, node, block } => reach.ask(|api| {
-            if !api.requests.contains_key(name) {
-                let uid = api.version();
-                let request = Request { node: node.clone(), block: *block, uid, refused: None };
-                api.set_request(name, Some(request));
-            }
-            Ok(())
-        }),
-        Write::Asked { name } => reach.ask(|api| {
-            api.set_request(name, None);
-            Ok(())
-        }),
-        Write::Refuse { name, reason } => reach.ask(|api| {
-            if let Some(request) = api.requests.get(name).cloned() {
-                api.set_request(name, Some(Request { refused: Some(reason.clone()), ..request }));
-            }
-            Ok(())
-        }),
-        _ => reach.ask(|_| Ok(())),
-    }
-}
-
-impl Links {
-    fn add(&self, name: &str, index: u32) {
-        self.0.lock().unwrap().insert(name.to_owned(), index);
-    }
-
-    fn remove(&self, index: u32) {
-        self.0.lock().unwrap().retain(|_, other| *other != index);
-    }
-
-    fn names(&self) -> BTreeSet<String> {
-        self.0.lock().unwrap().keys().cloned().collect()
-    }
-
-    /// What an agent that starts will find in the kernel.
-    pub fn note_routes(&self, fib: &Fib) {
-        let names: BTreeMap<u32, String> =
-            self.0.lock().unwrap().iter().map(|(name, index)| (*index, name.clone())).collect();
-        let routed = fib.iter().filter_map(|(destination, route)| match route {
-            Route::Pod { ifindex } => {
-                let ifname = names.get(ifindex)?.clone();
-                Some(PodLink { address: destination.ip(), ifname, ifindex: *ifindex })
-            }
-            Route::Blackhole | Route::Unreachable | Route::Via(_) => None,
-        });
-        *self.1.lock().unwrap() = routed.collect();
     }
 }
 
