@@ -34,6 +34,7 @@ use crate::acl;
 use crate::attach::files::Files;
 use crate::attach::{Attempt, Refusal};
 use crate::dataplane::next_hops::NextHops;
+use crate::dataplane::own_address::IPVS_IFNAME;
 use crate::dataplane::{self, FibDelta};
 use crate::discovery;
 use crate::graph::policy::PolicyInput;
@@ -660,9 +661,16 @@ impl Core {
         }
     }
 
-    /// Takes what could not be made of the kernel's settings.
+    /// Takes what could not be made of the kernel's settings, and looks whether someone else's leave policies undone.
     pub fn see_settings(&mut self, failed: Vec<String>) {
         self.settings = failed;
+        if matches!(self.host.index_of(IPVS_IFNAME), Ok(Some(_))) {
+            self.settings.push(format!(
+                "kube-proxy is in its mode IPVS here ({IPVS_IFNAME}): what comes to this node's pods by a Service, and what they \
+                 send to one, goes in and out of the node and not through it, so that NetworkPolicies do not judge it; \
+                 its modes nftables and iptables have them judged"
+            ));
+        }
     }
 
     fn use_pools(&mut self) {

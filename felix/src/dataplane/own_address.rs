@@ -5,12 +5,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use manx_bgp::types::{Family, Prefix};
 use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::SockaddrStorage;
 
 use crate::model::Wanted;
 
 /// The discard port (RFC 863): nothing is sent there.
 const DISCARD: u16 = 9;
+
+/// Where kube-proxy in its mode IPVS keeps addresses of Services.
+pub const IPVS_IFNAME: &str = "kube-ipvs0";
+
+/// Where others keep addresses of Services: kube-proxy, and NodeLocal DNSCache.
+const OF_SERVICES: [&str; 2] = [IPVS_IFNAME, "nodelocaldns"];
 
 /// The first of each family that is wanted, IPv4 first; none of a family that has none. Of [`Wanted::Internal`] there is
 /// nothing to find here.
@@ -43,13 +50,19 @@ fn called_with(target: IpAddr) -> Option<IpAddr> {
     socket.local_addr().ok().map(|address| address.ip())
 }
 
-/// Addresses of this machine with their interfaces, as the kernel lists them.
+/// Addresses of this machine with their interfaces, as the kernel lists them; of interfaces that are down, and of those that
+/// hold addresses of Services, none.
 fn held() -> io::Result<impl Iterator<Item = (String, IpAddr)>> {
     let address = |storage: SockaddrStorage| {
         let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
         v4.or_else(|| storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
     };
-    Ok(getifaddrs()?.filter_map(move |held| Some((held.interface_name, address(held.address?)?))))
+    let held = getifaddrs()?.filter(|held| counts(&held.interface_name, held.flags));
+    Ok(held.filter_map(move |held| Some((held.interface_name, address(held.address?)?))))
+}
+
+fn counts(interface: &str, flags: InterfaceFlags) -> bool {
+    flags.contains(InterfaceFlags::IFF_UP) && !OF_SERVICES.contains(&interface)
 }
 
 fn first_of_each(
@@ -99,5 +112,13 @@ mod tests {
         assert_eq!(found(|name, _| name == "eth0"), ["10.1.0.5", "fd00::5"]);
         assert_eq!(found(|_, address| address.to_string().starts_with("10.2")), ["10.2.0.5"]);
         assert_eq!(found(|name, _| name == "lo" || name == "manx1"), [""; 0]);
+    }
+
+    #[test]
+    fn what_services_have_and_what_is_down_is_no_address_of_a_node() {
+        let up = InterfaceFlags::IFF_UP;
+        assert!(counts("eth0", up | InterfaceFlags::IFF_RUNNING) && counts("lo", up));
+        // kube-proxy leaves its interface down; its addresses are local all the same.
+        assert!(!counts("eth0", InterfaceFlags::IFF_BROADCAST) && !counts("kube-ipvs0", up));
     }
 }

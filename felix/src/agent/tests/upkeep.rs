@@ -297,3 +297,47 @@ fn of_blocks_that_were_a_nodes_before_its_node_was_made_anew_nothing_is_handed_o
     machine.list_blocks();
     assert!(answer.try_recv().unwrap().is_ok());
 }
+
+#[test]
+fn a_machine_under_another_name_keeps_its_pods_and_gives_addresses_of_blocks_of_its_own() {
+    let mut machine = Machine::in_sync();
+    let before = machine.add("web");
+    machine.me = "node2";
+    machine.kill();
+    machine.sync();
+    machine.update(Update::Node(Change::Delete("node1".to_owned())));
+    for address in &before {
+        assert!(machine.route_to(*address).is_some(), "{address}");
+    }
+    let after = machine.add("late");
+    machine.list_blocks();
+    let of = |node: &str| -> Vec<String> {
+        let owned = machine.store.blocks().into_iter().filter(|block| block.spec.node == node);
+        owned.map(|block| block.spec.cidr).collect()
+    };
+    let (theirs, ours) = (of("node1"), of("node2"));
+    assert!(!theirs.is_empty() && ours.iter().all(|block| !theirs.contains(block)));
+    let announced = &machine.orders.last().unwrap().networks;
+    let announced: Vec<String> = announced.iter().map(|network| network.prefix.to_string()).collect();
+    assert_eq!(announced, ours, "what the earlier name owned is not this node's to announce");
+    assert!(after.iter().all(|address| !before.contains(address)));
+    machine.del("web");
+    assert!(before.iter().all(|address| machine.route_to(*address).is_none()));
+    machine.del("late");
+    machine.add("again");
+}
+
+#[test]
+fn where_kube_proxys_ipvs_keeps_policies_from_judging_that_is_said() {
+    let mut machine = Machine::in_sync();
+    let said = |machine: &mut Machine| {
+        machine.core.see_settings(Vec::new());
+        let problems = machine.core.report(machine.now).problems;
+        problems.into_iter().filter(|problem| problem.message.contains("IPVS")).count()
+    };
+    assert_eq!(said(&mut machine), 0);
+    machine.links.0.lock().unwrap().insert("kube-ipvs0".to_owned(), 9);
+    assert_eq!(said(&mut machine), 1);
+    machine.links.0.lock().unwrap().clear();
+    assert_eq!(said(&mut machine), 0);
+}
