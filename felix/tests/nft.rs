@@ -79,15 +79,15 @@ fn name(name: &str) -> Vec<u8> {
 }
 
 fn plain(key: Key) -> Element {
-    Element { key, end: None, verdict: None }
+    Element::new(key)
 }
 
 fn range(first: Key, last: Key) -> Element {
-    Element { key: first, end: Some(last), verdict: None }
+    Element { end: Some(last), ..Element::new(first) }
 }
 
 fn leads(key: Key, verdict: Verdict) -> Element {
-    Element { key, end: None, verdict: Some(verdict) }
+    Element { verdict: Some(verdict), ..Element::new(key) }
 }
 
 fn eq(field: Field, value: impl Into<Vec<u8>>) -> Statement {
@@ -150,6 +150,35 @@ fn everything() -> Table {
                 range(key(&[&90u16.to_be_bytes(), &[17]]), key(&[&99u16.to_be_bytes(), &[17]])),
             ],
         ),
+        (
+            "numbered4",
+            Set::of([Type::Mark, Type::Ipv4Addr]),
+            [1u32, 2].map(|number| plain(key(&[&number.to_ne_bytes(), &[10, 0, 0, 1]]))).to_vec(),
+        ),
+        (
+            "numbered6",
+            Set::of([Type::Mark, Type::Ipv6Addr, Type::InetProto, Type::InetService]),
+            vec![plain(key(&[
+                &0x1234_5678u32.to_ne_bytes(),
+                &octets("fd00::1"),
+                &[6],
+                &80u16.to_be_bytes(),
+            ]))],
+        ),
+        (
+            "numbers",
+            Set::of([Type::Mark]),
+            vec![
+                plain(key(&[&1u32.to_ne_bytes()])).comment("pods app=\"web\""),
+                plain(key(&[&2u32.to_ne_bytes()])).comment(&"long ".repeat(50)),
+                plain(key(&[&3u32.to_ne_bytes()])),
+            ],
+        ),
+        (
+            "commented",
+            Set::to_verdicts([Type::IfName]),
+            vec![leads(key(&[&name("manx1")]), Verdict::Jump("leaf".to_owned())).comment("shop/web")],
+        ),
         ("names", Set::of([Type::IfName]), vec![plain(key(&[&name("manx1")]))]),
         (
             "own4",
@@ -182,6 +211,14 @@ fn everything() -> Table {
         Rule::new([Statement::Cmp { field: Field::IifName, op: CmpOp::Neq, value: name("lo") }, accept()]),
         Rule::new([within(&[Field::Saddr(Ipv4)], "addresses4-1"), accept()]).comment("rule 1 of shop/web"),
         Rule::new([within(&[Field::Daddr(Ipv6)], "addresses6-1"), accept()]),
+        Rule::new([within(&[Field::Number(1), Field::Saddr(Ipv4)], "numbered4"), accept()]),
+        Rule::new([
+            within(
+                &[Field::Number(0x1234_5678), Field::Daddr(Ipv6), Field::L4Proto, Field::ThDport],
+                "numbered6",
+            ),
+            accept(),
+        ]),
         Rule::new([
             within(&[Field::Saddr(Ipv4)], "networks4-1"),
             eq(Field::Dport(6), 80u16.to_be_bytes()),

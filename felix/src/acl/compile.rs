@@ -15,6 +15,7 @@
 //! Admin tier that has one is written out for each chain that names it.
 
 mod elements;
+mod numbers;
 mod policy;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,7 @@ use manx_cni::protocol::HOST_IFNAME_PREFIX;
 
 pub use self::elements::{elements, set};
 use self::elements::{octets, single};
+pub use self::numbers::{Numbers, number, sets, shared};
 use self::policy::rules;
 pub use self::policy::{is_written_out, policy};
 use super::merge::Merged;
@@ -65,6 +67,9 @@ const FROM: &str = "from";
 const TO: &str = "to";
 const SENT: &str = "sent";
 const SOURCE: &str = "source";
+
+/// Which number is whose.
+pub const NUMBERS: &str = "numbers";
 
 /// What a part of the ruleset becomes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,6 +121,7 @@ pub fn frame() -> Objects {
         objects.sets.insert(name.to_owned(), set);
         objects.elements.insert(name.to_owned(), BTreeSet::new());
     }
+    objects.sets.extend(sets().map(|(name, set)| (name.to_owned(), set)));
     let ours = |field| Statement::Cmp { field, op: CmpOp::Eq, value: HOST_IFNAME_PREFIX.as_bytes().to_vec() };
     let within = |fields: &[Field], set: &str, inverted| Statement::Lookup {
         fields: fields.to_vec(),
@@ -274,12 +280,13 @@ fn accepted(direction: Direction) -> Verdict {
     }
 }
 
-/// What one direction of the endpoints with these policies becomes. `find` knows the policies it names; those `merged`
-/// are led to by [`peer`] and [`class`].
+/// What one direction of the endpoints with these policies becomes. `find` knows the policies it names, `numbers` their
+/// sets; those `merged` are led to by [`peer`] and [`class`].
 pub fn chain<'a>(
     direction: Direction,
     chain: &Chain,
     find: impl Fn(&PolicyId) -> Option<&'a Policy>,
+    numbers: &Numbers,
     merged: &BTreeSet<PolicyId>,
 ) -> Objects {
     let mut objects = Objects::default();
@@ -297,7 +304,9 @@ pub fn chain<'a>(
             Some(policy) if is_written_out(id, policy) => {
                 passes = true;
                 let copy = format!("{name}/{place}");
-                objects.chains.insert(copy.clone(), rules(id, policy, &Verdict::Goto(network.clone())));
+                objects
+                    .chains
+                    .insert(copy.clone(), rules(id, policy, &Verdict::Goto(network.clone()), numbers));
                 admin.push(jump(copy).comment(policy_name(id)));
             }
             _ => admin.push(jump(policy_name(id))),
@@ -374,20 +383,24 @@ fn class_name(chain: &str, policies: &[PolicyId]) -> String {
     format!("{chain}/{}", super::digest(&format!("{policies:?}")))
 }
 
-/// The part of a chain that addresses share which lead to the same policies.
+/// The part of a chain that addresses share which lead to the same policies; a single one needs none.
 pub fn class(chain: &str, policies: &[PolicyId]) -> Objects {
     let mut objects = Objects::default();
-    let name = class_name(chain, policies);
-    for id in policies {
-        objects.rule(&name, NftRule::new([Statement::Verdict(Verdict::Jump(policy_name(id)))]));
+    if policies.len() > 1 {
+        let name = class_name(chain, policies);
+        for id in policies {
+            objects.rule(&name, NftRule::new([Statement::Verdict(Verdict::Jump(policy_name(id)))]));
+        }
     }
-    objects.rule(&name, NftRule::new([Statement::Verdict(Verdict::Goto(unmerged(chain)))]));
     objects
 }
 
 /// Where an address leads.
 pub fn peer(chain: &str, address: IpAddr, policies: &[PolicyId]) -> Objects {
-    let verdict = Some(Verdict::Goto(class_name(chain, policies)));
+    let verdict = Some(Verdict::Jump(match policies {
+        [alone] => policy_name(alone),
+        _ => class_name(chain, policies),
+    }));
     let element = Element { verdict, ..single(&[&octets(address)]) };
     let elements = [(peers(chain, Family::of(address)), [element].into())].into();
     Objects { elements, ..Objects::default() }
@@ -408,19 +421,19 @@ fn tell(prefix: &str) -> NftRule {
     ])
 }
 
-/// All of a ruleset, for people.
-pub fn table(ruleset: &Ruleset) -> Table {
+/// All of a ruleset, for people. `numbers` are those its sets have; one without is a set of its own.
+pub fn table(ruleset: &Ruleset, numbers: &Numbers) -> Table {
     let mut objects = frame();
     objects.extend(node_addresses(&ruleset.node));
     for (id, found) in &ruleset.policies {
-        objects.extend(policy(id, found));
+        objects.extend(policy(id, found, numbers));
     }
     for (name, found) in &ruleset.endpoints {
         objects.extend(endpoint(name, found));
         for (direction, of) in [(Direction::Ingress, &found.ingress), (Direction::Egress, &found.egress)] {
             let find = |id: &PolicyId| ruleset.policies.get(id).map(|policy| &**policy);
             let merged = Merged::new(of, find, |id| ruleset.sets.get(id)).unwrap_or_default();
-            objects.extend(chain(direction, of, find, &merged.policies()));
+            objects.extend(chain(direction, of, find, numbers, &merged.policies()));
             let name = chain_name(direction, of);
             for address in merged.addresses() {
                 let policies = merged.found_by(address).unwrap_or_default();
@@ -430,8 +443,14 @@ pub fn table(ruleset: &Ruleset) -> Table {
         }
     }
     for (id, Set { of, members }) in &ruleset.sets {
-        objects.sets.insert(id.to_string(), set(*id, of));
-        objects.elements.insert(id.to_string(), elements(members));
+        let place = numbers.of(*id);
+        if let Some((name, place)) = shared(*id).zip(place) {
+            objects.extend(number(*id, place, of));
+            objects.elements.entry(name.to_owned()).or_default().extend(elements(Some(place), members));
+        } else {
+            objects.sets.insert(id.to_string(), set(*id, of));
+            objects.elements.insert(id.to_string(), elements(None, members));
+        }
     }
     let Objects { counters, sets, mut elements, chains } = objects;
     let with_elements = |(name, set)| {

@@ -427,5 +427,9 @@ mod tests {
     fn a_set_is_named_by_what_it_holds() {
         let id = SetId { kind: SetKind::Networks, family: Family::Ipv6, digest: 0xff };
         assert_eq!(id.to_string(), "networks6-000000000000000000000000000000ff");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for strange in ["", "networks6", "networks6-ff", "nothing4-000000000000000000000000000000ff"] {
+            assert_eq!(strange.parse::<SetId>(), Err(()));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What the kernel is to hold against what it holds, and the transactions from one to the other. Pure.
 //!
-//! Chains, counters, sets and the elements of small sets are compared one by one. The large sets, of the ruleset, are
+//! Chains, counters, sets and the elements of small sets are compared one by one. The members of the ruleset's sets are
 //! held once: what the kernel's differ by is what waits to be written.
 
 mod tracked;
@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::tracked::Tracked;
-use super::compile::{self, Objects};
+use super::compile::{self, Numbers, Objects};
 use super::merge::Merged;
 use super::nft::{Element, Key, ReadChain, ReadTable, Rule, Set};
 use super::ruleset::{
@@ -30,6 +30,8 @@ enum Unit {
     Peer(Arc<str>, IpAddr),
     /// Of a chain by its name: what addresses share.
     Class(Arc<str>, Vec<PolicyId>),
+    /// The number of a set.
+    Number(SetId),
 }
 
 /// What a unit has become.
@@ -41,11 +43,29 @@ struct Names {
     chains: Vec<String>,
 }
 
-/// Elements of a large set that wait.
+/// Elements of a set of nf_tables that wait; none in both.
 #[derive(Clone, Debug, Default)]
 struct Waiting {
     add: BTreeSet<Element>,
     remove: BTreeSet<Element>,
+}
+
+impl Waiting {
+    fn add(&mut self, elements: impl IntoIterator<Item = Element>) {
+        for element in elements {
+            if !self.remove.remove(&element) {
+                self.add.insert(element);
+            }
+        }
+    }
+
+    fn remove(&mut self, elements: impl IntoIterator<Item = Element>) {
+        for element in elements {
+            if !self.add.remove(&element) {
+                self.remove.insert(element);
+            }
+        }
+    }
 }
 
 /// The ruleset, and what the kernel has of it.
@@ -64,10 +84,14 @@ pub struct State {
     sets: Tracked<String, Set>,
     elements: Tracked<(String, Key), Element>,
     chains: Tracked<String, Arc<ReadChain>>,
-    /// The large sets by their names.
-    large: BTreeMap<String, SetId>,
-    members: BTreeMap<SetId, Waiting>,
+    numbers: Numbers,
+    /// Sets of the ruleset that are sets of nf_tables of their own, by their names.
+    own: BTreeMap<String, SetId>,
+    /// By the name of the set of nf_tables.
+    members: BTreeMap<String, Waiting>,
     has_table: bool,
+    /// What is there has numbers of which is not known whose they are.
+    is_strange: bool,
     /// The kernel has something of ours in a form that cannot be changed: all is made anew.
     is_beyond_repair: bool,
     swept: bool,
@@ -87,9 +111,11 @@ impl State {
             sets: Tracked::new(),
             elements: Tracked::new(),
             chains: Tracked::new(),
-            large: BTreeMap::new(),
+            numbers: Numbers::default(),
+            own: BTreeMap::new(),
             members: BTreeMap::new(),
             has_table: false,
+            is_strange: false,
             is_beyond_repair: false,
             swept: false,
         };
@@ -100,6 +126,18 @@ impl State {
     /// What is wanted.
     pub fn ruleset(&self) -> &Ruleset {
         &self.ruleset
+    }
+
+    /// The numbers its sets have.
+    pub fn numbers(&self) -> &Numbers {
+        &self.numbers
+    }
+
+    /// Numbers that an earlier agent has given, before any step; none: they are not known, and what is there is made
+    /// anew in one transaction.
+    pub fn adopt(&mut self, numbers: Option<Numbers>) {
+        self.is_strange = numbers.is_none();
+        self.numbers = numbers.unwrap_or_default();
     }
 
     /// From now on what nobody wants goes; [`State::observe`] must follow.
@@ -113,44 +151,14 @@ impl State {
 
     /// Takes a step of what is wanted. Whether what is there must be read again: a set came back that had not gone yet.
     pub fn apply(&mut self, delta: Delta) -> bool {
-        let mut unsure = false;
-        for (id, change) in &delta.sets {
-            let name = id.to_string();
-            match change {
-                SetChange::Add(set) => {
-                    unsure |= self.sets.tracker.actual().contains_key(&name);
-                    self.large.insert(name.clone(), *id);
-                    self.sets.want(name, Set { comment: None, ..compile::set(*id, "") });
-                    let add = compile::elements(&set.members);
-                    self.members.insert(*id, Waiting { add, ..Waiting::default() });
-                }
-                SetChange::Members { add, remove } => {
-                    let waiting = self.members.entry(*id).or_default();
-                    for element in compile::elements(remove) {
-                        if !waiting.add.remove(&element) {
-                            waiting.remove.insert(element);
-                        }
-                    }
-                    for element in compile::elements(add) {
-                        if !waiting.remove.remove(&element) {
-                            waiting.add.insert(element);
-                        }
-                    }
-                }
-                SetChange::Remove => {
-                    self.sets.unwant(&name);
-                    self.large.remove(&name);
-                    self.members.remove(id);
-                }
-            }
-        }
+        let unsure = self.apply_sets(&delta.sets);
         let mut rewritten = BTreeSet::new();
         for (id, policy) in &delta.policies {
             let was = self.ruleset.policies.get(id).is_some_and(|old| compile::is_written_out(id, old));
             if was || policy.as_ref().is_some_and(|new| compile::is_written_out(id, new)) {
                 rewritten.insert(id.clone());
             }
-            let objects = policy.as_ref().map(|policy| compile::policy(id, policy));
+            let objects = policy.as_ref().map(|policy| compile::policy(id, policy, &self.numbers));
             self.become_(Unit::Policy(id.clone()), objects);
         }
         if let Some(node) = &delta.node {
@@ -196,6 +204,53 @@ impl State {
         unsure
     }
 
+    /// Whether what is there must be read again.
+    fn apply_sets(&mut self, changes: &BTreeMap<SetId, SetChange>) -> bool {
+        let mut unsure = false;
+        for (id, change) in changes {
+            let shared = compile::shared(*id);
+            let name = shared.map_or_else(|| id.to_string(), str::to_owned);
+            match change {
+                SetChange::Add(set) => {
+                    let number = self.numbers.give(*id);
+                    match number {
+                        Some(number) => {
+                            self.become_(Unit::Number(*id), Some(compile::number(*id, number, &set.of)));
+                        }
+                        None => {
+                            unsure |= self.sets.tracker.actual().contains_key(&name);
+                            self.own.insert(name.clone(), *id);
+                            self.sets.want(name.clone(), Set { comment: None, ..compile::set(*id, "") });
+                            self.members.remove(&name);
+                        }
+                    }
+                    self.members.entry(name).or_default().add(compile::elements(number, &set.members));
+                }
+                SetChange::Members { add, remove } => {
+                    let number = self.numbers.of(*id);
+                    let waiting = self.members.entry(name).or_default();
+                    waiting.remove(compile::elements(number, remove));
+                    waiting.add(compile::elements(number, add));
+                }
+                SetChange::Remove if shared.is_some() => {
+                    let number = self.numbers.of(*id);
+                    if let Some(set) = self.ruleset.sets.get(id) {
+                        let members = compile::elements(number, &set.members);
+                        self.members.entry(name).or_default().remove(members);
+                    }
+                    self.numbers.take(*id);
+                    self.become_(Unit::Number(*id), None);
+                }
+                SetChange::Remove => {
+                    self.sets.unwant(&name);
+                    self.own.remove(&name);
+                    self.members.remove(&name);
+                }
+            }
+        }
+        unsure
+    }
+
     /// A chain that endpoints share is new, is gone, or names something else.
     fn rebuild(&mut self, direction: Direction, chain: Arc<Chain>) {
         let key = (direction, Arc::clone(&chain));
@@ -206,7 +261,7 @@ impl State {
         let sets = &self.ruleset.sets;
         let merged = if used { Merged::new(&chain, find, |id| sets.get(id)) } else { None };
         let found = merged.as_ref().map(Merged::policies).unwrap_or_default();
-        let objects = used.then(|| compile::chain(direction, &chain, find, &found));
+        let objects = used.then(|| compile::chain(direction, &chain, find, &self.numbers, &found));
         let before = self.merged.remove(&key);
         let mut addresses: BTreeSet<IpAddr> = before.iter().flat_map(Merged::addresses).collect();
         if let Some(merged) = merged {
@@ -327,9 +382,11 @@ impl State {
         self.has_table = read.is_some();
         let ReadTable { counters, sets, chains } = read.unwrap_or_default();
         let is_ours = |name: &String| self.sets.tracker.wanted().contains_key(name);
-        let mut found: BTreeMap<SetId, BTreeSet<Element>> = BTreeMap::new();
+        let holds_members: BTreeSet<&str> =
+            compile::sets().map(|(name, _)| name).filter(|name| *name != compile::NUMBERS).collect();
+        let mut found: BTreeMap<String, BTreeSet<Element>> = BTreeMap::new();
         let (mut shapes, mut small) = (BTreeMap::new(), BTreeMap::new());
-        let mut beyond_repair = false;
+        let mut beyond_repair = self.is_strange && self.has_table;
         for (name, set) in sets {
             let wanted = self.sets.tracker.wanted().get(&name);
             let Some((set, elements)) = set else {
@@ -338,13 +395,11 @@ impl State {
                 continue;
             };
             beyond_repair |= wanted.is_some_and(|wanted| !wanted.is_like(&set));
-            match self.large.get(&name) {
-                Some(id) => _ = found.insert(*id, elements),
+            if holds_members.contains(&*name) || self.own.contains_key(&name) {
+                found.insert(name.clone(), elements);
+            } else if is_ours(&name) {
                 // What a set holds that is to go goes with it.
-                None if is_ours(&name) => {
-                    small.extend(elements.into_iter().map(|e| ((name.clone(), e.key.clone()), e)));
-                }
-                None => {}
+                small.extend(elements.into_iter().map(|e| ((name.clone(), e.key.clone()), e)));
             }
             shapes.insert(name, Set { comment: None, ..set });
         }
@@ -361,7 +416,7 @@ impl State {
         self.sets.observe(shapes);
         self.elements.observe(small);
         self.chains.observe(chains.into_iter().map(|(name, chain)| (name, Arc::new(chain))).collect());
-        self.compare_members(&found);
+        self.compare_members(found);
     }
 
     /// As though nothing were there.
@@ -370,19 +425,29 @@ impl State {
         self.sets.observe(BTreeMap::new());
         self.elements.observe(BTreeMap::new());
         self.chains.observe(BTreeMap::new());
-        self.compare_members(&BTreeMap::new());
+        self.compare_members(BTreeMap::new());
     }
 
-    fn compare_members(&mut self, found: &BTreeMap<SetId, BTreeSet<Element>>) {
-        self.members.clear();
-        let nothing = BTreeSet::new();
+    /// What was `found` in sets that hold members, by their names.
+    fn compare_members(&mut self, mut found: BTreeMap<String, BTreeSet<Element>>) {
+        let before = std::mem::take(&mut self.members);
         for (id, set) in &self.ruleset.sets {
-            let (wanted, there) = (compile::elements(&set.members), found.get(id).unwrap_or(&nothing));
-            let add: BTreeSet<_> = wanted.difference(there).cloned().collect();
-            let extra = || there.difference(&wanted).cloned().collect();
-            let remove: BTreeSet<_> = if self.swept { extra() } else { BTreeSet::new() };
-            if !add.is_empty() || !remove.is_empty() {
-                self.members.insert(*id, Waiting { add, remove });
+            let name = compile::shared(*id).map_or_else(|| id.to_string(), str::to_owned);
+            let there = found.entry(name.clone()).or_default();
+            let elements = compile::elements(self.numbers.of(*id), &set.members).into_iter();
+            let missing: BTreeSet<_> = elements.filter(|element| !there.remove(element)).collect();
+            if !missing.is_empty() {
+                self.members.entry(name).or_default().add.extend(missing);
+            }
+        }
+        for (name, mut extra) in found {
+            // Before the sweep only what was removed on purpose goes.
+            if !self.swept {
+                let gone = before.get(&name).map(|waiting| &waiting.remove);
+                extra.retain(|element| gone.is_some_and(|gone| gone.contains(element)));
+            }
+            if !extra.is_empty() {
+                self.members.entry(name).or_default().remove = extra;
             }
         }
     }
@@ -412,7 +477,7 @@ impl State {
     /// The kernel has taken everything.
     pub fn done(&mut self) {
         self.has_table = true;
-        self.is_beyond_repair = false;
+        (self.is_strange, self.is_beyond_repair) = (false, false);
         self.members.clear();
         self.counters.all_done();
         self.sets.all_done();

@@ -57,7 +57,7 @@ impl Nat {
                 Family::Ipv6 => ("nodes6", Type::Ipv6Addr),
             };
             let of_family = self.nodes.iter().filter(|node| Family::of(**node) == family);
-            let elements = of_family.map(|node| Element { key: key(*node), end: None, verdict: None });
+            let elements = of_family.map(|node| Element::new(key(*node)));
             table.sets.insert(name.to_owned(), (Set::of([kind]), elements.collect()));
             let fields = vec![Field::Daddr(family)];
             let to_a_node = Statement::Lookup { fields, set: name.to_owned(), inverted: false };

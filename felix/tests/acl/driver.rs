@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use manx_bgp::types::Family;
-use manx_felix::acl::compile;
+use manx_felix::acl::compile::{self, NUMBERS, Numbers};
 use manx_felix::acl::driver::{Connections, Driver};
 use manx_felix::acl::nft::{Nft, Rule as NftRule};
 use manx_felix::acl::ruleset::{
@@ -18,8 +18,9 @@ use crate::world::{Dice, a_ruleset, eventually, in_a_namespace, pod_address, run
 /// Whether the kernel has just what a ruleset says, read by a socket of its own.
 #[track_caller]
 fn assert_in_force(ruleset: &Ruleset) {
-    let wanted = compile::table(ruleset);
     let read = Nft::open().unwrap().read_table(compile::TABLE).unwrap().unwrap();
+    let (_, numbers) = read.sets[NUMBERS].as_ref().unwrap();
+    let wanted = compile::table(ruleset, &Numbers::read(numbers));
     assert_eq!(read.counters.keys().collect::<Vec<_>>(), wanted.counters.iter().collect::<Vec<_>>());
     assert_eq!(read.sets.keys().collect::<Vec<_>>(), wanted.sets.keys().collect::<Vec<_>>());
     for (name, (set, elements)) in &wanted.sets {
@@ -81,12 +82,13 @@ fn a_restart_writes_only_what_differs_and_removes_nothing_before_the_sweep() {
         let driver = Driver::start(Connections::End).unwrap();
         wait(driver.update(step(&Ruleset::default(), &other))).unwrap();
         let held = Nft::open().unwrap().read_table(compile::TABLE).unwrap().unwrap();
-        for name in compile::table(&one).chains.keys() {
+        for name in compile::table(&one, &Numbers::default()).chains.keys() {
             assert!(held.chains.contains_key(name), "{name} went before the sweep");
         }
         driver.sweep();
+        let chains = |ruleset| compile::table(ruleset, &Numbers::default()).chains.len();
         let left = || Nft::open().unwrap().read_table(compile::TABLE).unwrap().unwrap().chains.len();
-        eventually("what nobody wants has gone", || left() == compile::table(&other).chains.len());
+        eventually("what nobody wants has gone", || left() == chains(&other));
         assert_in_force(&other);
     });
 }
@@ -103,18 +105,17 @@ fn what_someone_else_does_to_the_table_is_put_right_within_a_second() {
         wait(driver.update(step(&Ruleset::default(), &ruleset))).unwrap();
         driver.sweep();
         eventually("swept", || driver.status().swept && driver.status().in_force);
-        let set = ruleset.sets.iter().find(|(id, set)| {
-            id.kind == SetKind::Addresses && id.family == Family::Ipv4 && !set.members.is_empty()
-        });
-        let set = set.unwrap().0;
         for (repairs, harm) in [
             "delete table inet manx".to_owned(),
             "flush ruleset".to_owned(),
             "flush chain inet manx forward".to_owned(),
             "insert rule inet manx forward accept".to_owned(),
             "delete element inet manx endpoints { \"manx0\" }".to_owned(),
-            format!("add element inet manx {set} {{ 203.0.113.9 }}"),
-            format!("flush set inet manx {set}"),
+            "add element inet manx addresses4 { 1 . 203.0.113.9 }".to_owned(),
+            "add element inet manx addresses4 { 0x00abcdef . 203.0.113.9 }".to_owned(),
+            "flush set inet manx addresses4".to_owned(),
+            "flush set inet manx numbers".to_owned(),
+            "add element inet manx numbers { 0x00abcdef comment \"addresses4-0 mine\" }".to_owned(),
             "add chain inet manx mine { type filter hook input priority -10; policy drop; }".to_owned(),
             // Ours by its name, and of another make.
             "delete table inet manx; add table inet manx; add chain inet manx forward { type filter hook output priority 0; }"

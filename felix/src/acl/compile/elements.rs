@@ -22,16 +22,16 @@ pub fn set(id: SetId, of: &str) -> NftSet {
     NftSet { comment: Some(of.to_owned()), ..set }
 }
 
-/// Members as elements.
-pub fn elements(members: &Members) -> BTreeSet<Element> {
+/// Members as elements, which begin with the set's number where it has one.
+pub fn elements(number: Option<u32>, members: &Members) -> BTreeSet<Element> {
+    let single = |parts: &[&[u8]]| Element::new(numbered(number, parts));
     match members {
         Members::Addresses(members) => members.iter().map(|address| single(&[&octets(*address)])).collect(),
         Members::Networks(members) => members
             .iter()
             .map(|range| Element {
-                key: key(&[&octets(range.first)]),
                 end: Some(key(&[&octets(range.last)])),
-                verdict: None,
+                ..single(&[&octets(range.first)])
             })
             .collect(),
         Members::Ports(members) => members
@@ -43,15 +43,20 @@ pub fn elements(members: &Members) -> BTreeSet<Element> {
 
 /// A key that is no range.
 pub fn single(parts: &[&[u8]]) -> Element {
-    Element { key: key(parts), end: None, verdict: None }
+    Element::new(key(parts))
 }
 
 /// Values behind each other, each padded to 32 bits when there are several.
 pub fn key(parts: &[&[u8]]) -> Key {
+    numbered(None, parts)
+}
+
+fn numbered(number: Option<u32>, parts: &[&[u8]]) -> Key {
     let mut key = Key::new();
+    key.extend(number.map(u32::to_ne_bytes).into_iter().flatten());
     for part in parts {
         key.extend_from_slice(part);
-        if parts.len() > 1 {
+        if number.is_some() || parts.len() > 1 {
             key.resize(key.len().next_multiple_of(4), 0);
         }
     }

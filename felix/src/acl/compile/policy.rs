@@ -3,12 +3,15 @@
 use manx_bgp::types::Family;
 
 use super::elements::key;
+use super::numbers::{Numbers, shared};
 use super::{Objects, accepted, policy_name, tell};
 use crate::acl::digest;
 use crate::acl::nft::{
     Chain as NftChain, CmpOp, Element, Field, Rule as NftRule, Set as NftSet, Statement, Type, Verdict,
 };
-use crate::acl::ruleset::{Action, Direction, Mode, Peer, Policy, PolicyId, PortRange, Ports, Rule, Tier};
+use crate::acl::ruleset::{
+    Action, Direction, Mode, Peer, Policy, PolicyId, PortRange, Ports, Rule, SetId, Tier,
+};
 
 /// Port ranges of one rule that are written out; more become a set.
 const WRITTEN_OUT: usize = 4;
@@ -18,8 +21,8 @@ pub fn is_written_out(id: &PolicyId, policy: &Policy) -> bool {
     id.tier == Tier::Admin && policy.rules.iter().any(|rule| rule.action == Action::Pass)
 }
 
-/// What one direction of a policy becomes, once.
-pub fn policy(id: &PolicyId, policy: &Policy) -> Objects {
+/// What one direction of a policy becomes, once. `numbers` are those of the sets it names.
+pub fn policy(id: &PolicyId, policy: &Policy, numbers: &Numbers) -> Objects {
     let mut objects = Objects::default();
     let name = policy_name(id);
     for rule in &policy.rules {
@@ -41,7 +44,7 @@ pub fn policy(id: &PolicyId, policy: &Policy) -> Objects {
         port_set(&mut objects, &name, rule);
     }
     if !is_written_out(id, policy) {
-        objects.chains.insert(name.clone(), rules(id, policy, &accepted(id.direction)));
+        objects.chains.insert(name.clone(), rules(id, policy, &accepted(id.direction), numbers));
     }
     objects
 }
@@ -54,7 +57,7 @@ fn denial(policy: &str, mode: Mode, index: u16) -> String {
 }
 
 /// A policy's own rules; `pass` is where a Pass goes.
-pub fn rules(id: &PolicyId, policy: &Policy, pass: &Verdict) -> NftChain {
+pub fn rules(id: &PolicyId, policy: &Policy, pass: &Verdict, numbers: &Numbers) -> NftChain {
     let name = policy_name(id);
     let mut chain = NftChain::default();
     for rule in &policy.rules {
@@ -76,7 +79,7 @@ pub fn rules(id: &PolicyId, policy: &Policy, pass: &Verdict) -> NftChain {
             }
         };
         let label = rule.name.as_deref().map_or_else(String::new, |name| format!(" {name}"));
-        for matches in matches(id.direction, &name, rule) {
+        for matches in matches(id.direction, &name, rule, numbers) {
             let statements = matches.into_iter().chain(end.iter().cloned());
             chain
                 .rules
@@ -87,8 +90,13 @@ pub fn rules(id: &PolicyId, policy: &Policy, pass: &Verdict) -> NftChain {
 }
 
 /// Every combination of a peer and a port, each within one family.
-fn matches(direction: Direction, policy: &str, rule: &Rule) -> Vec<Vec<Statement>> {
+fn matches(direction: Direction, policy: &str, rule: &Rule, numbers: &Numbers) -> Vec<Vec<Statement>> {
     let lookup = |fields: Vec<Field>, set: String| Statement::Lookup { fields, set, inverted: false };
+    let within = |fields: &[Field], set: SetId| match shared(set).zip(numbers.of(set)) {
+        Some((name, number)) => lookup([&[Field::Number(number)], fields].concat(), name.to_owned()),
+        // One that is not there the kernel refuses.
+        None => lookup(fields.to_vec(), set.to_string()),
+    };
     let peers: Vec<(Option<Family>, Option<Statement>)> = match &rule.peer {
         Peer::Any => vec![(None, None)],
         Peer::In(sets) => sets
@@ -98,7 +106,7 @@ fn matches(direction: Direction, policy: &str, rule: &Rule) -> Vec<Vec<Statement
                     Direction::Ingress => Field::Saddr(set.family),
                     Direction::Egress => Field::Daddr(set.family),
                 };
-                (Some(set.family), Some(lookup(vec![field], set.to_string())))
+                (Some(set.family), Some(within(&[field], *set)))
             })
             .collect(),
     };
@@ -112,8 +120,8 @@ fn matches(direction: Direction, policy: &str, rule: &Rule) -> Vec<Vec<Statement
         Ports::Named(sets) => sets
             .iter()
             .map(|set| {
-                let fields = vec![Field::Daddr(set.family), Field::L4Proto, Field::ThDport];
-                (Some(set.family), Some(lookup(fields, set.to_string())))
+                let fields = [Field::Daddr(set.family), Field::L4Proto, Field::ThDport];
+                (Some(set.family), Some(within(&fields, *set)))
             })
             .collect(),
     };
@@ -152,9 +160,8 @@ fn port_set(objects: &mut Objects, policy: &str, rule: &Rule) {
         let name = port_set_name(policy, ranges);
         let bound = |port: u16, range: &PortRange| key(&[&port.to_be_bytes(), &[range.protocol as u8]]);
         let elements = ranges.iter().map(|range| Element {
-            key: bound(range.first, range),
             end: Some(bound(range.last, range)),
-            verdict: None,
+            ..Element::new(bound(range.first, range))
         });
         objects.elements.insert(name.clone(), elements.collect());
         objects.sets.insert(name, NftSet::of_ranges([Type::InetService, Type::InetProto]));

@@ -11,7 +11,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::status::Status;
 use super::{Command, UpdateError};
-use crate::acl::compile::{self, TABLE};
+use crate::acl::compile::{self, Numbers, TABLE};
 use crate::acl::conntrack::{Connection, Conntrack};
 use crate::acl::denied::Denial;
 use crate::acl::nft::{Batch, CommitError, Counter, DumpError, Nft, Text};
@@ -152,6 +152,9 @@ impl Keeper {
     fn update(&mut self, delta: Delta, done: oneshot::Sender<Result<(), UpdateError>>) {
         let now = Instant::now();
         self.waiting.push(done);
+        if !self.has_orders {
+            self.adopt();
+        }
         let is_unsure = self.state.apply(delta);
         if is_unsure {
             self.is_known = false;
@@ -166,6 +169,16 @@ impl Keeper {
             self.retry_after = RETRY_FIRST;
             (self.read_at, self.flush_at) = (Some(now + TICK), Some(now + TICK));
         }
+    }
+
+    /// Takes over the numbers that an earlier agent has given to sets, before any is given.
+    fn adopt(&mut self) {
+        let numbers = compile::sets().find(|(name, _)| *name == compile::NUMBERS);
+        let read = numbers.map(|(name, set)| self.nft.read_set(TABLE, name, &set)).transpose();
+        if let Err(error) = &read {
+            tracing::warn!(%error, "cannot read which sets the packet filter has; it is made anew");
+        }
+        self.state.adopt(read.ok().map(|elements| Numbers::read(&elements.unwrap_or_default())));
     }
 
     /// Has the table read soon.
@@ -350,7 +363,7 @@ impl Keeper {
 
     fn dump(&mut self, elements: bool) -> String {
         let counters = self.nft.counters(TABLE).ok();
-        let table = compile::table(self.state.ruleset());
+        let table = compile::table(self.state.ruleset(), self.state.numbers());
         Text { table: &table, counters: counters.as_ref(), elements }.to_string()
     }
 

@@ -124,6 +124,8 @@ pub struct Element {
     pub end: Option<Key>,
     /// Where a map's element leads.
     pub verdict: Option<Verdict>,
+    /// For people; as [`Element::comment`] makes it.
+    pub comment: Option<String>,
 }
 
 /// `NFTNL_UDATA_*`: type, length, value.
@@ -132,16 +134,33 @@ fn user_data(out: &mut Vec<u8>, kind: u8, value: &[u8]) {
     out.extend_from_slice(&value[..value.len().min(255)]);
 }
 
-/// A comment as nft keeps it: cut at a character, with a zero behind it.
-fn comment_data(comment: &str) -> Vec<u8> {
+/// A comment as nft prints it, between quotes: cut at a character.
+fn printable(comment: &str) -> String {
     let mut length = comment.len().min(COMMENT - 1);
     while !comment.is_char_boundary(length) {
         length -= 1;
     }
-    // nft prints it between quotes.
-    let mut value: Vec<u8> = comment[..length].replace('"', "'").into_bytes();
+    comment[..length].replace('"', "'")
+}
+
+/// As it is kept, with a zero behind it.
+fn comment_data(comment: &str) -> Vec<u8> {
+    let mut value = printable(comment).into_bytes();
     value.push(0);
     value
+}
+
+impl Element {
+    /// A single value.
+    pub fn new(key: Key) -> Self {
+        Self { key, end: None, verdict: None, comment: None }
+    }
+
+    /// The same with a comment, cut to 127 octets.
+    #[must_use]
+    pub fn comment(self, comment: &str) -> Self {
+        Self { comment: Some(printable(comment)), ..self }
+    }
 }
 
 impl Rule {
@@ -310,6 +329,11 @@ impl Set {
             if let Some(verdict) = &element.verdict {
                 verdict.write(frame, NFTA_SET_ELEM_DATA);
             }
+            if let Some(comment) = &element.comment {
+                let mut user = Vec::new();
+                user_data(&mut user, 0, &comment_data(comment));
+                frame.put(NFTA_SET_ELEM_USERDATA, &user);
+            }
         });
         if self.is_tree()
             && let Some(behind) = element.end.as_ref().and_then(successor)
@@ -338,7 +362,8 @@ impl Set {
             let verdict = Verdict::parse(element.nested(NFTA_SET_ELEM_DATA));
             let end =
                 if self.interval { key(NFTA_SET_ELEM_KEY_END).or_else(|| Some(first.clone())) } else { None };
-            found.insert(Element { key: first, end, verdict });
+            let comment = element.get(NFTA_SET_ELEM_USERDATA).and_then(comment_of);
+            found.insert(Element { key: first, end, verdict, comment });
         }
         if !self.is_tree() {
             return found;
@@ -351,6 +376,13 @@ impl Set {
         };
         found.into_iter().map(with_end).collect()
     }
+}
+
+/// The comment in an element's user data, if it begins with one.
+fn comment_of(user_data: &[u8]) -> Option<String> {
+    let [0, length, rest @ ..] = user_data else { return None };
+    let text = rest.get(..usize::from(*length))?.strip_suffix(&[0])?;
+    String::from_utf8(text.to_vec()).ok()
 }
 
 /// The next key; none behind the last.
@@ -391,9 +423,8 @@ mod tests {
             let elements: BTreeSet<Element> = bounds
                 .chunks_exact(2)
                 .map(|pair| Element {
-                    key: Key::from_slice(&pair[0].to_be_bytes()),
                     end: Some(Key::from_slice(&pair[1].to_be_bytes())),
-                    verdict: None,
+                    ..Element::new(Key::from_slice(&pair[0].to_be_bytes()))
                 })
                 .collect();
             let mut frame = Frame::default();

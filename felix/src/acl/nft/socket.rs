@@ -228,6 +228,21 @@ impl Nft {
         Ok(counters)
     }
 
+    /// What a set holds; empty when there is none of that name.
+    ///
+    /// # Errors
+    /// The socket's, a refusal, or [`DumpError::Unsteady`].
+    pub fn read_set(&mut self, table: &str, name: &str, set: &Set) -> Result<BTreeSet<Element>, DumpError> {
+        for _ in 0..READ_TRIES {
+            match self.elements(table, name, set) {
+                Err(DumpError::Refused(Refusal { errno: Errno::ENOENT, .. })) => return Ok(BTreeSet::new()),
+                Err(DumpError::Unsteady) => {}
+                read => return read,
+            }
+        }
+        Err(DumpError::Unsteady)
+    }
+
     fn try_read_table(&mut self, table: &str) -> Result<Option<ReadTable>, DumpError> {
         match self.ask(NFT_MSG_GETTABLE, 0, |frame| frame.string(NFTA_TABLE_NAME, table), |_| {}) {
             Err(DumpError::Refused(Refusal { errno: Errno::ENOENT, .. })) => return Ok(None),

@@ -23,6 +23,9 @@ pub enum Field {
     L4Proto,
     /// `meta mark`.
     Mark,
+    /// Nothing of the packet: this number, whatever its mark is. Beside a packet's fields it makes one set out of many.
+    /// Not 0, for `nft` prints that as something else.
+    Number(u32),
     /// The interface it came in by.
     IifName,
     /// The interface it leaves by.
@@ -151,7 +154,7 @@ impl Field {
         match self {
             Self::NfProto => Type::NfProto,
             Self::L4Proto => Type::InetProto,
-            Self::Mark => Type::Mark,
+            Self::Mark | Self::Number(_) => Type::Mark,
             Self::IifName | Self::OifName => Type::IfName,
             Self::CtState => Type::CtState,
             Self::Saddr(Family::Ipv4) | Self::Daddr(Family::Ipv4) => Type::Ipv4Addr,
@@ -181,7 +184,7 @@ impl Field {
         match self {
             Self::NfProto => meta(MetaKey::NfProto),
             Self::L4Proto => meta(MetaKey::L4Proto),
-            Self::Mark => meta(MetaKey::Mark),
+            Self::Mark | Self::Number(_) => meta(MetaKey::Mark),
             Self::IifName => meta(MetaKey::IifName),
             Self::OifName => meta(MetaKey::OifName),
             Self::CtState => Expr::Ct { key: 0, register },
@@ -212,6 +215,7 @@ impl fmt::Display for Field {
             Self::NfProto => "meta nfproto",
             Self::L4Proto => "meta l4proto",
             Self::Mark => "meta mark",
+            Self::Number(number) => return write!(f, "meta mark & {number:#010x} | {number:#010x}"),
             Self::IifName => "iifname",
             Self::OifName => "oifname",
             Self::CtState => "ct state",
@@ -290,17 +294,15 @@ impl Lowering {
         let mut register = 0;
         for field in fields {
             self.exprs.push(field.load(register));
+            if let Field::Number(number) = field {
+                self.exprs.push(bitwise(register, 0, *number));
+            }
             register += (field.kind().padded() / 4) as Register;
         }
         self.exprs.push(Expr::Lookup { set: set.to_owned(), register: 0, is_map, inverted });
     }
 
     fn statement(&mut self, statement: &Statement) {
-        let bitwise = |mask: u32, xor: u32| Expr::Bitwise {
-            register: 0,
-            mask: mask.to_ne_bytes().to_vec(),
-            xor: xor.to_ne_bytes().to_vec(),
-        };
         match statement {
             Statement::Cmp { field, op, value } => self.cmp(*field, *op, value.clone()),
             Statement::Network { field, op, network } => self.network(*field, *op, *network),
@@ -313,18 +315,18 @@ impl Lowering {
             Statement::CtState(bits) => {
                 let value = 0u32.to_ne_bytes().to_vec();
                 self.exprs.push(Field::CtState.load(0));
-                self.exprs.push(bitwise(*bits, 0));
+                self.exprs.push(bitwise(0, *bits, 0));
                 self.exprs.push(Expr::Cmp { register: 0, op: CmpOp::Neq, value });
             }
             Statement::MarkIs { mask, value } => {
                 self.exprs.push(Field::Mark.load(0));
-                self.exprs.push(bitwise(*mask, 0));
+                self.exprs.push(bitwise(0, *mask, 0));
                 let value = value.to_ne_bytes().to_vec();
                 self.exprs.push(Expr::Cmp { register: 0, op: CmpOp::Eq, value });
             }
             Statement::MarkOr(bits) => {
                 self.exprs.push(Field::Mark.load(0));
-                self.exprs.push(bitwise(!bits, *bits));
+                self.exprs.push(bitwise(0, !bits, *bits));
                 self.exprs.push(Expr::SetMark { register: 0 });
             }
             Statement::Lookup { fields, set, inverted } => self.lookup(fields, set, false, *inverted),
@@ -357,6 +359,10 @@ impl Lowering {
             Statement::Verdict(verdict) => self.exprs.push(Expr::Verdict(verdict.clone())),
         }
     }
+}
+
+fn bitwise(register: Register, mask: u32, xor: u32) -> Expr {
+    Expr::Bitwise { register, mask: mask.to_ne_bytes().to_vec(), xor: xor.to_ne_bytes().to_vec() }
 }
 
 /// The instructions of a rule.

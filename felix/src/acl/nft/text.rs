@@ -109,10 +109,9 @@ fn show_element(set: &Set, element: &Element) -> String {
         }
     });
     let key = parts.collect::<Vec<_>>().join(" . ");
-    match &element.verdict {
-        Some(verdict) => format!("{key} : {verdict}"),
-        None => key,
-    }
+    let comment = element.comment.iter().map(|comment| format!(" comment \"{comment}\""));
+    let verdict = element.verdict.iter().map(|verdict| format!(" : {verdict}"));
+    std::iter::once(key).chain(comment).chain(verdict).collect()
 }
 
 /// The values of a key, without what pads them.

@@ -1,6 +1,7 @@
 //! What things are called, by people and in the kernel.
 
 use std::fmt;
+use std::str::FromStr;
 
 use manx_bgp::types::Family;
 
@@ -19,6 +20,20 @@ impl fmt::Display for SetId {
             Family::Ipv6 => 6,
         };
         write!(f, "{kind}{family}-{:032x}", self.digest)
+    }
+}
+
+/// As it is shown.
+impl FromStr for SetId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (_, digest) = text.split_once('-').ok_or(())?;
+        let digest = u128::from_str_radix(digest, 16).map_err(|_| ())?;
+        let kinds = [SetKind::Addresses, SetKind::Networks, SetKind::Ports];
+        let mut all =
+            kinds.into_iter().flat_map(|kind| Family::ALL.map(|family| Self { kind, family, digest }));
+        all.find(|id| id.to_string() == text).ok_or(())
     }
 }
 

@@ -1,27 +1,33 @@
 //! The transactions that make the kernel have what is wanted.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::State;
 use crate::acl::compile::{self, TABLE};
-use crate::acl::nft::{Batch, Element, Key, ReadChain, Set};
-use crate::acl::ruleset::SetId;
+use crate::acl::nft::{Batch, Key, ReadChain, Set};
 use crate::acl::tracker::Change;
 
-/// Octets of a transaction that only adds to sets: several make the load of a large one.
-const LOAD: usize = 4 << 20;
+/// Elements of a transaction that only adds to sets, some megabytes: several make the load of large ones.
+const LOAD: usize = 100_000;
 
 impl State {
-    /// The table alone, where there is none yet: what is added beside it need not be one transaction then.
+    /// The table, where there is none yet, and what holds the members of sets: what is added beside it need not be one
+    /// transaction then. The kernel looks for a set from the first that was made, and for these with every rule.
     pub fn creation(&mut self) -> Option<Batch> {
+        if std::mem::replace(&mut self.has_table, true) {
+            return None;
+        }
         let mut batch = Batch::new(TABLE);
         batch.add_table();
-        (!std::mem::replace(&mut self.has_table, true)).then_some(batch)
+        for (name, set) in compile::sets() {
+            batch.add_set(name, &set);
+            self.sets.done([name.to_owned()]);
+        }
+        Some(batch)
     }
 
     /// What can be added beside what is there, none of which names it: sets and their members, without a grace
-    /// period. At most some megabytes of it; `None`: there is none. [`State::added`] says that it was done.
+    /// period. At most some megabytes of members; `None`: there is none. [`State::added`] says that it was done.
     pub fn additions(&mut self) -> Option<(Batch, Added)> {
         if !self.has_table || self.is_beyond_repair {
             return None;
@@ -31,13 +37,21 @@ impl State {
         for name in &added.sets {
             self.write_set(&mut batch, name);
         }
-        for (id, waiting) in &mut self.members {
-            if waiting.add.is_empty() || batch.len() >= LOAD {
-                continue;
+        // Whose a number is is known before its set has members.
+        let elements = self.elements.added().into_iter();
+        let (numbers, elements) = elements.partition::<Vec<_>, _>(|(set, _)| set == compile::NUMBERS);
+        self.write_elements(&mut batch, &numbers);
+        added.elements = numbers;
+        let mut room = LOAD;
+        for (name, waiting) in &mut self.members {
+            let mut now = std::mem::take(&mut waiting.add);
+            if let Some(first) = now.iter().nth(room).cloned() {
+                waiting.add = now.split_off(&first);
             }
-            let elements = std::mem::take(&mut waiting.add);
-            batch.add_elements(&id.to_string(), &compile::set(*id, ""), &elements);
-            added.members.push((*id, elements));
+            if let Some(set) = self.sets.tracker.wanted().get(name) {
+                batch.add_elements(name, set, &now);
+            }
+            room -= now.len();
         }
         let loading = self.members.values().any(|waiting| !waiting.add.is_empty());
         let replaces = self.chains.changes().any(|(_, change)| matches!(change, Change::Replace(_)));
@@ -46,8 +60,8 @@ impl State {
             added.counters.iter().for_each(|name| batch.add_counter(name));
             added.chains = self.chains.added();
             self.write_chains(&mut batch, &added.chains);
-            added.elements = self.elements.added();
-            self.write_elements(&mut batch, &added.elements);
+            self.write_elements(&mut batch, &elements);
+            added.elements.extend(elements);
         }
         (!batch.is_empty()).then_some((batch, added))
     }
@@ -74,8 +88,10 @@ impl State {
         for name in self.sets.added() {
             self.write_set(&mut batch, &name);
         }
-        for (id, waiting) in &self.members {
-            batch.add_elements(&id.to_string(), &compile::set(*id, ""), &waiting.add);
+        for (name, waiting) in &self.members {
+            if let Some(set) = self.sets.tracker.wanted().get(name) {
+                batch.add_elements(name, set, &waiting.add);
+            }
         }
         let changed = |wanted: fn(&Change<'_, Arc<ReadChain>>) -> bool| -> Vec<String> {
             self.chains.changes().filter(|(_, change)| wanted(change)).map(|(name, _)| name.clone()).collect()
@@ -109,8 +125,10 @@ impl State {
             batch.delete_elements(name, set, [element]);
         }
         self.write_elements(&mut batch, &come);
-        for (id, waiting) in &self.members {
-            batch.delete_elements(&id.to_string(), &compile::set(*id, ""), &waiting.remove);
+        for (name, waiting) in &self.members {
+            if let Some(set) = self.sets.tracker.wanted().get(name) {
+                batch.delete_elements(name, set, &waiting.remove);
+            }
         }
         // Maps before the chains that their elements lead to.
         for (name, change) in self.sets.changes() {
@@ -129,7 +147,7 @@ impl State {
 
     fn write_set(&self, batch: &mut Batch, name: &str) {
         let Some(set) = self.sets.tracker.wanted().get(name) else { return };
-        let found = self.large.get(name).and_then(|id| self.ruleset.sets.get(id));
+        let found = self.own.get(name).and_then(|id| self.ruleset.sets.get(id));
         let comment = found.map(|found| found.of.to_string());
         batch.add_set(name, &Set { comment, ..set.clone() });
     }
@@ -165,7 +183,6 @@ impl State {
 #[derive(Debug, Default)]
 pub struct Added {
     sets: Vec<String>,
-    members: Vec<(SetId, BTreeSet<Element>)>,
     counters: Vec<String>,
     chains: Vec<String>,
     elements: Vec<(String, Key)>,
