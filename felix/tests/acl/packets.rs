@@ -98,12 +98,12 @@ fn the_kernel_does_with_packets_what_the_ruleset_says() {
     });
 }
 
-fn udp(port: u16) -> Ports {
+pub fn udp(port: u16) -> Ports {
     Ports::In(vec![PortRange { protocol: Protocol::Udp, first: port, last: port }])
 }
 
 /// Two endpoints and more; to `manx1` only UDP 53 may be sent.
-fn small(lab: &Lab) -> Ruleset {
+pub fn small(lab: &Lab) -> Ruleset {
     let id = PolicyId { tier: Tier::Network, name: "shop/dns".into(), direction: Direction::Ingress };
     let rule = Rule { action: Action::Accept, peer: Peer::Any, ports: udp(53), index: 0, name: None };
     let mut ruleset = Ruleset { node: lab.node.addresses.into(), ..Ruleset::default() };
@@ -123,7 +123,7 @@ fn small(lab: &Lab) -> Ruleset {
     ruleset
 }
 
-fn probe(from: &Host, to: &Host, number: u32, source_port: u16, port: u16) -> Probe {
+pub fn probe(from: &Host, to: &Host, number: u32, source_port: u16, port: u16) -> Probe {
     let family = Family::ALL[number as usize % 2];
     let (source, destination) = (from.address(family), to.address(family));
     Probe { number, source, destination, protocol: 17, source_port, port }
