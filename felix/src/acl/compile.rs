@@ -449,7 +449,7 @@ pub fn table(ruleset: &Ruleset, numbers: &Numbers) -> Table {
             objects.elements.entry(name.to_owned()).or_default().extend(elements(Some(place), members));
         } else {
             objects.sets.insert(id.to_string(), set(*id, of));
-            objects.elements.insert(id.to_string(), elements(None, members));
+            objects.elements.insert(id.to_string(), elements(None, members).collect());
         }
     }
     let Objects { counters, sets, mut elements, chains } = objects;

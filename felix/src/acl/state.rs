@@ -87,7 +87,9 @@ pub struct State {
     numbers: Numbers,
     /// Sets of the ruleset that are sets of nf_tables of their own, by their names.
     own: BTreeMap<String, SetId>,
-    /// By the name of the set of nf_tables.
+    /// Sets of the ruleset of whose members the kernel has none.
+    whole: BTreeSet<SetId>,
+    /// Of the others, by the name of the set of nf_tables.
     members: BTreeMap<String, Waiting>,
     has_table: bool,
     /// What is there has numbers of which is not known whose they are.
@@ -113,6 +115,7 @@ impl State {
             chains: Tracked::new(),
             numbers: Numbers::default(),
             own: BTreeMap::new(),
+            whole: BTreeSet::new(),
             members: BTreeMap::new(),
             has_table: false,
             is_strange: false,
@@ -212,20 +215,21 @@ impl State {
             let name = shared.map_or_else(|| id.to_string(), str::to_owned);
             match change {
                 SetChange::Add(set) => {
-                    let number = self.numbers.give(*id);
-                    match number {
-                        Some(number) => {
-                            self.become_(Unit::Number(*id), Some(compile::number(*id, number, &set.of)));
-                        }
-                        None => {
-                            unsure |= self.sets.tracker.actual().contains_key(&name);
-                            self.own.insert(name.clone(), *id);
-                            self.sets.want(name.clone(), Set { comment: None, ..compile::set(*id, "") });
-                            self.members.remove(&name);
-                        }
+                    // An earlier agent's, or one that has not gone yet, may have members.
+                    unsure |= match shared {
+                        Some(_) => self.numbers.of(*id).is_some(),
+                        None => self.sets.tracker.actual().contains_key(&name),
+                    };
+                    if let Some(number) = self.numbers.give(*id) {
+                        self.become_(Unit::Number(*id), Some(compile::number(*id, number, &set.of)));
+                    } else {
+                        self.own.insert(name.clone(), *id);
+                        self.members.remove(&name);
+                        self.sets.want(name, Set { comment: None, ..compile::set(*id, "") });
                     }
-                    self.members.entry(name).or_default().add(compile::elements(number, &set.members));
+                    self.whole.insert(*id);
                 }
+                SetChange::Members { .. } if self.whole.contains(id) => {}
                 SetChange::Members { add, remove } => {
                     let number = self.numbers.of(*id);
                     let waiting = self.members.entry(name).or_default();
@@ -234,7 +238,7 @@ impl State {
                 }
                 SetChange::Remove if shared.is_some() => {
                     let number = self.numbers.of(*id);
-                    if let Some(set) = self.ruleset.sets.get(id) {
+                    if let Some(set) = self.ruleset.sets.get(id).filter(|_| !self.whole.remove(id)) {
                         let members = compile::elements(number, &set.members);
                         self.members.entry(name).or_default().remove(members);
                     }
@@ -245,6 +249,7 @@ impl State {
                     self.sets.unwant(&name);
                     self.own.remove(&name);
                     self.members.remove(&name);
+                    self.whole.remove(id);
                 }
             }
         }
@@ -431,11 +436,16 @@ impl State {
     /// What was `found` in sets that hold members, by their names.
     fn compare_members(&mut self, mut found: BTreeMap<String, BTreeSet<Element>>) {
         let before = std::mem::take(&mut self.members);
+        self.whole.clear();
         for (id, set) in &self.ruleset.sets {
             let name = compile::shared(*id).map_or_else(|| id.to_string(), str::to_owned);
             let there = found.entry(name.clone()).or_default();
-            let elements = compile::elements(self.numbers.of(*id), &set.members).into_iter();
-            let missing: BTreeSet<_> = elements.filter(|element| !there.remove(element)).collect();
+            let elements = || compile::elements(self.numbers.of(*id), &set.members);
+            if !set.members.is_empty() && !elements().any(|element| there.contains(&element)) {
+                self.whole.insert(*id);
+                continue;
+            }
+            let missing: BTreeSet<_> = elements().filter(|element| !there.remove(element)).collect();
             if !missing.is_empty() {
                 self.members.entry(name).or_default().add.extend(missing);
             }
@@ -456,6 +466,7 @@ impl State {
     pub fn is_clean(&self) -> bool {
         self.has_table
             && !self.is_beyond_repair
+            && self.whole.is_empty()
             && self.members.values().all(|waiting| waiting.add.is_empty() && waiting.remove.is_empty())
             && self.counters.is_clean()
             && self.sets.is_clean()
@@ -465,8 +476,9 @@ impl State {
 
     /// How many objects and elements wait to be written or removed.
     pub fn pending(&self) -> usize {
-        let members: usize =
-            self.members.values().map(|waiting| waiting.add.len() + waiting.remove.len()).sum();
+        let whole = self.whole.iter().filter_map(|id| self.ruleset.sets.get(id));
+        let members = whole.map(|set| set.members.len()).sum::<usize>()
+            + self.members.values().map(|waiting| waiting.add.len() + waiting.remove.len()).sum::<usize>();
         members
             + self.counters.changes().count()
             + self.sets.changes().count()
@@ -478,6 +490,7 @@ impl State {
     pub fn done(&mut self) {
         self.has_table = true;
         (self.is_strange, self.is_beyond_repair) = (false, false);
+        self.whole.clear();
         self.members.clear();
         self.counters.all_done();
         self.sets.all_done();

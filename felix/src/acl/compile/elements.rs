@@ -1,6 +1,5 @@
 //! Sets of the ruleset, and their members as elements.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use manx_bgp::types::Family;
@@ -23,21 +22,19 @@ pub fn set(id: SetId, of: &str) -> NftSet {
 }
 
 /// Members as elements, which begin with the set's number where it has one.
-pub fn elements(number: Option<u32>, members: &Members) -> BTreeSet<Element> {
-    let single = |parts: &[&[u8]]| Element::new(numbered(number, parts));
+pub fn elements(number: Option<u32>, members: &Members) -> Box<dyn Iterator<Item = Element> + '_> {
+    let single = move |parts: &[&[u8]]| Element::new(numbered(number, parts));
     match members {
-        Members::Addresses(members) => members.iter().map(|address| single(&[&octets(*address)])).collect(),
-        Members::Networks(members) => members
-            .iter()
-            .map(|range| Element {
-                end: Some(key(&[&octets(range.last)])),
-                ..single(&[&octets(range.first)])
-            })
-            .collect(),
-        Members::Ports(members) => members
-            .iter()
-            .map(|port| single(&[&octets(port.address), &[port.protocol as u8], &port.port.to_be_bytes()]))
-            .collect(),
+        Members::Addresses(members) => {
+            Box::new(members.iter().map(move |address| single(&[&octets(*address)])))
+        }
+        Members::Networks(members) => Box::new(members.iter().map(move |range| Element {
+            end: Some(key(&[&octets(range.last)])),
+            ..single(&[&octets(range.first)])
+        })),
+        Members::Ports(members) => Box::new(members.iter().map(move |port| {
+            single(&[&octets(port.address), &[port.protocol as u8], &port.port.to_be_bytes()])
+        })),
     }
 }
 
@@ -64,9 +61,9 @@ fn numbered(number: Option<u32>, parts: &[&[u8]]) -> Key {
 }
 
 /// In the order of the network.
-pub fn octets(address: IpAddr) -> Vec<u8> {
+pub fn octets(address: IpAddr) -> Key {
     match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
+        IpAddr::V4(address) => Key::from_slice(&address.octets()),
+        IpAddr::V6(address) => Key::from_slice(&address.octets()),
     }
 }

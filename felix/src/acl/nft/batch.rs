@@ -1,5 +1,6 @@
 //! A transaction: all of it is done, or none.
 
+use std::borrow::Borrow;
 use std::fmt;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
@@ -211,32 +212,32 @@ impl Batch {
     }
 
     /// Elements; those there already stay. A map's element that leads elsewhere must be deleted first.
-    pub fn add_elements<'a>(
+    pub fn add_elements(
         &mut self,
         name: &str,
         set: &Set,
-        elements: impl IntoIterator<Item = &'a Element>,
+        elements: impl IntoIterator<Item: Borrow<Element>>,
     ) {
         self.elements(NFT_MSG_NEWSETELEM, NLM_F_CREATE, name, set, elements);
     }
 
     /// Elements that are there.
-    pub fn delete_elements<'a>(
+    pub fn delete_elements(
         &mut self,
         name: &str,
         set: &Set,
-        elements: impl IntoIterator<Item = &'a Element>,
+        elements: impl IntoIterator<Item: Borrow<Element>>,
     ) {
         self.elements(NFT_MSG_DELSETELEM, 0, name, set, elements);
     }
 
-    fn elements<'a>(
+    fn elements(
         &mut self,
         kind: u16,
         flags: u16,
         name: &str,
         set: &Set,
-        elements: impl IntoIterator<Item = &'a Element>,
+        elements: impl IntoIterator<Item: Borrow<Element>>,
     ) {
         let mut elements = elements.into_iter().peekable();
         while elements.peek().is_some() {
@@ -249,7 +250,7 @@ impl Batch {
                     while frame.len() - start < ELEMENTS
                         && let Some(element) = elements.next()
                     {
-                        set.write_element(frame, element);
+                        set.write_element(frame, element.borrow());
                     }
                 });
             });

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::State;
 use crate::acl::compile::{self, TABLE};
 use crate::acl::nft::{Batch, Key, ReadChain, Set};
+use crate::acl::ruleset::SetId;
 use crate::acl::tracker::Change;
 
 /// Elements of a transaction that only adds to sets, some megabytes: several make the load of large ones.
@@ -43,6 +44,11 @@ impl State {
         self.write_elements(&mut batch, &numbers);
         added.elements = numbers;
         let mut room = LOAD;
+        while room > 0
+            && let Some(id) = self.whole.pop_first()
+        {
+            room = room.saturating_sub(self.write_whole(&mut batch, id));
+        }
         for (name, waiting) in &mut self.members {
             let mut now = std::mem::take(&mut waiting.add);
             if let Some(first) = now.iter().nth(room).cloned() {
@@ -53,7 +59,7 @@ impl State {
             }
             room -= now.len();
         }
-        let loading = self.members.values().any(|waiting| !waiting.add.is_empty());
+        let loading = !self.whole.is_empty() || self.members.values().any(|waiting| !waiting.add.is_empty());
         let replaces = self.chains.changes().any(|(_, change)| matches!(change, Change::Replace(_)));
         if !loading && !replaces {
             added.counters = self.counters.added();
@@ -87,6 +93,9 @@ impl State {
         }
         for name in self.sets.added() {
             self.write_set(&mut batch, &name);
+        }
+        for id in &self.whole {
+            self.write_whole(&mut batch, *id);
         }
         for (name, waiting) in &self.members {
             if let Some(set) = self.sets.tracker.wanted().get(name) {
@@ -150,6 +159,17 @@ impl State {
         let found = self.own.get(name).and_then(|id| self.ruleset.sets.get(id));
         let comment = found.map(|found| found.of.to_string());
         batch.add_set(name, &Set { comment, ..set.clone() });
+    }
+
+    /// All members of a set; how many.
+    fn write_whole(&self, batch: &mut Batch, id: SetId) -> usize {
+        let name = compile::shared(id).map_or_else(|| id.to_string(), str::to_owned);
+        let (Some(set), Some(shape)) = (self.ruleset.sets.get(&id), self.sets.tracker.wanted().get(&name))
+        else {
+            return 0;
+        };
+        batch.add_elements(&name, shape, compile::elements(self.numbers.of(id), &set.members));
+        set.members.len()
     }
 
     fn write_chains(&self, batch: &mut Batch, names: &[String]) {
