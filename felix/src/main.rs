@@ -84,7 +84,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let dataplane = Dataplane::start(config.routes)?;
     let acl = Driver::start(config.connections).context("cannot start the packet filter")?;
     let services = Keeper::start(services::TABLE).context("cannot guard service addresses")?;
-    let nat = nat::Driver::start().context("cannot start the translation of addresses")?;
+    let nat = Keeper::start(nat::TABLE).context("cannot start the translation of addresses")?;
     let speaker = Speaker::start(&config.speaker_socket);
     let state_dir = config.state_dir();
     let drivers = (dataplane, acl.clone(), services, nat);

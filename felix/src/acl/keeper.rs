@@ -3,26 +3,39 @@
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use super::nft::{Batch, CommitError, DumpError, Nft, ReadTable, Table};
 
-/// Between two looks at the kernel's table; after a failure, too.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often it is asked whether anybody has changed anything, and a failed write is tried again.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// A handle to the thread. It ends with the last clone; the table stays.
 #[derive(Clone, Debug)]
-pub struct Keeper(mpsc::Sender<Option<Table>>);
+pub struct Keeper {
+    wanted: mpsc::Sender<Option<Table>>,
+    status: Arc<Mutex<Status>>,
+}
+
+/// How the table is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// How often it was written.
+    pub written: u64,
+    /// How often someone else had changed it.
+    pub repaired: u64,
+    /// Why it is not as it shall be, in words.
+    pub failure: Option<String>,
+}
 
 /// Why the table is not as it shall be.
 #[derive(Debug, thiserror::Error)]
-pub enum KeepError {
-    /// It cannot be read.
-    #[error(transparent)]
+enum KeepError {
+    #[error("cannot read it: {0}")]
     Read(#[from] DumpError),
-    /// It cannot be written.
-    #[error(transparent)]
+    #[error("cannot write it: {0}")]
     Write(#[from] CommitError),
 }
 
@@ -35,44 +48,81 @@ impl Keeper {
     pub fn start(name: &'static str) -> io::Result<Self> {
         let nft = Nft::open()?;
         let (wanted, told) = mpsc::channel();
-        thread::Builder::new().name(format!("nft {name}")).spawn(move || keep(nft, name, &told))?;
-        Ok(Self(wanted))
+        let status = Arc::default();
+        let kept = Kept { nft, name, generation: None, status: Arc::clone(&status) };
+        thread::Builder::new().name(format!("nft {name}")).spawn(move || kept.run(&told))?;
+        Ok(Self { wanted, status })
     }
 
     /// What the table shall be; none: it shall not be there.
     pub fn want(&self, table: Option<Table>) {
         // With the thread gone the table stays as it is.
-        let _ = self.0.send(table);
+        let _ = self.wanted.send(table);
+    }
+
+    /// How it is.
+    pub fn status(&self) -> Status {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-fn keep(mut nft: Nft, name: &str, told: &Receiver<Option<Table>>) {
-    let Ok(mut wanted) = told.recv() else { return };
-    let mut failure = None;
-    loop {
-        match ensure(&mut nft, name, wanted.as_ref()) {
-            Ok(_) => failure = None,
-            Err(error) => {
-                let words = error.to_string();
-                if failure.as_ref() != Some(&words) {
-                    tracing::warn!("nftables table inet {name} is not as it shall be: {words}; tried again");
+struct Kept {
+    nft: Nft,
+    name: &'static str,
+    /// Of the kernel's ruleset when our table was last found right: until it changes nobody has changed ours.
+    generation: Option<u32>,
+    status: Arc<Mutex<Status>>,
+}
+
+impl Kept {
+    fn run(mut self, told: &Receiver<Option<Table>>) {
+        let Ok(mut wanted) = told.recv() else { return };
+        let mut is_new = true;
+        loop {
+            let outcome = self.keep(wanted.as_ref());
+            let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+            let name = self.name;
+            if matches!(outcome, Ok(true)) {
+                status.written += 1;
+                if !is_new {
+                    status.repaired += 1;
+                    tracing::warn!("put right what someone else had done to the nftables table inet {name}");
                 }
-                failure = Some(words);
+            }
+            is_new &= outcome.is_err();
+            let failure = outcome.err().map(|error| format!("nftables table inet {name}: {error}"));
+            if let Some(words) = &failure
+                && status.failure != failure
+            {
+                tracing::warn!("{words}; tried again");
+            }
+            status.failure = failure;
+            drop(status);
+            match told.recv_timeout(ASK_EVERY) {
+                Ok(table) => {
+                    wanted = told.try_iter().last().unwrap_or(table);
+                    (self.generation, is_new) = (None, true);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
             }
         }
-        match told.recv_timeout(LOOK) {
-            Ok(table) => wanted = told.try_iter().last().unwrap_or(table),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+    }
+
+    /// Makes the kernel's table what it shall be; whether it was something else.
+    fn keep(&mut self, wanted: Option<&Table>) -> Result<bool, KeepError> {
+        let generation = self.nft.generation()?;
+        if self.generation == Some(generation) {
+            return Ok(false);
         }
+        let is_written = ensure(&mut self.nft, self.name, wanted)?;
+        self.generation = (!is_written).then_some(generation);
+        Ok(is_written)
     }
 }
 
-/// Makes the kernel's table what it shall be, in one transaction; whether it was something else.
-///
-/// # Errors
-/// [`KeepError`]; then it is as it was.
-pub fn ensure(nft: &mut Nft, name: &str, wanted: Option<&Table>) -> Result<bool, KeepError> {
+/// In one transaction.
+fn ensure(nft: &mut Nft, name: &str, wanted: Option<&Table>) -> Result<bool, KeepError> {
     let actual = nft.read_table(name)?;
     if matches(actual.as_ref(), wanted) {
         return Ok(false);

@@ -75,7 +75,6 @@ use crate::discovery::Discovery;
 use crate::health::{Metrics, Pulse};
 use crate::model::service::Service;
 use crate::model::{Object, Wanted};
-use crate::nat;
 use crate::speaker::{self, Speaker};
 use crate::status::NodeReport;
 use crate::watch::{Said, Update, Watches};
@@ -109,7 +108,7 @@ pub struct Agent {
     dataplane: Dataplane,
     acl: Driver,
     services: Keeper,
-    nat: nat::Driver,
+    nat: Keeper,
     discovery: Discovery,
     proc_sys: PathBuf,
     speaker: Speaker,
@@ -173,7 +172,7 @@ impl Agent {
     pub fn new(
         config: &crate::config::Config,
         client: Client,
-        (dataplane, acl, services, nat): (Dataplane, Driver, Keeper, nat::Driver),
+        (dataplane, acl, services, nat): (Dataplane, Driver, Keeper, Keeper),
         speaker: Speaker,
         metrics: Metrics,
     ) -> io::Result<(Self, cell::Receiver<Pulse>)> {
@@ -307,7 +306,7 @@ impl Agent {
             self.metrics.see_neighbours(table);
             failed.extend(table.complaint());
         }
-        failed.extend(self.nat.status().failure);
+        failed.extend([&self.nat, &self.services].into_iter().filter_map(|kept| kept.status().failure));
         self.core.see_settings(failed);
     }
 
@@ -346,7 +345,7 @@ impl Agent {
                     let routed = self.dataplane.update(delta);
                     self.work.push(Box::pin(async move { Done::Taught(routed.await) }));
                 }
-                Effect::Translate(nat) => self.nat.want(nat),
+                Effect::Translate(nat) => self.nat.want(nat.table()),
                 Effect::Discover(interfaces) => {
                     if let Err(error) = self.discovery.look_on(&interfaces) {
                         tracing::error!("cannot look for neighbours by their links: {error}");

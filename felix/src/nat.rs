@@ -17,13 +17,8 @@ use ipnetwork::IpNetwork;
 use manx_bgp::types::Family;
 
 use crate::acl::nft::{
-    BaseChain, Batch, Chain, ChainType, CmpOp, Element, Field, Hook, Key, ReadTable, Rule, Set, Statement,
-    Table, Type, Verdict,
+    BaseChain, Chain, ChainType, CmpOp, Element, Field, Hook, Key, Rule, Set, Statement, Table, Type, Verdict,
 };
-
-mod driver;
-
-pub use driver::{Driver, Status};
 
 /// Of the family `inet`; ours, whole.
 pub const TABLE: &str = "manx-nat";
@@ -82,44 +77,6 @@ impl Nat {
         table.chains.insert("postrouting".to_owned(), Chain { base: Some(base), rules });
         Some(table)
     }
-}
-
-/// The one transaction that puts `wanted` in place of what is there.
-fn replace(wanted: Option<&Table>) -> Batch {
-    let mut batch = Batch::new(TABLE);
-    // One that is not there cannot be deleted.
-    batch.add_table();
-    batch.delete_table();
-    let Some(table) = wanted else { return batch };
-    batch.add_table();
-    for (name, (set, elements)) in &table.sets {
-        batch.add_set(name, set);
-        batch.add_elements(name, set, elements);
-    }
-    for (name, chain) in &table.chains {
-        batch.add_chain(name, chain.base.as_ref());
-        for rule in &chain.rules {
-            batch.add_rule(name, &rule.body());
-        }
-    }
-    batch
-}
-
-/// Whether the kernel's table is `wanted`, to the last rule and address.
-fn is_right(wanted: Option<&Table>, read: Option<&ReadTable>) -> bool {
-    let (Some(wanted), Some(read)) = (wanted, read) else { return wanted.is_none() && read.is_none() };
-    let sets = wanted.sets.len() == read.sets.len()
-        && wanted.sets.iter().all(|(name, (set, elements))| match read.sets.get(name) {
-            Some(Some((there, held))) => set.is_like(there) && held == elements,
-            _ => false,
-        });
-    sets && wanted.chains.len() == read.chains.len()
-        && wanted.chains.iter().all(|(name, chain)| {
-            read.chains.get(name).is_some_and(|there| {
-                let bodies = chain.rules.iter().map(Rule::body);
-                !there.is_strange && there.base == chain.base && bodies.eq(there.rules.iter().cloned())
-            })
-        })
 }
 
 fn from(network: IpNetwork) -> Statement {
