@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where its helpers fail")]
 
+mod api;
 #[path = "../../policies/cases.rs"]
 mod cases;
 mod cluster;
+mod life;
 #[path = "../../../felix/tests/acl/probe.rs"]
 mod probe;
 mod restart;
