@@ -420,7 +420,14 @@ impl State {
         self.counters.observe(counters.into_keys().map(|name| (name, ())).collect());
         self.sets.observe(shapes);
         self.elements.observe(small);
-        self.chains.observe(chains.into_iter().map(|(name, chain)| (name, Arc::new(chain))).collect());
+        let wanted = self.chains.tracker.wanted();
+        let kept = |(name, chain)| {
+            let same = wanted.get(&name).filter(|wanted| ***wanted == chain);
+            let chain = same.map_or_else(|| Arc::new(chain), Arc::clone);
+            (name, chain)
+        };
+        let chains = chains.into_iter().map(kept).collect();
+        self.chains.observe(chains);
         self.compare_members(found);
     }
 

@@ -95,10 +95,15 @@ impl Frame {
         self.0.len()
     }
 
-    /// Sets the flags of the message that begins at `start`.
-    pub fn add_flags(&mut self, start: usize, flags: u16) {
+    /// Takes back what was written behind the first octets.
+    pub fn truncate(&mut self, length: usize) {
+        self.0.truncate(length);
+    }
+
+    /// Clears flags of the message that begins at `start`.
+    pub fn clear_flags(&mut self, start: usize, flags: u16) {
         if let Some(field) = self.0.get_mut(start + 6..).and_then(<[u8]>::first_chunk_mut) {
-            *field = (u16::from_ne_bytes(*field) | flags).to_ne_bytes();
+            *field = (u16::from_ne_bytes(*field) & !flags).to_ne_bytes();
         }
     }
 

@@ -62,6 +62,7 @@ impl Batch {
     pub fn new(table: &str) -> Self {
         let mut frame = Frame::default();
         control(&mut frame, NFNL_MSG_BATCH_BEGIN, 0);
+        control(&mut frame, NFNL_MSG_BATCH_END, 1);
         let table = table.to_owned();
         Self { table, frame, parts: Vec::new(), sets: 0, deletes: false, last: 0 }
     }
@@ -76,17 +77,9 @@ impl Batch {
         self.deletes
     }
 
-    /// Octets written so far.
-    pub fn len(&self) -> usize {
-        self.frame.len()
-    }
-
     /// The messages as they are sent; the last asks for an answer.
-    pub(super) fn finish(&self) -> Frame {
-        let mut frame = self.frame.clone();
-        frame.add_flags(self.last, NLM_F_ACK);
-        control(&mut frame, NFNL_MSG_BATCH_END, self.sequence());
-        frame
+    pub(super) fn octets(&self) -> &[u8] {
+        self.frame.octets()
     }
 
     /// How many messages.
@@ -105,14 +98,19 @@ impl Batch {
     }
 
     fn message(&mut self, kind: u16, flags: u16, part: Part, attributes: impl FnOnce(&mut Frame, &str)) {
+        // In the place of the end; what was last so far need not answer.
+        self.frame.truncate(self.frame.len() - CONTROL);
+        if !self.parts.is_empty() {
+            self.frame.clear_flags(self.last, NLM_F_ACK);
+        }
         self.last = self.frame.len();
         let sequence = self.sequence();
         self.parts.push(part);
         let table = &self.table;
         let kind = NFNL_SUBSYS_NFTABLES << 8 | kind;
-        self.frame.message(kind, NLM_F_REQUEST | flags, sequence, (NFPROTO_INET, 0), |frame| {
-            attributes(frame, table);
-        });
+        let flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        self.frame.message(kind, flags, sequence, (NFPROTO_INET, 0), |frame| attributes(frame, table));
+        control(&mut self.frame, NFNL_MSG_BATCH_END, sequence + 1);
     }
 
     /// The table; nothing changes where it is there already.
@@ -257,6 +255,9 @@ impl Batch {
         }
     }
 }
+
+/// Octets of a message that is a header and no more.
+const CONTROL: usize = 20;
 
 fn control(frame: &mut Frame, kind: u16, sequence: u32) {
     frame.message(kind, NLM_F_REQUEST, sequence, (NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES), |_| {});

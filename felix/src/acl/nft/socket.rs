@@ -146,7 +146,7 @@ impl Nft {
         if batch.is_empty() {
             return Ok(());
         }
-        self.socket.send(batch.finish().octets(), 0)?;
+        self.socket.send(batch.octets(), 0)?;
         let last = batch.messages() as u32;
         let (mut refused, mut answered) = (None, false);
         loop {
