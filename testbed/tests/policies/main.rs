@@ -9,6 +9,7 @@ mod cases;
 mod cluster;
 mod life;
 #[path = "../../../felix/tests/acl/probe.rs"]
+#[allow(dead_code, reason = "shared with the tests of felix")]
 mod probe;
 mod restart;
 mod status;
