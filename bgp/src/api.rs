@@ -2,10 +2,9 @@
 //!
 //! Frames are a big-endian `u32` length and that many bytes of JSON. A connection opens with
 //! [`Request::Hello`] and [`Reply::Hello`]; a request is answered by one reply, in order;
-//! [`Request::Watch`] turns the connection into a stream of [`Reply::Routes`] and [`Reply::Synced`], on
-//! which nothing more may be asked. A request that cannot be read, or is asked out of turn, is answered by
-//! [`Reply::Error`] and the end of the connection; one that cannot be done leaves it open. A client that
-//! reads nothing for 30 s is parted from and starts anew.
+//! [`Request::Watch`] turns the connection into a stream of [`News`], on which nothing more may be asked. A request that
+//! cannot be read, or is asked out of turn, is answered by [`Reply::Error`] and the end of the connection; one that
+//! cannot be done leaves it open. A client that reads nothing for 30 s is parted from and starts anew.
 //!
 //! [`Config`] is the whole wanted state and can be handed over at any time: the daemon does the
 //! difference and keeps the last one while its client is away.
@@ -31,14 +30,14 @@ pub use policy::{Match, Outcome, PathMatch, Policy, PrefixRange, RangeError, Rul
 
 pub use range::{AsnRange, AsnRangeError, Range, RangeId, RangeStatus};
 use serde::{Deserialize, Serialize};
-pub use status::{Destination, PathInfo, RouteChange, Session, SessionState, Status};
+pub use status::{Destination, PathInfo, RouteGroup, Session, SessionState, Status};
 pub use tcp_ao::{TcpAoAlgorithm, TcpAoKey};
 pub use underlay::Reach;
 
 use crate::types::{Prefix, ScopedAddr};
 
 /// The protocol's version; a client and a daemon that differ say so in words and part.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The largest frame, in bytes, either side accepts.
 pub const MAX_FRAME: usize = 64 << 20;
@@ -168,17 +167,25 @@ pub enum Reply {
         /// In order of prefix.
         destinations: Vec<Destination>,
     },
-    /// On a watching connection: destinations whose best paths are now these.
-    Routes {
-        /// At most 4,096 a frame.
-        changes: Vec<RouteChange>,
-    },
-    /// On a watching connection, once: the table is complete. Every configured peer has sent its
-    /// End-of-RIB or the start-up wait (30 s from the first [`Request::Apply`]) has passed, and all that
-    /// is known has been said. Before the first [`Request::Apply`] it is never said. Only now may
-    /// a client remove a route it has not been told of.
-    Synced,
     /// The request could not be done; nothing changed.
+    Error {
+        /// What was wrong and what would be right.
+        message: String,
+    },
+}
+
+/// From the daemon on a watching connection, in place of [`Reply`]. The variant comes before what it holds, so that a
+/// frame is read in one go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum News {
+    /// Destinations whose best paths are now these, each once; at most 1,024 a frame.
+    Routes(Vec<RouteGroup>),
+    /// Once: the table is complete. Every configured peer has sent its End-of-RIB or the start-up wait (30 s from the
+    /// first [`Request::Apply`]) has passed, and all that is known has been said. Before the first [`Request::Apply`] it
+    /// is never said. Only now may a client remove a route it has not been told of.
+    Synced,
+    /// The connection ends.
     Error {
         /// What was wrong and what would be right.
         message: String,

@@ -143,6 +143,8 @@ pub mod ext_community {
     pub const ROUTE_TARGET: u8 = 2;
     /// Subtype: RFC 4360, section 5.
     pub const ROUTE_ORIGIN: u8 = 3;
+    /// Subtype: draft-ietf-idr-link-bandwidth, section 2.
+    pub const LINK_BANDWIDTH: u8 = 4;
 }
 
 /// ROUTE-REFRESH subtypes: <https://www.iana.org/assignments/bgp-parameters>, "Route Refresh Subcodes".

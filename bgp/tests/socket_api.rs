@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
-use manx_bgp::api::{Config, Network, Reply, Request, VERSION};
+use manx_bgp::api::{Config, Network, News, Reply, Request, VERSION};
 use manx_bgp::speaker::socket::{Socket, SocketError};
 use manx_bgp::speaker::{self, Handle, Options};
 use manx_bgp::types::{Asn, Prefix, RouterId};
+use serde::de::DeserializeOwned;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
@@ -66,6 +67,10 @@ impl Client {
     }
 
     async fn hear(&mut self) -> Option<Reply> {
+        self.hear_one().await
+    }
+
+    async fn hear_one<T: DeserializeOwned>(&mut self) -> Option<T> {
         let frame = tokio::time::timeout(Duration::from_secs(10), self.0.next()).await.expect("in time")?;
         Some(serde_json::from_slice(&frame.unwrap()).unwrap())
     }
@@ -122,9 +127,10 @@ async fn a_watcher_hears_that_the_table_is_complete() {
     let mut client = served.greeted().await;
     client.say(serde_json::to_vec(&Request::Watch).unwrap()).await;
     served.speaker.apply(config(1)).await.unwrap();
-    assert_eq!(client.hear().await, Some(Reply::Synced), "what is originated here is not told");
+    assert_eq!(client.hear_one().await, Some(News::Synced), "what is originated here is not told");
     client.say(serde_json::to_vec(&Request::Status).unwrap()).await;
-    client.is_told("open another").await;
+    let Some(News::Error { message }) = client.hear_one().await else { panic!("not told") };
+    assert!(message.contains("open another"), "{message}");
     assert_eq!(client.hear().await, None);
 }
 

@@ -1,5 +1,6 @@
 //! How fast the dataplane fills the kernel's table, beside the floor: the same routes as messages made beforehand and
-//! sent in batches of 256, by a next-hop object, without an acknowledgement each.
+//! sent in batches of 256, by a next-hop object, without an acknowledgement each. And how long a pod waits meanwhile: for
+//! the task that computes which routes there are to be, and for the kernel.
 //!
 //! Needs root. Runs in network namespaces of its own; `MANX_ROUTES` is how many routes, 100,000 unless set.
 
@@ -11,18 +12,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use futures::executor::block_on as wait;
 use ipnetwork::IpNetwork;
+use manx_bgp::types::Prefix;
 use manx_cni::netlink::Netlink;
 use manx_felix::dataplane::message;
+use manx_felix::dataplane::next_hops::NextHops;
 use manx_felix::dataplane::objects::Object;
 use manx_felix::dataplane::state::Target;
 use manx_felix::dataplane::{Dataplane, Fib, FibDelta, Route, Settings, links};
+use manx_felix::graph::{Graph, Input};
 use nix::sched::{CloneFlags, unshare};
 
 /// Measured so many times each, in turns: the best of each is told.
 const ROUNDS: usize = 5;
 
 /// As the agent hears them of the speaker.
-const CHUNK: usize = 4096;
+const CHUNK: usize = 1024;
 
 fn main() -> Result<()> {
     let count = std::env::var("MANX_ROUTES").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
@@ -40,6 +44,8 @@ fn main() -> Result<()> {
     println!("dataplane, one change    {whole:?}, {:.2} x", whole.div_duration_f64(floor));
     println!("dataplane, in chunks     {chunks:?}, {:.2} x", chunks.div_duration_f64(floor));
     println!("a pod's route meanwhile  {pod:?} at most");
+    let (learned, forgotten) = longest_turns(count);
+    println!("longest turn of the task {learned:?} while it learns, {forgotten:?} while it forgets");
     Ok(())
 }
 
@@ -67,6 +73,30 @@ fn on_a_node<T: Send>(measure: impl FnOnce() -> Result<T> + Send) -> Result<T> {
 
 fn destinations(count: u32) -> impl Iterator<Item = IpNetwork> {
     (0..count).map(|n| IpNetwork::from(IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n * 4))))
+}
+
+/// The longest time the task that computes is busy with what the speaker says of `count` destinations, frame by frame, and
+/// when a speaker that has come back says none of them again.
+fn longest_turns(count: u32) -> (Duration, Duration) {
+    let mut graph = Graph::new("node1");
+    let next_hops: NextHops = [IpAddr::from([192, 0, 2, 2])].into_iter().collect();
+    let all: Vec<Prefix> = destinations(count).filter_map(|it| Prefix::try_from(it).ok()).collect();
+    let mut learned = Duration::ZERO;
+    for frame in all.chunks(CHUNK) {
+        let begun = Instant::now();
+        frame.iter().for_each(|prefix| graph.apply(Input::Learned(*prefix, next_hops.clone())));
+        drop(graph.flush());
+        learned = learned.max(begun.elapsed());
+    }
+    graph.apply(Input::Relearn);
+    graph.apply(Input::LearnedAll);
+    let mut forgotten = Duration::ZERO;
+    while graph.is_behind() {
+        let begun = Instant::now();
+        drop(graph.flush());
+        forgotten = forgotten.max(begun.elapsed());
+    }
+    (learned, forgotten)
 }
 
 fn direct(count: u32) -> Result<Duration> {

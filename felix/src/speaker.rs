@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use manx_bgp::api::{Config, Destination, MAX_FRAME, Reply, Request, RouteChange, Status, VERSION};
+use manx_bgp::api::{Config, Destination, MAX_FRAME, News, Reply, Request, RouteGroup, Status, VERSION};
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
@@ -30,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
 /// Events on their way to the agent; a full channel slows the daemon's watch.
-const QUEUE: usize = 64;
+const QUEUE: usize = 16;
 
 /// What the daemon says, or that it is not there.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +42,7 @@ pub enum Event {
         daemon: String,
     },
     /// Destinations whose next hops are now these.
-    Routes(Vec<RouteChange>),
+    Routes(Vec<RouteGroup>),
     /// The table is complete: what it has not named is gone.
     Synced,
     /// The daemon is away. Said once, until it is up again.
@@ -277,7 +278,7 @@ impl Line {
             tokio::select! {
                 changed = wanted.changed() => if changed.is_err() { return Ok(()) },
                 frame = self.frames.next() => {
-                    self.read(frame)?;
+                    self.read::<Reply>(frame)?;
                     return Err(SpeakerError::Unexpected("asked nothing"));
                 }
             }
@@ -297,10 +298,9 @@ impl Line {
                 () = tx.closed() => return Ok(()),
             };
             event = match self.read(frame)? {
-                Reply::Routes { changes } => Event::Routes(changes),
-                Reply::Synced => Event::Synced,
-                Reply::Error { message } => return Err(SpeakerError::Refused(message)),
-                _ => return Err(SpeakerError::Unexpected("wanted routes")),
+                News::Routes(groups) => Event::Routes(groups),
+                News::Synced => Event::Synced,
+                News::Error { message } => return Err(SpeakerError::Refused(message)),
             };
         }
     }
@@ -320,7 +320,10 @@ impl Line {
         sent.map_err(|source| SpeakerError::Socket { path: self.path.clone(), source })
     }
 
-    fn read(&self, frame: Option<io::Result<bytes::BytesMut>>) -> Result<Reply, SpeakerError> {
+    fn read<T: DeserializeOwned>(
+        &self,
+        frame: Option<io::Result<bytes::BytesMut>>,
+    ) -> Result<T, SpeakerError> {
         let frame = frame
             .ok_or(SpeakerError::Closed)?
             .map_err(|source| SpeakerError::Socket { path: self.path.clone(), source })?;
@@ -330,6 +333,7 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use serde::Serialize;
     use tokio::net::UnixListener;
 
     use super::*;
@@ -375,7 +379,7 @@ mod tests {
             Some(serde_json::from_slice(&frame).unwrap())
         }
 
-        async fn say(&mut self, reply: Reply) {
+        async fn say(&mut self, reply: impl Serialize) {
             self.0.send(Bytes::from(serde_json::to_vec(&reply).unwrap())).await.unwrap();
         }
 
@@ -424,18 +428,19 @@ mod tests {
         speaker.order(config(64512));
         let (mut orders, mut routes) = daemon.both().await;
         orders.apply().await;
-        routes.say(Reply::Synced).await;
+        routes.say(News::Synced).await;
         drop((orders, routes, daemon));
         std::fs::remove_file(&path).unwrap();
         let (daemon, _) = listen(&directory);
         let (mut orders, mut routes) = daemon.both().await;
         assert_eq!(orders.apply().await, config(64512));
-        let change = RouteChange {
-            prefix: "10.0.0.0/8".parse().unwrap(),
+        let group = RouteGroup {
+            prefixes: vec!["10.0.0.0/8".parse().unwrap()],
             next_hops: vec!["192.0.2.1".parse().unwrap()],
+            weights: Vec::new(),
         };
-        routes.say(Reply::Routes { changes: vec![change.clone()] }).await;
-        routes.say(Reply::Synced).await;
+        routes.say(News::Routes(vec![group.clone()])).await;
+        routes.say(News::Synced).await;
         let mut heard = Vec::new();
         while heard.iter().filter(|event| **event == Event::Synced).count() < 2 {
             let event = event(&mut speaker).await;
@@ -445,7 +450,7 @@ mod tests {
         }
         assert!(matches!(heard[2], Event::Down { .. }), "{heard:?}");
         assert!(matches!(heard[3], Event::Up { .. }), "{heard:?}");
-        assert_eq!(heard[4..], [Event::Routes(vec![change]), Event::Synced]);
+        assert_eq!(heard[4..], [Event::Routes(vec![group]), Event::Synced]);
     }
 
     #[tokio::test]

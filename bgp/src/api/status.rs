@@ -7,16 +7,19 @@ use serde::{Deserialize, Serialize};
 use super::{BfdStatus, DrainStatus, Held, RangeStatus};
 use crate::types::{Asn, Family, Prefix, RouterId, ScopedAddr};
 
-/// What a destination's best paths are now.
+/// What the best paths of some destinations are now. Originated prefixes are never told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RouteChange {
-    /// The destination.
-    pub prefix: Prefix,
-    /// On-link next hops of the best path and all equal to it (ECMP), sorted; empty: the destination is gone. An IPv4
+pub struct RouteGroup {
+    /// The destinations, which have all the rest in common.
+    pub prefixes: Vec<Prefix>,
+    /// On-link next hops of the best path and all equal to it (ECMP), sorted; empty: the destinations are gone. An IPv4
     /// destination may have IPv6 next hops (RFC 8950).
-    /// Originated prefixes are never told.
     pub next_hops: Vec<ScopedAddr>,
+    /// The share of each, 1–255, by the link bandwidths their paths tell (draft-ietf-idr-link-bandwidth); empty: all
+    /// have the same, as where one path tells of none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<u8>,
 }
 
 /// A destination with all its candidates, best first.
@@ -90,7 +93,7 @@ pub struct Status {
     pub originated: Vec<Prefix>,
     /// Destinations in the Loc-RIB.
     pub destinations: usize,
-    /// Whether [`Reply::Synced`] has been reached.
+    /// Whether [`super::News::Synced`] has been reached.
     pub synced: bool,
     /// How far a drain of the whole speaker has come, if there is one.
     #[serde(default)]

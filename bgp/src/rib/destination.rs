@@ -130,10 +130,23 @@ impl<Owner> Paths<Owner> {
             Self::Many(_, ranked) => &ranked.paths[..ranked.equal],
             _ => self.best().map_or(&[][..], std::slice::from_ref),
         };
-        let mut hops: SmallVec<_> = equal.iter().filter_map(|path| Hop::of(path)).collect();
+        let mut hops: SmallVec<[Hop; 1]> = equal.iter().filter_map(|path| Hop::of(path)).collect();
+        if hops.iter().any(|hop| hop.bandwidth.is_none()) {
+            hops.iter_mut().for_each(|hop| hop.bandwidth = None);
+        }
         if hops.len() > 1 {
             hops.sort_unstable();
-            hops.dedup();
+            // Of two bandwidths of one the larger, which comes last.
+            hops.dedup_by(|later, kept| {
+                let same = (later.addr, later.via) == (kept.addr, kept.via);
+                if same {
+                    kept.bandwidth = later.bandwidth;
+                }
+                same
+            });
+        }
+        if let [only] = hops.as_mut_slice() {
+            only.bandwidth = None;
         }
         hops
     }

@@ -63,10 +63,21 @@ use peers::Peers;
 pub use policy::Policy;
 use table::Table;
 
-use crate::api::{Decision, RouteChange};
-use crate::types::{Asn, Family, Prefix, RouterId};
+use crate::api::Decision;
+use crate::types::{Asn, Family, Prefix, RouterId, ScopedAddr};
 use crate::wire::frame::MAX_EXTENDED;
 use crate::wire::{self, Announcement, Message, Nlri, Update, frame};
+
+/// What the best paths of a destination are now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteChange {
+    /// The destination.
+    pub prefix: Prefix,
+    /// As in [`crate::api::RouteGroup`].
+    pub next_hops: Vec<ScopedAddr>,
+    /// As in [`crate::api::RouteGroup`].
+    pub weights: Vec<u8>,
+}
 
 /// Prefixes of one peer, both families together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use rustc_hash::FxHasher;
 
 use super::numbers::Numbers;
 use crate::types::is_link_local;
-use crate::wire::{Attributes, NextHop};
+use crate::wire::{Attributes, LinkBandwidth, NextHop};
 
 /// A peer, as the RIB's owner numbers it; a number may be used again after [`super::Rib::peer_down`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +62,8 @@ pub(super) struct Hop {
     pub(super) addr: IpAddr,
     /// Whose link a link-local one is on.
     pub(super) via: Option<PeerId>,
+    /// Its share of the load, where every path that shares it has one.
+    pub(super) bandwidth: Option<LinkBandwidth>,
 }
 
 impl Hop {
@@ -69,7 +71,8 @@ impl Hop {
     pub(super) fn of(path: &Path) -> Option<Self> {
         let source = path.source?;
         let addr = path.next_hop.addr();
-        Some(Self { addr, via: is_link_local(addr).then_some(source) })
+        let bandwidth = path.attributes.link_bandwidth();
+        Some(Self { addr, via: is_link_local(addr).then_some(source), bandwidth })
     }
 }
 

@@ -36,8 +36,22 @@ impl Peers {
         self.facts.get(&path.source?)
     }
 
-    /// By whom these next hops are reached, as it is told; sorted.
-    pub(super) fn hops(&self, hops: &[Hop]) -> Vec<ScopedAddr> {
+    /// By whom these next hops are reached, as it is told, sorted; and the shares of each, if they are not alike.
+    pub(super) fn hops(&self, hops: &[Hop]) -> (Vec<ScopedAddr>, Vec<u8>) {
+        if hops.iter().all(|hop| hop.bandwidth.is_none()) {
+            return (self.neighbours(hops), Vec::new());
+        }
+        let mut shares: BTreeMap<ScopedAddr, f64> = BTreeMap::new();
+        for hop in hops {
+            let neighbours = self.neighbours(std::slice::from_ref(hop));
+            #[expect(clippy::cast_precision_loss, reason = "some neighbours")]
+            let share = hop.bandwidth.map_or(0.0, |it| f64::from(it.octets())) / neighbours.len() as f64;
+            neighbours.into_iter().for_each(|neighbour| *shares.entry(neighbour).or_default() += share);
+        }
+        (shares.keys().copied().collect(), weights(shares.values().copied()))
+    }
+
+    fn neighbours(&self, hops: &[Hop]) -> Vec<ScopedAddr> {
         let on_link = |hop: &Hop| Some(ScopedAddr { addr: hop.addr, zone: self.facts.get(&hop.via?)?.zone });
         let mut told: Vec<_> = hops.iter().filter_map(on_link).collect();
         let elsewhere = hops.iter().filter(|hop| hop.via.is_none());
@@ -98,5 +112,42 @@ impl Peers {
             address: source.map(|facts| facts.address),
             path_id: path.path_id,
         }
+    }
+}
+
+/// The weight of the largest share: halves, thirds, quarters, fifths and sixths of it are whole numbers, and the kernel
+/// takes it.
+const MOST: f64 = 240.0;
+
+/// Shares as whole numbers from 1 to [`MOST`], the smallest there are; empty: they are alike.
+fn weights(shares: impl Iterator<Item = f64> + Clone) -> Vec<u8> {
+    let most = shares.clone().fold(f64::MIN_POSITIVE, f64::max);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is from 1 to 240")]
+    let scaled = shares.map(|share| (share / most * MOST).round().clamp(1.0, MOST) as u8);
+    let mut weights: Vec<u8> = scaled.collect();
+    let common = weights.iter().copied().fold(0, gcd).max(1);
+    weights.iter_mut().for_each(|weight| *weight /= common);
+    if weights.iter().all(|weight| *weight == 1) {
+        weights.clear();
+    }
+    weights
+}
+
+fn gcd(one: u8, other: u8) -> u8 {
+    if other == 0 { one } else { gcd(other, one % other) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_the_smallest_whole_numbers_next_to_them() {
+        let weights = |shares: &[f64]| weights(shares.iter().copied());
+        assert_eq!(weights(&[125e6, 125e6]), [0; 0]);
+        assert_eq!(weights(&[125e6, 375e6]), [1, 3]);
+        assert_eq!(weights(&[1e9, 1e9, 5e8]), [2, 2, 1]);
+        assert_eq!(weights(&[1.0, 1e12]), [1, 240], "none has no share at all");
+        assert_eq!(weights(&[]), [0; 0]);
     }
 }

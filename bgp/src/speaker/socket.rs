@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
+use serde::Serialize;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -15,7 +16,7 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use super::link::words;
 use super::{Gone, Handle, NAME, NoPeer, Watch};
-use crate::api::{Destination, MAX_FRAME, Reply, Request, VERSION};
+use crate::api::{Destination, MAX_FRAME, News, Reply, Request, VERSION};
 
 /// Clients at one time: the agent, and people with `manxctl`.
 const CLIENTS: usize = 32;
@@ -180,15 +181,17 @@ fn done(result: Result<(), NoPeer>) -> Result<Reply, Gone> {
 async fn stream_to(frames: &mut Frames, mut watch: Watch) -> Result<(), Parted> {
     loop {
         tokio::select! {
-            reply = watch.next() => match reply {
-                Some(reply) => send(frames, &reply).await?,
+            news = watch.next() => match news {
+                Some(news) => send(frames, &news).await?,
                 None => return Ok(()),
             },
             heard = frames.next() => match heard {
                 None => return Ok(()),
                 Some(Err(error)) => return Err(error.into()),
                 Some(Ok(_)) => {
-                    return part(frames, "a watching connection takes no requests: open another".to_owned()).await;
+                    let message = "a watching connection takes no requests: open another".to_owned();
+                    send(frames, &News::Error { message: message.clone() }).await?;
+                    return Err(Parted::Told(message));
                 }
             },
         }
@@ -211,7 +214,7 @@ async fn part(frames: &mut Frames, message: String) -> Result<(), Parted> {
     Err(Parted::Told(message))
 }
 
-async fn send(frames: &mut Frames, reply: &Reply) -> Result<(), Parted> {
+async fn send(frames: &mut Frames, reply: &impl Serialize) -> Result<(), Parted> {
     let mut json = serde_json::to_vec(reply).map_err(io::Error::from)?;
     if json.len() > MAX_FRAME {
         let message =

@@ -25,8 +25,8 @@ mod route_refresh;
 pub mod update;
 
 pub use attr::{
-    AsPath, AttrFault, Attributes, Community, ExtCommunity, FaultAction, LargeCommunity, NextHop, Origin,
-    ParseCommunityError, Segment, UnknownAttr,
+    AsPath, AttrFault, Attributes, Community, ExtCommunity, FaultAction, LargeCommunity, LinkBandwidth,
+    NextHop, Origin, ParseCommunityError, Segment, UnknownAttr,
 };
 pub use capability::{Capability, LongLived, SendReceive};
 pub use frame::{Frame, frame};

@@ -13,14 +13,15 @@ mod next_hops;
 mod policy;
 mod properties;
 mod reflection;
+mod shares;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use manx_bgp::api::{self, Network, NextHopMode, RouteChange};
-use manx_bgp::rib::{Drain, PeerFacts, PeerId, Policy, Rib};
+use manx_bgp::api::{self, Network, NextHopMode};
+use manx_bgp::rib::{Drain, PeerFacts, PeerId, Policy, Rib, RouteChange};
 use manx_bgp::types::{Asn, Family, Prefix, RouterId};
 use manx_bgp::wire::{
     AddPath, Announcement, AsPath, Attributes, Community, Message, NextHop, Nlri, Origin, Segment, Session,
@@ -159,7 +160,7 @@ fn network(text: &str) -> Network {
 
 fn change(text: &str, next_hops: &[&str]) -> RouteChange {
     let next_hops = next_hops.iter().map(|hop| hop.parse().unwrap()).collect();
-    RouteChange { prefix: prefix(text), next_hops }
+    RouteChange { prefix: prefix(text), next_hops, weights: Vec::new() }
 }
 
 /// What a peer holds after all it was told.

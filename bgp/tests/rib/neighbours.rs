@@ -115,7 +115,7 @@ fn rfc4360_extended_communities_are_passed_on_and_non_transitive_ones_not_to_ext
     assert_eq!(heard(&mut rib, internal).attributes(NET).ext_communities, [target, bandwidth]);
     assert_eq!(heard(&mut rib, external).attributes(NET).ext_communities, [target]);
     let shown = &rib.destinations(None)[0].paths[0].communities;
-    assert_eq!(*shown, ["rt:64512:7", "0x4004fc0047c35000", "1:2:3"]);
+    assert_eq!(*shown, ["rt:64512:7", "lb:64512:100000", "1:2:3"]);
 }
 
 /// A peer of an IPv6 session: we have no IPv4 address towards it.

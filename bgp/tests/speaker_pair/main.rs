@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use manx_bgp::api::{
-    Config, Direction, GracefulRestart, Network, PeerConfig, Policy, Reply, SessionState, Status,
+    Config, Direction, GracefulRestart, Network, News, PeerConfig, Policy, SessionState, Status,
 };
 use manx_bgp::speaker::{self, Handle, Options, Watch};
 use manx_bgp::types::{Asn, Family, Prefix, RouterId};
@@ -120,18 +120,18 @@ impl Table {
         while !wanted(self) {
             let reply = tokio::time::timeout_at(deadline, self.watch.next()).await;
             match reply.unwrap_or_else(|_| panic!("not in time: {what}; told {:?}", self.routes)).unwrap() {
-                Reply::Routes { changes } => {
-                    for change in changes {
-                        match change.next_hops.is_empty() {
-                            true => drop(self.routes.remove(&change.prefix)),
-                            false => {
-                                let next_hops = change.next_hops.iter().map(|hop| hop.addr).collect();
-                                drop(self.routes.insert(change.prefix, next_hops));
+                News::Routes(groups) => {
+                    for group in groups {
+                        let next_hops: Vec<IpAddr> = group.next_hops.iter().map(|hop| hop.addr).collect();
+                        for prefix in group.prefixes {
+                            match next_hops.is_empty() {
+                                true => drop(self.routes.remove(&prefix)),
+                                false => drop(self.routes.insert(prefix, next_hops.clone())),
                             }
                         }
                     }
                 }
-                Reply::Synced => {
+                News::Synced => {
                     assert!(!std::mem::replace(&mut self.synced, true), "once");
                 }
                 other => panic!("{other:?}"),

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use manx_bgp::api::{self, Config, Reach, RouteChange};
-use manx_bgp::types::{Interface, Prefix, ScopedAddr, is_link_local};
+use manx_bgp::api::{self, Config, Reach};
+use manx_bgp::types::{Interface, Prefix, is_link_local};
 use manx_cni::protocol::AttachmentKey;
 use manx_ipam::claim::{Claim, Taken};
 use manx_ipam::{Allocator, BlockCidr, OwnerKey, Pool};
@@ -33,9 +33,8 @@ use super::vanished::{Collection, Condemned, Vanished};
 use crate::acl;
 use crate::attach::files::Files;
 use crate::attach::{Attempt, Refusal};
-use crate::dataplane::next_hops::NextHops;
 use crate::dataplane::own_address::IPVS_IFNAME;
-use crate::dataplane::{self, FibDelta};
+use crate::dataplane::{self, FibDelta, next_hops};
 use crate::discovery;
 use crate::graph::policy::PolicyInput;
 use crate::graph::{Graph, Guard, Input};
@@ -238,8 +237,6 @@ pub struct Core {
     pub(super) heard: Heard,
     pub(super) mirror: Mirror,
     pub(super) enforcement: Enforcement,
-    /// What was last learned.
-    next_hops: LastNextHops,
     /// Whether pools or nodes may have changed what is translated, and what that was last.
     nat: (bool, Option<Nat>),
     /// Interfaces neighbours are known by, and who was found on each.
@@ -338,7 +335,6 @@ impl Core {
             heard: Heard::default(),
             mirror: Mirror::default(),
             enforcement: Enforcement::default(),
-            next_hops: LastNextHops::default(),
             nat: (true, None),
             discovered: (BTreeSet::new(), BTreeMap::new()),
             settings: Vec::new(),
@@ -444,9 +440,12 @@ impl Core {
                 let (daemon, ordered) = (std::mem::take(&mut self.heard.daemon), self.heard.ordered);
                 self.heard = Heard { daemon, ordered, away: Some(reason), ..Heard::default() };
             }
-            speaker::Event::Routes(changes) => {
-                for RouteChange { prefix, next_hops } in changes {
-                    self.graph.apply(Input::Learned(prefix, self.next_hops.of(next_hops)));
+            speaker::Event::Routes(groups) => {
+                for group in groups {
+                    let next_hops = next_hops::shared(&group);
+                    for prefix in group.prefixes {
+                        self.graph.apply(Input::Learned(prefix, next_hops.clone()));
+                    }
                 }
             }
             speaker::Event::Synced => {
@@ -489,6 +488,12 @@ impl Core {
     /// This node's name.
     pub fn node(&self) -> &str {
         &self.me
+    }
+
+    /// Whether [`Core::effects`] has more of what is learned: it is done in parts, between which others have their turn.
+    /// What the speaker says next is to wait.
+    pub fn is_behind(&self) -> bool {
+        self.graph.is_behind()
     }
 
     /// Whether every watch has been read.
@@ -624,7 +629,8 @@ impl Core {
             self.effects.push(Effect::SweepAcl);
         }
         let spoken = self.heard.ordered || self.graph.spoken().orders.is_none();
-        if !self.swept && self.in_sync() && self.heard.synced && spoken {
+        let learned = self.heard.synced && !self.is_behind();
+        if !self.swept && self.in_sync() && learned && spoken {
             self.swept = true;
             tracing::info!("all is in sync: routes of ours that nobody wants go");
             self.effects.push(Effect::Sweep);
@@ -686,23 +692,6 @@ impl Core {
         });
         let detected = || self.host.mtu_of(&addresses);
         self.mtu = self.fixed_mtu.or_else(detected).unwrap_or(DEFAULT_MTU);
-    }
-}
-
-/// Destinations that come one after the other mostly have the same next hops: these are kept once.
-#[derive(Debug, Default)]
-struct LastNextHops(Option<(Vec<ScopedAddr>, NextHops)>);
-
-impl LastNextHops {
-    fn of(&mut self, hops: Vec<ScopedAddr>) -> NextHops {
-        match &self.0 {
-            Some((last, shared)) if *last == hops => shared.clone(),
-            _ => {
-                let shared: NextHops = hops.iter().copied().collect();
-                self.0 = Some((hops, shared.clone()));
-                shared
-            }
-        }
     }
 }
 

@@ -240,22 +240,26 @@ impl Agent {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.act();
+            let behind = self.core.is_behind();
             tokio::select! {
+                // In order of who can wait least: pods are started and stopped between two parts of a large change.
+                biased;
                 () = &mut stop => return,
                 command = commands.recv() => match command {
                     Some(command) => self.core.command(command, Instant::now()),
                     None => return,
                 },
-                Some(said) = updates.recv() => self.update(said),
-                Some(event) = self.speaker.events.recv() => self.core.hear(event),
+                Some(done) = self.work.next() => self.done(done),
+                _ = tick.tick() => self.tick(),
                 Some(mut denial) = unnamed.recv() => {
                     self.core.graph.policy.name(&mut denial);
                     self.acl.named(denial);
                 }
                 Ok(()) = underlay.changed() => self.core.see_underlay(underlay.borrow_and_update().clone()),
                 Some(found) = self.discovery.found.recv() => self.core.find(found),
-                Some(done) = self.work.next() => self.done(done),
-                _ = tick.tick() => self.tick(),
+                Some(said) = updates.recv() => self.update(said),
+                Some(event) = self.speaker.events.recv(), if !behind => self.core.hear(event),
+                () = std::future::ready(()), if behind => {}
             }
         }
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use manx_bgp::api::RouteGroup;
 use manx_bgp::types::{Interface, Prefix, ScopedAddr};
 
 /// A router on a connected network, and its share of the packets.
@@ -40,6 +41,13 @@ impl<H: Into<NextHop>> FromIterator<H> for NextHops {
         hops.dedup_by_key(|hop| hop.address);
         Self(hops.into())
     }
+}
+
+/// Those of what the speaker says, with their weights.
+pub fn shared(group: &RouteGroup) -> NextHops {
+    let weights = group.weights.iter().map(|weight| (*weight).max(1)).chain(std::iter::repeat(1));
+    let hops = group.next_hops.iter().zip(weights);
+    hops.map(|(address, weight)| NextHop { address: *address, weight }).collect()
 }
 
 impl std::ops::Deref for NextHops {

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use manx_bgp::types::Prefix;
 
 pub use desired::{Delta, Desired, Guard, Problem, Speaking};
-pub use routes::Counts;
+pub use routes::{Counts, SLICE};
 pub use selector::{Requirement, Selector, SelectorError};
 pub use services::PoolRanges;
 pub use sessions::Known;
@@ -171,7 +171,7 @@ impl Graph {
         }
     }
 
-    /// What has changed since the last call.
+    /// What has changed since the last call; of what is learned a part, while [`Graph::is_behind`].
     pub fn flush(&mut self) -> Delta {
         let (fib, learned) = self.routes.flush();
         let mut delta = Delta { speaker: None, fib, learned, guard: None };
@@ -188,6 +188,11 @@ impl Graph {
             }
         }
         delta
+    }
+
+    /// Whether the next flush has more of what is learned.
+    pub fn is_behind(&self) -> bool {
+        self.routes.is_behind()
     }
 
     /// The whole wanted state, computed from nothing.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 
 use ipnetwork::IpNetwork;
 use manx_bgp::types::Prefix;
@@ -11,18 +12,29 @@ use rustc_hash::FxHashMap;
 use crate::dataplane::next_hops::NextHops;
 use crate::dataplane::{Fib, FibDelta, Route};
 
+/// Most learned destinations of one flush, some half a millisecond's work: so long a pod waits for them.
+pub const SLICE: usize = 1024;
+
+/// Most that are looked at in one flush for whether they were confirmed.
+const LOOKED_AT: usize = 4 * SLICE;
+
 /// The claims on destinations, by class, and what has changed since the last [`Routes::flush`].
 #[derive(Debug, Default)]
 pub struct Routes {
     pods: BTreeMap<Prefix, u32>,
     blocks: BTreeSet<Prefix>,
-    learned: FxHashMap<Prefix, Learned>,
+    /// In order: a hash table of so many would stand still whenever it grows.
+    learned: BTreeMap<Prefix, Learned>,
     /// Raised when the speaker begins to tell its table anew; what carries an older one is not confirmed yet.
     epoch: u32,
     /// Whether the speaker's table has been told to its end in this epoch.
     told: bool,
-    /// What was wanted for a destination before it was touched.
+    /// From where on what this epoch did not confirm is still to be removed.
+    sweeping: Option<Bound<Prefix>>,
+    /// What was wanted for a destination before a pod or a block touched it.
     dirty: FxHashMap<Prefix, Option<Route>>,
+    /// The same of those that only the speaker touched. They may wait.
+    relearned: BTreeMap<Prefix, Option<Route>>,
 }
 
 #[derive(Debug)]
@@ -46,7 +58,7 @@ impl Routes {
     /// The interface that leads to a pod's address; none: the pod is gone.
     pub fn set_pod(&mut self, address: IpAddr, ifindex: Option<u32>) {
         let prefix = Prefix::host(address);
-        self.touch(prefix);
+        self.touch_own(prefix);
         match ifindex {
             Some(ifindex) => self.pods.insert(prefix, ifindex),
             None => self.pods.remove(&prefix),
@@ -55,13 +67,13 @@ impl Routes {
 
     /// A block this node owns.
     pub fn add_block(&mut self, block: Prefix) {
-        self.touch(block);
+        self.touch_own(block);
         self.blocks.insert(block);
     }
 
     /// A block this node owns no longer.
     pub fn remove_block(&mut self, block: Prefix) {
-        self.touch(block);
+        self.touch_own(block);
         self.blocks.remove(&block);
     }
 
@@ -74,10 +86,10 @@ impl Routes {
     /// speaker is still telling its table stays until [`Routes::learned_all`]: other paths to it may yet come.
     pub fn learn(&mut self, prefix: Prefix, next_hops: NextHops) {
         if !next_hops.is_empty() {
-            self.touch(prefix);
+            self.touch_learned(prefix);
             self.learned.insert(prefix, Learned { next_hops, epoch: self.epoch });
         } else if self.told {
-            self.touch(prefix);
+            self.touch_learned(prefix);
             self.learned.remove(&prefix);
         } else if let Some(learned) = self.learned.get_mut(&prefix) {
             learned.epoch = self.epoch.wrapping_sub(1);
@@ -88,20 +100,33 @@ impl Routes {
     pub fn relearn(&mut self) {
         self.epoch = self.epoch.wrapping_add(1);
         self.told = false;
+        self.sweeping = None;
     }
 
-    /// The speaker's table has been told: what it did not confirm goes.
+    /// The speaker's table has been told: what it did not confirm goes, with the flushes to come.
     pub fn learned_all(&mut self) {
         self.told = true;
-        let epoch = self.epoch;
-        let gone: Vec<Prefix> = self
-            .learned
-            .iter()
-            .filter(|(_, learned)| learned.epoch != epoch)
-            .map(|(prefix, _)| *prefix)
-            .collect();
+        self.sweeping = Some(Bound::Unbounded);
+    }
+
+    /// Goes on removing what was not confirmed.
+    fn sweep(&mut self) {
+        let Some(from) = self.sweeping else { return };
+        let looked_at = self.learned.range((from, Bound::Unbounded)).take(LOOKED_AT);
+        let mut gone = Vec::new();
+        let mut last = None;
+        for (prefix, learned) in looked_at {
+            last = Some(*prefix);
+            if learned.epoch != self.epoch {
+                gone.push(*prefix);
+            }
+            if gone.len() == SLICE {
+                break;
+            }
+        }
+        self.sweeping = last.map(Bound::Excluded);
         for prefix in gone {
-            self.touch(prefix);
+            self.touch_learned(prefix);
             self.learned.remove(&prefix);
         }
     }
@@ -122,18 +147,30 @@ impl Routes {
         }
     }
 
-    fn touch(&mut self, prefix: Prefix) {
+    fn touch_own(&mut self, prefix: Prefix) {
         if !self.dirty.contains_key(&prefix) {
-            self.dirty.insert(prefix, self.wanted(prefix));
+            let before = self.relearned.remove(&prefix).unwrap_or_else(|| self.wanted(prefix));
+            self.dirty.insert(prefix, before);
+        }
+    }
+
+    fn touch_learned(&mut self, prefix: Prefix) {
+        if !self.dirty.contains_key(&prefix) && !self.relearned.contains_key(&prefix) {
+            self.relearned.insert(prefix, self.wanted(prefix));
         }
     }
 
     /// What has changed since the last call: where this node's own pods and blocks are, and beside it what was and is
-    /// only learned.
+    /// only learned, of that at most [`SLICE`] destinations.
     #[must_use = "a change not handed to the dataplane is lost"]
     pub fn flush(&mut self) -> (FibDelta, FibDelta) {
         let (mut own, mut learned) = (FibDelta::default(), FibDelta::default());
-        for (prefix, before) in std::mem::take(&mut self.dirty) {
+        if self.relearned.is_empty() {
+            self.sweep();
+        }
+        let mut changed: Vec<_> = std::mem::take(&mut self.dirty).into_iter().collect();
+        changed.extend(std::iter::from_fn(|| self.relearned.pop_first()).take(SLICE));
+        for (prefix, before) in changed {
             let now = self.wanted(prefix);
             if now != before {
                 let is_own = |route: &Option<Route>| !matches!(route, None | Some(Route::Via(_)));
@@ -149,6 +186,11 @@ impl Routes {
         (own, learned)
     }
 
+    /// Whether the next flush goes on with what is learned.
+    pub fn is_behind(&self) -> bool {
+        !self.relearned.is_empty() || self.sweeping.is_some()
+    }
+
     /// All routes wanted, computed from nothing.
     pub fn fib(&self) -> Fib {
         let destinations: BTreeSet<Prefix> =
@@ -162,6 +204,8 @@ impl Routes {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn prefix(text: &str) -> Prefix {
@@ -219,5 +263,58 @@ mod tests {
         assert_eq!(routes.flush().1.remove, [IpNetwork::from(lost), IpNetwork::from(flapped)]);
         routes.learn(kept, NextHops::default());
         assert_eq!(routes.flush().1.remove, [IpNetwork::from(kept)]);
+    }
+
+    #[test]
+    fn a_pod_waits_for_one_slice_of_what_is_learned_and_of_what_is_forgotten() {
+        let mut routes = Routes::default();
+        let destination = |n: usize| Prefix::host(Ipv4Addr::from(0x0a00_0000 + n as u32).into());
+        let count = 5 * SLICE;
+        let mut fib = Fib::default();
+        let pod = Prefix::host(IpAddr::from([172, 16, 0, 1]));
+        let turns = |routes: &mut Routes, fib: &mut Fib, ifindex| {
+            let mut turns = 0;
+            loop {
+                routes.set_pod(pod.addr(), Some(ifindex));
+                let (own, learned) = routes.flush();
+                assert!(learned.set.len() + learned.remove.len() <= SLICE);
+                if turns == 0 {
+                    assert_eq!(own.set, [(pod.into(), Route::Pod { ifindex })].into(), "the pod first");
+                }
+                for delta in [own, learned] {
+                    delta.remove.iter().for_each(|gone| drop(fib.remove(gone)));
+                    fib.extend(delta.set);
+                }
+                turns += 1;
+                if !routes.is_behind() {
+                    return turns;
+                }
+            }
+        };
+        (0..count).for_each(|n| routes.learn(destination(n), via("192.0.2.1")));
+        assert_eq!(turns(&mut routes, &mut fib, 1), 5);
+        assert_eq!(fib, routes.fib());
+        routes.relearn();
+        routes.learn(destination(7), via("192.0.2.1"));
+        routes.learned_all();
+        assert!(turns(&mut routes, &mut fib, 2) >= 5);
+        assert_eq!(fib.len(), 2, "what was confirmed, and the pod");
+        assert_eq!(fib, routes.fib());
+    }
+
+    #[test]
+    fn what_a_pod_takes_while_it_waits_to_be_flushed_is_told_once() {
+        let mut routes = Routes::default();
+        let destination = prefix("10.244.0.7/32");
+        (0..2 * SLICE as u32)
+            .for_each(|n| routes.learn(Prefix::host(Ipv4Addr::from(n).into()), via("192.0.2.1")));
+        routes.learn(destination, via("192.0.2.1"));
+        routes.set_pod(destination.addr(), Some(7));
+        let (own, _) = routes.flush();
+        assert_eq!(own.set, [(destination.into(), Route::Pod { ifindex: 7 })].into());
+        while routes.is_behind() {
+            let (own, learned) = routes.flush();
+            assert!(own.set.is_empty() && !learned.set.contains_key(&destination.into()));
+        }
     }
 }

@@ -1,14 +1,14 @@
 //! Fabrics: an AS a rack, a node with two routers, IPv6 alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Output;
 use std::time::Duration;
 
 use manx_felix::crd::BGPPeer;
 use manx_testbed::{Lab, eventually};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{SOON, blocks, change, has_sessions, knows, pings, pod, routes, sessions, up, vtysh};
+use super::{SOON, blocks, change, configure, has_sessions, knows, pings, pod, routes, sessions, up, vtysh};
 
 #[tokio::test]
 #[ignore = "needs root: make test"]
@@ -126,4 +126,54 @@ async fn a_cluster_that_knows_no_ipv4_is_a_cluster_like_others() {
     eventually(SOON, outside).await.unwrap();
     change::<BGPPeer>(&lab, "tor", json!({"spec": {"gracefulRestart": {"restartTimeSeconds": 60}}})).await;
     eventually(SOON, || async { has_sessions(&lab, "node1", &["node2", "tor"]).await }).await.unwrap();
+}
+
+/// The weight of each router in node1's kernel for the client's network.
+async fn weights(lab: &Lab) -> BTreeMap<String, u64> {
+    let shown = lab.run("node1", &["ip", "-j", "route", "show", "203.0.113.0/24"]).await.unwrap();
+    let shown: Value = serde_json::from_str(&shown).unwrap_or_default();
+    let hops = shown[0]["nexthops"].as_array().cloned().unwrap_or_default();
+    let weight = |hop: &Value| Some((hop["gateway"].as_str()?.to_owned(), hop["weight"].as_u64()?));
+    hops.iter().filter_map(weight).collect()
+}
+
+#[tokio::test]
+#[ignore = "needs root: make test"]
+async fn routers_share_the_load_by_the_bandwidths_frr_tells_and_alike_where_one_tells_none() {
+    let lab = up("dual-tor", "peering-weights").await;
+    let are = |one: u64, two: u64| {
+        let lab = &lab;
+        move || async move {
+            let found = weights(lab).await;
+            let wanted = [("10.10.1.254".to_owned(), one), ("10.10.2.254".to_owned(), two)].into();
+            if found == wanted { Ok(()) } else { Err(format!("{found:?}")) }
+        }
+    };
+    eventually(SOON, are(1, 1)).await.unwrap();
+    for (router, asn, node, megabits) in
+        [("tor1", 65001, "10.10.1.1", 1000), ("tor2", 65002, "10.10.2.1", 3000)]
+    {
+        let bandwidth = format!("set extcommunity bandwidth {megabits}");
+        let lines = ["configure terminal", "route-map SHARE permit 10", &bandwidth];
+        let argv: Vec<&str> =
+            ["vtysh"].into_iter().chain(lines.into_iter().flat_map(|line| ["-c", line])).collect();
+        lab.run(router, &argv).await.unwrap();
+        let shares = format!("neighbor {node} route-map SHARE out");
+        configure(&lab, router, asn, &["address-family ipv4 unicast", &shares]).await;
+    }
+    eventually(SOON, are(1, 3)).await.unwrap();
+    let why = lab.run("node1", &["manxctl", "bgp", "why", "203.0.113.0/24", "-o", "json"]).await.unwrap();
+    assert!(why.contains("lb:65001:125000000") && why.contains("lb:65002:375000000"), "{why}");
+
+    let argv = [
+        "vtysh",
+        "-c",
+        "configure terminal",
+        "-c",
+        "route-map SHARE permit 10",
+        "-c",
+        "no set extcommunity bandwidth",
+    ];
+    lab.run("tor1", &argv).await.unwrap();
+    eventually(SOON, are(1, 1)).await.unwrap();
 }

@@ -1,7 +1,7 @@
 //! What peers and watchers are to hear, and have heard.
 
 use super::Table;
-use crate::api::RouteChange;
+use crate::rib::RouteChange;
 use crate::rib::adj_out::Run;
 use crate::rib::audience::Audience;
 use crate::rib::destination::Paths;
@@ -41,8 +41,8 @@ impl<K: Net> Table<K> {
         for slot in std::mem::take(&mut self.followers.listed) {
             let destination = self.destinations.get_mut(slot);
             destination.list(false);
-            let next_hops = peers.hops(&destination.paths().next_hops());
-            changes.push(RouteChange { prefix: destination.key().prefix(), next_hops });
+            let (next_hops, weights) = peers.hops(&destination.paths().next_hops());
+            changes.push(RouteChange { prefix: destination.key().prefix(), next_hops, weights });
         }
         changes[start..].sort_unstable_by_key(|change| change.prefix);
     }
@@ -60,7 +60,10 @@ impl<K: Net> Table<K> {
                 .iter()
                 .map(|(_, destination)| (destination.key(), destination.paths().next_hops()))
                 .filter(|(_, hops)| !hops.is_empty())
-                .map(|(key, hops)| RouteChange { prefix: key.prefix(), next_hops: peers.hops(&hops) }),
+                .map(|(key, hops)| {
+                    let (next_hops, weights) = peers.hops(&hops);
+                    RouteChange { prefix: key.prefix(), next_hops, weights }
+                }),
         );
         routes[start..].sort_unstable_by_key(|route| route.prefix);
     }

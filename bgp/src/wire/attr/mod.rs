@@ -24,7 +24,7 @@ use nom::number::complete::{be_u8, be_u16};
 
 pub use as_path::{AsPath, Segment};
 pub use community::{Community, ParseCommunityError};
-pub use ext_community::ExtCommunity;
+pub use ext_community::{ExtCommunity, LinkBandwidth};
 pub use large_community::LargeCommunity;
 pub(super) use multiprotocol::{open_reach, open_unreach, write_reach, write_unreach};
 pub use next_hop::NextHop;
@@ -66,6 +66,11 @@ pub struct Attributes {
 }
 
 impl Attributes {
+    /// What the link to it takes; the least where several are told.
+    pub fn link_bandwidth(&self) -> Option<LinkBandwidth> {
+        self.ext_communities.iter().filter_map(|community| community.link_bandwidth()).min()
+    }
+
     /// Whether it is among the communities.
     pub fn has(&self, community: Community) -> bool {
         self.communities.binary_search(&community).is_ok()

@@ -15,7 +15,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use futures::executor::block_on;
-use manx_bgp::api::RouteChange;
+use manx_bgp::api::RouteGroup;
+use manx_bgp::types::Prefix;
 use manx_cni::protocol::host_ifname;
 use manx_cni::spec::code;
 use manx_ipam::claim::Claim;
@@ -23,10 +24,11 @@ use manx_ipam::crd::IPAMBlock;
 use manx_ipam::store::Store;
 use manx_ipam::store::memory::MemoryStore;
 
-use super::core::Retired;
+use super::core::{Effect, Retired};
 use super::mirror::Write;
 use crate::attach::Refusal;
 use crate::dataplane::Route;
+use crate::graph::SLICE;
 use crate::model::{Bad, BgpConfig, Peer};
 use crate::speaker::Event;
 use crate::watch::{Change, Update};
@@ -149,11 +151,41 @@ fn nothing_is_swept_before_every_watch_and_the_speaker_have_told_all() {
 }
 
 #[test]
+fn a_full_table_is_handed_over_in_slices_and_nothing_is_swept_before_its_end() {
+    const COUNT: u32 = 3 * SLICE as u32;
+    let mut machine = Machine::new();
+    machine.read_all();
+    machine.hear(Event::Up { daemon: "d".to_owned() });
+    machine.hear(Event::Applied { changes: Vec::new() });
+    let prefixes = (0..COUNT).map(|n| Prefix::host(IpAddr::from((0x0b00_0000 + n).to_be_bytes()))).collect();
+    let next_hops = vec!["192.0.2.2".parse().unwrap()];
+    machine.core.hear(Event::Routes(vec![RouteGroup { prefixes, next_hops, weights: Vec::new() }]));
+    machine.core.hear(Event::Synced);
+    let mut turns = 0;
+    while !machine.swept {
+        let effects = machine.core.effects(machine.now);
+        let behind = machine.core.is_behind();
+        for effect in &effects {
+            match effect {
+                Effect::Learn(delta) => assert!(delta.set.len() <= SLICE, "{} at once", delta.set.len()),
+                Effect::Sweep => assert!(!behind, "after {turns} turns"),
+                _ => {}
+            }
+        }
+        effects.into_iter().for_each(|effect| machine.perform(effect));
+        turns += 1;
+        assert!(turns < 20, "it does not come to an end");
+    }
+    assert!(turns >= 3 && machine.fib.len() >= COUNT as usize, "{turns} turns");
+}
+
+#[test]
 fn learned_routes_outlive_the_speaker() {
     let mut machine = Machine::in_sync();
-    let route = RouteChange {
-        prefix: "10.244.9.0/26".parse().unwrap(),
+    let route = RouteGroup {
+        prefixes: vec!["10.244.9.0/26".parse().unwrap()],
         next_hops: vec!["192.0.2.2".parse().unwrap()],
+        weights: Vec::new(),
     };
     machine.hear(Event::Routes(vec![route]));
     let learned = "10.244.9.0/26".parse().unwrap();
