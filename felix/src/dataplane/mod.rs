@@ -6,6 +6,7 @@
 //!       └─ future resolves ──┘  │   └─ monitor (one thread) ◀──┘           what others did to what is ours
 //!                               └──── Links ─┐      └─ pokes ─┐
 //!   Dataplane::underlay ◀──── Reach ─── underlay (one thread) ◀┘           the ways there are without us
+//!       │                    └── route-reader (one thread) reads all there is, to be compared
 //!       └── veths to remove ──▶ retire (two threads) ─▶ down ─▶ removed
 //! ```
 
@@ -24,7 +25,7 @@ use tokio::sync::{oneshot, watch};
 use monitor::Monitor;
 use next_hops::{NextHop, NextHops};
 use retire::{LinkError, Removal, Retirement};
-use syncer::{Command, Syncer};
+use syncer::{Command, Reader, Syncer};
 
 pub mod links;
 pub mod lookup;
@@ -219,7 +220,8 @@ impl Dataplane {
         let (commands, received) = mpsc::channel();
         let underlay::Started { poke, links, ways } = underlay::start(commands.clone())?;
         let status = Arc::new(Mutex::new(Status::default()));
-        let syncer = Syncer::new(netlink, settings, links, Arc::clone(&status))?;
+        let reader = Reader::start(settings, commands.clone())?;
+        let syncer = Syncer::new(netlink, reader, settings, links, Arc::clone(&status))?;
         let alive = Arc::new(());
         let events = (commands.clone(), Arc::downgrade(&alive));
         thread::Builder::new()

@@ -17,7 +17,15 @@ use super::state::Snapshot;
 /// # Errors
 /// The netlink socket's.
 pub fn read(netlink: &mut Netlink, settings: Option<Settings>) -> Result<Snapshot, NetlinkError> {
-    let mut snapshot = Snapshot { objects: read_objects(netlink)?, ..Snapshot::default() };
+    Ok(Snapshot { objects: read_objects(netlink)?, ..read_routes(netlink, settings)? })
+}
+
+/// The same without the objects.
+///
+/// # Errors
+/// The netlink socket's.
+pub fn read_routes(netlink: &mut Netlink, settings: Option<Settings>) -> Result<Snapshot, NetlinkError> {
+    let mut snapshot = Snapshot::default();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut foreign = Vec::new();
         let ours = |route: RouteMessage| {

@@ -77,6 +77,8 @@ struct Slot {
     unwanted: bool,
     /// The pair it is counted under in [`State::moving`].
     moving: Option<(u32, u32)>,
+    /// The comparison in which, or after which, it was last seen or changed.
+    seen: u32,
 }
 
 /// Wanted and actual routes by destination.
@@ -90,6 +92,10 @@ pub struct State {
     strays: Vec<Seen>,
     wanted: usize,
     installed: usize,
+    /// Numbers comparisons.
+    comparison: u32,
+    /// While one is under way: destinations that are neither wanted nor there any more. What was read may know them yet.
+    gone: Option<Vec<IpNetwork>>,
     swept: bool,
 }
 
@@ -104,6 +110,8 @@ impl State {
             strays: Vec::new(),
             wanted: 0,
             installed: 0,
+            comparison: 0,
+            gone: None,
             swept: false,
         };
         state.observe(snapshot);
@@ -264,29 +272,55 @@ impl State {
 
     /// All of what is there was read again. Returns the destinations that differ.
     pub fn observe(&mut self, snapshot: Snapshot) -> Vec<IpNetwork> {
-        self.objects.observe(snapshot.objects);
-        let mut actual = FxHashMap::default();
+        self.begin_comparison();
+        self.compare_objects(snapshot.objects);
+        snapshot.routes.into_iter().for_each(|seen| self.compare(seen));
+        self.end_comparison()
+    }
+
+    /// All of what is there is about to be read. What changes from now on is newer than what is read.
+    pub fn begin_comparison(&mut self) {
+        self.comparison = self.comparison.wrapping_add(1);
+        self.gone = Some(Vec::new());
+    }
+
+    /// The objects are these, read after the routes, which follow one by one.
+    pub fn compare_objects(&mut self, objects: BTreeMap<u32, Object>) {
+        self.objects.observe(objects);
         self.strays.clear();
-        for seen in snapshot.routes {
-            let target = match seen.target {
-                Target::Group(id) if !self.objects.is_there(id) => Target::Other,
-                target => target,
-            };
-            if seen.settings == self.settings {
-                actual.insert(seen.destination, target);
-            } else {
-                self.strays.push(seen);
-            }
+    }
+
+    /// This was among the routes.
+    pub fn compare(&mut self, seen: Seen) {
+        if seen.settings != self.settings {
+            return self.strays.push(seen);
         }
-        let gone =
-            self.slots.iter().filter(|(key, slot)| slot.actual.is_some() && !actual.contains_key(*key));
-        for destination in gone.map(|(key, _)| *key).collect::<Vec<_>>() {
+        let target = match seen.target {
+            Target::Group(id) if !self.objects.is_there(id) => Target::Other,
+            target => target,
+        };
+        let comparison = self.comparison;
+        match self.slots.get_mut(&seen.destination) {
+            Some(slot) if slot.seen == comparison => {}
+            Some(slot) if slot.actual == Some(target) => slot.seen = comparison,
+            _ => self.change(seen.destination, |slot| slot.actual = Some(target)),
+        }
+    }
+
+    /// There were no other routes. Returns the destinations that differ.
+    pub fn end_comparison(&mut self) -> Vec<IpNetwork> {
+        for destination in self.filter(|slot| slot.actual.is_some() && slot.seen != self.comparison) {
             self.lost(destination);
         }
-        for (destination, target) in actual {
-            self.change(destination, |slot| slot.actual = Some(target));
-        }
+        self.leave_comparison();
         self.pending()
+    }
+
+    /// Nothing more is read for it.
+    pub fn leave_comparison(&mut self) {
+        for destination in self.gone.take().unwrap_or_default() {
+            self.change(destination, |_| {});
+        }
     }
 
     /// The objects that are there were read again. Returns the destinations whose route went with its group.
@@ -359,6 +393,9 @@ impl State {
         let slot = self.slots.entry(destination).or_default();
         let before = *slot;
         change(slot);
+        if slot.actual != before.actual {
+            slot.seen = self.comparison;
+        }
         let pair = match (slot.wanted, slot.actual) {
             (Some(Target::Group(to)), Some(Target::Group(from))) => Some((from, to)),
             _ => None,
@@ -370,7 +407,10 @@ impl State {
         }
         let after = *slot;
         if after.wanted.is_none() && after.actual.is_none() {
-            self.slots.remove(&destination);
+            match &mut self.gone {
+                Some(gone) => gone.push(destination),
+                None => drop(self.slots.remove(&destination)),
+            }
         }
         if before.moving != after.moving {
             if let Some(pair) = before.moving

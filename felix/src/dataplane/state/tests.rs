@@ -296,6 +296,28 @@ proptest! {
     }
 }
 
+#[test]
+fn what_changes_while_all_is_read_is_newer_than_what_was_read() {
+    let mut state = State::new(SETTINGS, links(&BTreeSet::new()), Snapshot::default());
+    let mut kernel = Kernel::default();
+    let [gone, stays, comes]: [IpNetwork; 3] =
+        ["10.0.0.0/26", "10.0.1.0/26", "10.0.2.0/26"].map(|text| text.parse().unwrap());
+    [gone, stays].iter().for_each(|destination| state.want(*destination, &Route::Blackhole));
+    apply(&mut state, &mut kernel);
+    let read = kernel.snapshot();
+    state.begin_comparison();
+    state.unwant(gone);
+    state.want(comes, &Route::Blackhole);
+    apply(&mut state, &mut kernel);
+    state.compare_objects(read.objects);
+    read.routes.into_iter().for_each(|seen| state.compare(seen));
+    assert_eq!(state.end_comparison(), []);
+    assert_eq!([gone, stays, comes].map(|it| state.actual(it).is_some()), [false, true, true]);
+
+    kernel.routes.remove(&stays);
+    assert_eq!(state.observe(kernel.snapshot()), [stays]);
+}
+
 /// A hundred routes by two neighbours on one link each.
 fn hundred() -> (State, Kernel, [Route; 2]) {
     let mut kernel = Kernel::default();
