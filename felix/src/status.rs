@@ -200,6 +200,7 @@ impl From<&NodeReport> for NodeStatusStatus {
             version: report.version.clone(),
             // What is there stays.
             policies: None,
+            conditions: Vec::new(),
             problems: report.problems.iter().take(MAX_PROBLEMS).map(problem).collect(),
         }
     }

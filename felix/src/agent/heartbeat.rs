@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
 use crate::crd::NodeStatusStatus;
 
 /// What has been said is said again after this, whether or not anything has changed: nobody watches it, and it may have
@@ -49,6 +51,11 @@ impl Heartbeat {
         now.saturating_duration_since(differs) >= window.mul_f64(share)
     }
 
+    /// The conditions written last.
+    pub fn conditions(&self) -> &[Condition] {
+        self.written.as_ref().map_or(&[], |(status, _)| &status.conditions)
+    }
+
     /// It has been written.
     pub fn wrote(&mut self, status: NodeStatusStatus, now: Instant) {
         *self = Self { written: Some((status, now)), differs: None };
@@ -70,10 +77,18 @@ fn is_same(one: &NodeStatusStatus, other: &NodeStatusStatus) -> bool {
         pods: _,
         version,
         problems,
+        conditions,
         policies: _,
     } = one;
-    (session_summary, sessions, blocks, version, problems)
-        == (&other.session_summary, &other.sessions, &other.blocks, &other.version, &other.problems)
+    (session_summary, sessions, blocks, version, problems, conditions)
+        == (
+            &other.session_summary,
+            &other.sessions,
+            &other.blocks,
+            &other.version,
+            &other.problems,
+            &other.conditions,
+        )
 }
 
 #[cfg(test)]

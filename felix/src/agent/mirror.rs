@@ -373,7 +373,8 @@ impl Core {
     fn node_status(&mut self, now: Instant) -> Option<Write> {
         let uid = self.graph.node(&self.me)?.uid.clone();
         let policies = self.enforcement.said();
-        let status = NodeStatusStatus { policies, ..NodeStatusStatus::from(&self.report(now)) };
+        let conditions = merged(self.mirror.node.conditions(), &self.kernel_verdicts());
+        let status = NodeStatusStatus { policies, conditions, ..NodeStatusStatus::from(&self.report(now)) };
         let (nodes, share) = (self.cluster.nodes.len(), self.share());
         let due = self.mirror.node.is_due(&status, nodes, share, now);
         due.then(|| Write::Node { name: self.me.clone(), uid, status: Box::new(status) })

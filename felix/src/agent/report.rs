@@ -1,10 +1,12 @@
 //! What the agent says of its node.
 
+use std::fmt::Write as _;
 use std::time::Instant;
 
 use manx_ipam::block::Block;
 
 use super::core::Core;
+use super::mirror::Verdict;
 use super::pods::Held;
 use crate::attach::files::Phase;
 use crate::model::policy::PolicyName;
@@ -13,6 +15,9 @@ use crate::status::{
     SpeakerReport,
 };
 use crate::watch::Kind;
+
+/// Overlaps told one by one in a condition.
+const TOLD: usize = 3;
 
 impl Core {
     /// All of it, as known now.
@@ -123,6 +128,32 @@ impl Core {
     fn services(&self) -> ServiceReport {
         let (known, announced) = self.graph.services();
         ServiceReport { known, announced }
+    }
+
+    /// How it is with the kernel, as conditions of the NodeStatus.
+    pub(super) fn kernel_verdicts(&self) -> [Verdict; 2] {
+        let verdict =
+            |type_, holds, reason, message| Verdict { type_, holds, reason, message, generation: 1 };
+        let told = &self.kernel.overlaps[..self.kernel.overlaps.len().min(TOLD)];
+        let more = self.kernel.overlapping.max(told.len()) - told.len();
+        let mut words = told.join("; ");
+        if more > 0 {
+            let _ = write!(words, "; and {more} more");
+        }
+        let overlap = match told {
+            [] => verdict(
+                "RouteOverlap",
+                false,
+                "NoForeignRoute",
+                "no other program's route takes packets from Manx's".to_owned(),
+            ),
+            _ => verdict("RouteOverlap", true, "ForeignRoute", words),
+        };
+        let prepared = match self.settings.as_slice() {
+            [] => verdict("KernelPrepared", true, "AsNeeded", String::new()),
+            failed => verdict("KernelPrepared", false, "NotAsNeeded", failed.join("; ")),
+        };
+        [overlap, prepared]
     }
 
     /// What is not done as policies say, and pods that are closed.

@@ -1,5 +1,6 @@
 //! What a node says of itself.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,10 @@ pub struct NodeStatusStatus {
     /// What is not as it should be here, an object each.
     #[serde(default)]
     pub problems: Vec<ProblemStatus>,
+    /// `RouteOverlap`, true while other programs' routes take packets from Manx's, and `KernelPrepared`, false while
+    /// something of the kernel is not as a node needs it; with the reason in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
     /// Which policies are in force on this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policies: Option<PolicyEnforcement>,

@@ -62,6 +62,40 @@ fn a_node_without_addresses_says_so_on_its_node_and_tells_an_event_once_until_th
     assert_eq!(told, ["Node", "IPPool"]);
 }
 
+/// Status, reason and message of a condition of the NodeStatus last written.
+fn condition(machine: &Machine, type_: &str) -> (String, String, String) {
+    let last = machine.writes.iter().rev().find_map(|write| match write {
+        Write::Node { status, .. } => Some(status),
+        _ => None,
+    });
+    let condition = last.unwrap().conditions.iter().find(|it| it.type_ == type_).unwrap().clone();
+    (condition.status, condition.reason, condition.message)
+}
+
+#[test]
+fn what_the_kernel_refuses_is_a_condition_with_its_words_and_its_time_stays_while_it_does() {
+    let mut machine = Machine::new();
+    machine.read_these(vec![pool("v4", "10.244.0.0/24", 30)]);
+    machine.pass(30);
+    assert_eq!(condition(&machine, "KernelPrepared").0, "True");
+    let since = |machine: &Machine| {
+        let last = machine.writes.iter().rev().find_map(|write| match write {
+            Write::Node { status, .. } => status.conditions.iter().find(|it| it.type_ == "RouteOverlap"),
+            _ => None,
+        });
+        last.unwrap().last_transition_time.clone()
+    };
+    let before = since(&machine);
+    machine.core.see_settings(vec!["net/ipv4/ip_forward should be 1, but cannot be written".to_owned()]);
+    machine.pass(30);
+    let (status, reason, words) = condition(&machine, "KernelPrepared");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "NotAsNeeded"));
+    assert!(words.contains("ip_forward should be 1"), "{words}");
+    assert_eq!(since(&machine), before, "of what has not changed");
+    let problems = machine.core.report(machine.now).problems;
+    assert!(problems.iter().any(|problem| problem.message == words), "{problems:?}");
+}
+
 #[test]
 fn another_programs_route_that_takes_packets_from_ours_is_an_event_once() {
     let mut machine = Machine::new();
@@ -75,8 +109,12 @@ fn another_programs_route_that_takes_packets_from_ours_is_an_event_once() {
     assert_eq!(see(&mut machine, &["the route to 10.244.0.0/28"]), 1);
     let said = machine.core.report(machine.now).problems;
     assert!(said.iter().any(|problem| problem.message.contains("10.244.0.0/28")), "{said:?}");
+    let (status, reason, words) = condition(&machine, "RouteOverlap");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "ForeignRoute"));
+    assert!(words.contains("10.244.0.0/28"), "{words}");
     assert_eq!(see(&mut machine, &["the route to 10.244.0.0/28"]), 1, "told a moment ago");
     assert_eq!(see(&mut machine, &[]), 1);
+    assert_eq!(condition(&machine, "RouteOverlap").0, "False");
     assert_eq!(see(&mut machine, &["the route to 10.244.0.0/28"]), 2, "it went, and came again");
 }
 

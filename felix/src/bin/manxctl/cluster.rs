@@ -237,6 +237,7 @@ pub mod tests {
     pub fn small_cluster() -> ClusterReport {
         let mut status = NodeStatus::new("node1", NodeStatusSpec {});
         status.status = Some(NodeStatusStatus {
+            conditions: Vec::new(),
             session_summary: "1/2".to_owned(),
             sessions: vec![
                 SessionStatus {
