@@ -41,6 +41,9 @@ Examples:
   manxctl status                       sessions, blocks, routes and pods here; nodes and pools of the cluster
   manxctl status -o json | jq .node    the same for programs
   manxctl route 10.244.3.7             which way packets take from this node, and who disagrees about it
+  manxctl route 10.244.3.7 --from worker7
+                                       the same from another, as far as the cluster's objects tell it
+  manxctl node status worker7          what a node says of itself: sessions, blocks, routes, what is not as it should be
   manxctl policy explain --from shop/web --to shop/db --port 5432
                                        whether a packet passes, and which rule of which policy decides
   manxctl policy top                   what each policy has let through and denied
@@ -83,6 +86,10 @@ enum Command {
     Route {
         /// An address, or a prefix: its first address.
         target: String,
+        /// The node packets start from; this one unless given. Of another, what its agent has written to the API is told:
+        /// the paths of its speaker and its kernel's route are known there alone.
+        #[arg(long, value_name = "NODE")]
+        from: Option<String>,
         #[command(flatten)]
         cluster: ClusterArgs,
         #[command(flatten)]
@@ -95,7 +102,7 @@ enum Command {
     /// What this node's BGP speaker knows.
     #[command(subcommand)]
     Bgp(BgpCommand),
-    /// A node's leave for maintenance, and its return.
+    /// How a node is; its leave for maintenance, and its return.
     #[command(subcommand)]
     Node(NodeCommand),
     /// What policies let through: why, what they have counted, and what is in the kernel.
@@ -150,6 +157,20 @@ enum Command {
 
 #[derive(Subcommand)]
 enum NodeCommand {
+    /// What a node says of itself: its sessions and why they are not up, blocks, routes and pods, and what is not as it
+    /// should be.
+    ///
+    /// Of this node its agent is asked, of others what theirs have written to the API (NodeStatus) is read.
+    Status {
+        /// Its name; this node unless given.
+        node: Option<String>,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+        #[command(flatten)]
+        agent: AgentArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// Cordon a node, have its neighbours use other ways (RFC 8326), and then withdraw its routes.
     ///
     /// The same as `kubectl cordon` and the annotation `manx.io/drain` with the seconds. Its pods stay: move them with
@@ -471,9 +492,13 @@ pub async fn main() -> ExitCode {
             let printed = print(output.output, &report, || status::render(&report));
             printed.and_then(|()| report.verdict())
         }
-        Command::Route { target, cluster, agent, speaker, output } => {
+        Command::Route { target, from, cluster, agent, speaker, output } => {
             let kubeconfig = cluster.kubeconfig.as_deref();
-            match route::trace(&target, kubeconfig, &agent.agent_socket, &speaker.speaker_socket).await {
+            let traced = match from.as_deref().filter(|from| !node::is_this(from, &agent.agent_socket)) {
+                Some(from) => route::trace_from(from, &target, kubeconfig).await,
+                None => route::trace(&target, kubeconfig, &agent.agent_socket, &speaker.speaker_socket).await,
+            };
+            match traced {
                 Ok(traced) => print(output.output, &traced, || route::render(&traced)).and_then(|()| {
                     anyhow::ensure!(traced.disagreement.is_none(), "not all agree on the way to {target}");
                     Ok(())
@@ -482,7 +507,7 @@ pub async fn main() -> ExitCode {
             }
         }
         Command::Ipam(command) => addresses(command).await,
-        Command::Node(command) => leave(command).await.and_then(|said| write(&said)),
+        Command::Node(command) => of_node(command).await,
         Command::Bgp(command) => ask_speaker(command).await,
         Command::Policy(PolicyCommand::Explain { from, to, port, cluster, agent_socket, output }) => {
             let kubeconfig = cluster.kubeconfig.as_deref();
@@ -530,15 +555,20 @@ async fn enforcement(policy: Option<&str>, cluster: &ClusterArgs, output: Output
     print(output, &all, || enforced::render(&all))
 }
 
-async fn leave(command: NodeCommand) -> anyhow::Result<String> {
+async fn of_node(command: NodeCommand) -> anyhow::Result<()> {
     match command {
+        NodeCommand::Status { node, cluster, agent, output } => {
+            let kubeconfig = cluster.kubeconfig.as_deref();
+            let status = node::status(node.as_deref(), &agent.agent_socket, kubeconfig).await?;
+            print(output.output, &status, || node::render(&status))
+        }
         NodeCommand::Drain { node, wait, cluster } => {
             let (client, _) = cluster::client(cluster.kubeconfig.as_deref()).await?;
-            node::drain(client, &node, wait).await
+            write(&node::drain(client, &node, wait).await?)
         }
         NodeCommand::Undrain { node, cluster } => {
             let (client, _) = cluster::client(cluster.kubeconfig.as_deref()).await?;
-            node::undrain(client, &node).await
+            write(&node::undrain(client, &node).await?)
         }
     }
 }

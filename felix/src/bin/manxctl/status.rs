@@ -65,13 +65,13 @@ pub fn render(report: &Report) -> String {
     text
 }
 
-fn section(text: &mut String, title: &str, body: &str) {
+pub fn section(text: &mut String, title: &str, body: &str) {
     let gap = if text.is_empty() { "" } else { "\n" };
     // Writing to a String cannot fail.
     let _ = write!(text, "{gap}{title}\n{body}");
 }
 
-fn render_node(text: &mut String, node: &NodeReport) {
+pub fn render_node(text: &mut String, node: &NodeReport) {
     let speaker = &node.speaker;
     let ready = if node.ready { "ready" } else { "not ready" };
     let agent = format!("manx-felix {}, up {}, {ready}", node.version, age(node.uptime_seconds));

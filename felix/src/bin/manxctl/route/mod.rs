@@ -1,5 +1,7 @@
 //! `manxctl route`: the way of an address, from the cluster's objects to the kernel, and where they first disagree.
 
+mod afar;
+
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::Path;
@@ -61,6 +63,24 @@ impl Default for Known {
     }
 }
 
+fn address_of(target: &str) -> anyhow::Result<IpAddr> {
+    let asked: IpNetwork = target.parse().with_context(|| {
+        format!("\"{target}\" is neither an address nor a prefix, as 10.244.3.7 or 10.244.3.0/26")
+    })?;
+    Ok(asked.ip())
+}
+
+/// Asks the cluster how packets get there from a node that is not this one.
+///
+/// # Errors
+/// When `target` is neither an address nor a prefix, the API does not answer, or there is no such node.
+pub async fn trace_from(from: &str, target: &str, kubeconfig: Option<&Path>) -> anyhow::Result<Traced> {
+    let address = address_of(target)?;
+    let (client, url) = cluster::client(kubeconfig).await?;
+    let objects = cluster::objects(&client).await.with_context(|| format!("reading {url}"))?;
+    Ok(afar::judge(address, &afar::told(address, from, &objects)?))
+}
+
 /// Asks the cluster, this node's agent, its speaker and its kernel.
 ///
 /// # Errors
@@ -71,10 +91,7 @@ pub async fn trace(
     agent_socket: &Path,
     speaker_socket: &Path,
 ) -> anyhow::Result<Traced> {
-    let asked: IpNetwork = target.parse().with_context(|| {
-        format!("\"{target}\" is neither an address nor a prefix, as 10.244.3.7 or 10.244.3.0/26")
-    })?;
-    let address = asked.ip();
+    let address = address_of(target)?;
     let block = match blocks(kubeconfig).await {
         Ok(blocks) => {
             let holds = |(prefix, _): &(Prefix, String)| prefix.covers(Prefix::host(address));
@@ -114,11 +131,13 @@ async fn blocks(kubeconfig: Option<&Path>) -> anyhow::Result<Vec<(Prefix, String
     let (client, url) = cluster::client(kubeconfig).await?;
     let blocks: Vec<manx_ipam::crd::IPAMBlock> =
         cluster::all(&client).await.with_context(|| format!("reading {url}"))?;
-    let owned = |block: &manx_ipam::crd::IPAMBlock| {
-        let claim = Claim::try_from(block).ok()?;
-        Some((Prefix::try_from(IpNetwork::from(claim.cidr)).ok()?, claim.node))
-    };
     Ok(blocks.iter().filter_map(owned).collect())
+}
+
+/// A block and its owner; none: its object cannot be read.
+fn owned(block: &manx_ipam::crd::IPAMBlock) -> Option<(Prefix, String)> {
+    let claim = Claim::try_from(block).ok()?;
+    Some((Prefix::try_from(IpNetwork::from(claim.cidr)).ok()?, claim.node))
 }
 
 /// The steps, and the first place where one does not follow from the one before. Pure.
