@@ -1,9 +1,10 @@
-//! Whom nodes peer with and what comes of it, with real agents, speakers and routers: reflectors named and elected, racks
+//! Whom nodes peer with and what comes of it, with real agents, speakers and routers: all of them, reflectors named and elected, racks
 //! of their own AS, two routers a node, IPv6 alone, routers that say what they should not, changes of everything.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where its helpers fail")]
 
 mod fabric;
+mod mesh;
 mod reflectors;
 mod tor;
 

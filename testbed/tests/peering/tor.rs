@@ -213,6 +213,33 @@ async fn a_change_bounces_the_sessions_that_must_and_no_others() {
 
 #[tokio::test]
 #[ignore = "needs root: make test"]
+async fn a_route_marked_no_peer_is_handed_on_but_not_to_a_mere_peer() {
+    const SHY: &str = "198.18.5.0/24";
+    let lab = ready("peering-no-peer").await;
+    let text = format!(
+        "protocol static shy {{ ipv4 {{ import filter {{ bgp_community.add((65535, 65284)); accept; }}; }}; route {SHY} blackhole; }}\n"
+    );
+    fs::write(lab.node_folder("tor2").join("run/many.conf"), text).unwrap();
+    lab.run("tor2", &["birdc", "configure"]).await.unwrap();
+    eventually(SOON, || told(&lab, SHY)).await.unwrap();
+    let all: BGPFilterSpec =
+        serde_json::from_value(json!({"export": [{"match": {"source": "Any"}}]})).unwrap();
+    let filters: Api<BGPFilter> = Api::all(lab.client().await.unwrap());
+    filters.create(&PostParams::default(), &BGPFilter::new("all", all)).await.unwrap();
+    change::<BGPPeer>(&lab, "tor1", json!({"spec": {"filters": ["all"]}})).await;
+    let has = || async { tor_has(&lab, SHY).await.ok_or("tor1 is not told of it") };
+    let path = eventually(SOON, has).await.unwrap();
+    assert!(path["community"]["string"].as_str().unwrap().contains("no-peer"), "{path}");
+    change::<BGPPeer>(&lab, "tor1", json!({"spec": {"bilateral": true}})).await;
+    let has_not = || async { tor_has(&lab, SHY).await.map_or(Ok(()), |path| Err(format!("{path}"))) };
+    eventually(SOON, has_not).await.unwrap();
+    // All else it is told.
+    let own = blocks(&lab, "node1").await[0].clone();
+    eventually(SOON, || async { tor_has(&lab, &own).await.ok_or("tor1 has no route") }).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs root: make test"]
 async fn an_as_the_peer_does_not_have_is_said_on_the_object_on_the_node_and_by_one_event() {
     let lab = ready("peering-as").await;
     change::<BGPPeer>(&lab, "tor1", json!({"spec": {"asNumber": 65009}})).await;
@@ -232,6 +259,8 @@ async fn an_as_the_peer_does_not_have_is_said_on_the_object_on_the_node_and_by_o
         if reason.contains("65001") { Ok(()) } else { Err(reason) }
     };
     eventually(SOON, reported).await.unwrap();
+    // A session that is down makes no node unready.
+    lab.run("node2", &["busybox", "wget", "-qO-", "http://127.0.0.1:9098/readyz"]).await.unwrap();
     let events: Api<k8s_openapi::api::events::v1::Event> = Api::all(client);
     let events = events.list(&ListParams::default()).await.unwrap().items;
     let of_tor1 = events.iter().filter(|event| {
@@ -363,6 +392,17 @@ async fn a_node_whose_address_changes_is_followed() {
     let found = json!({"spec": {"nodeAddress": {"cidrs": ["10.10.0.1/32", "10.10.0.32/32"]}}});
     change::<BGPConfiguration>(&lab, "default", found).await;
     by("10.10.0.32").await.unwrap();
+    let towards = json!({"spec": {"nodeAddress": {"cidrs": null, "canReach": ["10.10.0.251"]}}});
+    change::<BGPConfiguration>(&lab, "default", towards).await;
+    by("10.10.0.2").await.unwrap();
+    // On one of several interfaces; a node without it keeps the address it has.
+    lab.run("node2", &["ip", "link", "add", "bond0", "type", "bridge"]).await.unwrap();
+    lab.run("node2", &["ip", "link", "set", "bond0", "up"]).await.unwrap();
+    lab.run("node2", &["ip", "address", "add", "10.10.0.42/32", "dev", "bond0"]).await.unwrap();
+    let on_it = json!({"spec": {"nodeAddress": {"canReach": null, "interface": "bond0"}}});
+    change::<BGPConfiguration>(&lab, "default", on_it).await;
+    by("10.10.0.42").await.unwrap();
+    eventually(SOON, || pings(&lab, &one, &two)).await.unwrap();
     change::<BGPConfiguration>(&lab, "default", json!({"spec": {"nodeAddress": null}})).await;
     by("10.10.0.22").await.unwrap();
     // Of two addresses of one network the second goes with the first otherwise.
