@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::Api;
 use kube::api::{ListParams, PostParams};
+use manx_bgp::api::SessionState;
 use manx_felix::crd::{BGPConfiguration, BGPFilter, BGPFilterSpec, BGPPeer, NodeStatus};
 use manx_testbed::{Lab, TemporaryLab, eventually};
 use serde_json::{Value, json};
@@ -236,6 +237,35 @@ async fn a_route_marked_no_peer_is_handed_on_but_not_to_a_mere_peer() {
     // All else it is told.
     let own = blocks(&lab, "node1").await[0].clone();
     eventually(SOON, || async { tor_has(&lab, &own).await.ok_or("tor1 has no route") }).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs root: make test"]
+async fn a_router_that_calls_from_a_range_is_a_neighbour_if_its_as_may() {
+    let lab = ready("peering-range").await;
+    let range = |asns: &str| json!({"cidr": "10.10.0.252/30", "asNumbers": [asns]});
+    let called = json!({"spec": {"address": null, "asNumber": null, "range": range("65002")}});
+    change::<BGPPeer>(&lab, "tor2", called).await;
+    say_many(&lab, 3);
+    lab.run("tor2", &["birdc", "configure"]).await.unwrap();
+    let calls = |is_up: bool| {
+        let lab = &lab;
+        let ask = move || async move {
+            let sessions = sessions(lab, "node1").await?;
+            let up = sessions.values().any(|session| {
+                let of_range = session.range.is_some() && session.address.to_string() == "10.10.0.252";
+                of_range && session.state == SessionState::Established
+            });
+            if up == is_up { Ok(()) } else { Err(format!("{sessions:?}")) }
+        };
+        eventually(SOON, ask)
+    };
+    calls(true).await.unwrap();
+    eventually(SOON, || told(&lab, "100.0.0.0/24")).await.unwrap();
+    change::<BGPPeer>(&lab, "tor2", json!({"spec": {"range": range("65100-65199")}})).await;
+    calls(false).await.unwrap();
+    eventually(SOON, || not_told(&lab, "100.0.0.0/24")).await.unwrap();
+    assert_eq!(sessions(&lab, "node1").await.unwrap()["tor1"].flaps, 0);
 }
 
 #[tokio::test]
