@@ -5,6 +5,7 @@
 //! is what a service account may do, not whether somebody else can pretend to be it.
 
 use http::{HeaderMap, header};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
@@ -57,6 +58,47 @@ impl Caller {
     }
 }
 
+/// What a service account has asked, as roles name it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Call {
+    /// As in `userInfo.username`.
+    pub user: String,
+    /// `get`, `patch` …
+    pub verb: String,
+    /// The API group, empty for the core.
+    pub group: String,
+    /// `pods`, `nodes/status`.
+    pub resource: String,
+    /// In which namespace; empty: in the whole cluster.
+    pub namespace: String,
+}
+
+impl Call {
+    pub(super) fn new(caller: &Caller, verb: Verb, target: &Target) -> Self {
+        let verb = match verb {
+            Verb::Get => "get",
+            Verb::List => "list",
+            Verb::Watch => "watch",
+            Verb::Create => "create",
+            Verb::Update => "update",
+            Verb::Patch | Verb::Apply => "patch",
+            Verb::Delete => "delete",
+            Verb::DeleteCollection => "deletecollection",
+        };
+        let resource = match &target.subresource {
+            Some(subresource) => format!("{}/{subresource}", target.plural),
+            None => target.plural.clone(),
+        };
+        Self {
+            user: caller.username(),
+            verb: verb.to_owned(),
+            group: target.group.clone(),
+            resource,
+            namespace: target.namespace.clone().unwrap_or_default(),
+        }
+    }
+}
+
 impl State {
     /// Answers a TokenRequest for a service account, bound to the pod it names.
     pub(super) fn token(&self, target: &Target, request: &Value) -> Result<Value, ApiError> {
@@ -89,20 +131,7 @@ impl State {
 
     /// Refuses what no role bound to the caller allows (RBAC; `kubectl auth can-i` of the real server).
     pub(super) fn authorize(&self, caller: &Caller, verb: Verb, target: &Target) -> Result<(), ApiError> {
-        let verb = match verb {
-            Verb::Get => "get",
-            Verb::List => "list",
-            Verb::Watch => "watch",
-            Verb::Create => "create",
-            Verb::Update => "update",
-            Verb::Patch | Verb::Apply => "patch",
-            Verb::Delete => "delete",
-            Verb::DeleteCollection => "deletecollection",
-        };
-        let resource = match &target.subresource {
-            Some(subresource) => format!("{}/{subresource}", target.plural),
-            None => target.plural.clone(),
-        };
+        let Call { verb, resource, .. } = Call::new(caller, verb, target);
         let allows = |rule: &Value| {
             let has = |list: &str, wanted: &str| {
                 let list = rule[list].as_array();
@@ -112,7 +141,7 @@ impl State {
             let named = names.is_none_or(|names| {
                 target.name.as_deref().is_some_and(|name| names.iter().any(|one| *one == name))
             });
-            has("verbs", verb) && has("apiGroups", &target.group) && has("resources", &resource) && named
+            has("verbs", &verb) && has("apiGroups", &target.group) && has("resources", &resource) && named
         };
         if self.rules(caller, target.namespace.as_deref()).iter().any(allows) {
             return Ok(());

@@ -45,6 +45,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
+pub use access::Call;
 pub use faults::{Faults, Outage};
 pub use request::Verb;
 pub use requests::Requests;
@@ -56,7 +57,7 @@ pub use watch::{Broken, WatchSettings};
 
 use error::ApiError;
 use request::Query;
-use requests::Counter;
+use requests::{Calls, Counter};
 use state::State;
 use write::Write;
 
@@ -73,6 +74,7 @@ struct Inner {
     state: Arc<Mutex<State>>,
     faults: Faults,
     requests: Counter,
+    calls: Calls,
     watches: WatchSettings,
 }
 
@@ -97,7 +99,13 @@ impl ApiServer {
     /// A server whose log keeps `history` changes, at least one, and that treats its watchers so.
     pub fn with(history: usize, watches: WatchSettings) -> Self {
         let state = Arc::new(Mutex::new(State::new(history.max(1))));
-        let inner = Inner { state, faults: Faults::default(), requests: Counter::default(), watches };
+        let inner = Inner {
+            state,
+            faults: Faults::default(),
+            requests: Counter::default(),
+            calls: Calls::default(),
+            watches,
+        };
         let server = Self { inner: Arc::new(inner) };
         for name in ["default", "kube-node-lease", "kube-public", "kube-system"] {
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});

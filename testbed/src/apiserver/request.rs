@@ -17,6 +17,8 @@ pub enum Path {
     Version,
     /// `/healthz`, `/livez`, `/readyz`.
     Health,
+    /// `/testbed/calls`: what service accounts have asked.
+    Calls,
 }
 
 /// The path of objects.
@@ -48,6 +50,7 @@ impl Path {
         match parts.as_slice() {
             ["version"] => Ok(Self::Version),
             ["healthz" | "livez" | "readyz", ..] => Ok(Self::Health),
+            ["testbed", "calls"] => Ok(Self::Calls),
             ["openapi", rest @ ..] => Ok(Self::OpenApi(owned(rest))),
             ["api"] | ["api", _] | ["apis"] | ["apis", _] | ["apis", _, _] => {
                 Ok(Self::Discovery(owned(&parts)))

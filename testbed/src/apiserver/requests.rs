@@ -1,11 +1,11 @@
 //! Counts of requests, for tests that say how many there may be.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
 };
 
-use super::request::Verb;
+use super::{access::Call, request::Verb};
 
 /// How many requests there were, by verb and resource (`pods`, `ippools.manx.io/status`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +52,20 @@ impl Requests {
 
 #[derive(Debug, Default)]
 pub(super) struct Counter(Mutex<Requests>);
+
+/// What service accounts have asked, allowed or not, each once.
+#[derive(Debug, Default)]
+pub(super) struct Calls(Mutex<BTreeSet<Call>>);
+
+impl Calls {
+    pub(super) fn note(&self, call: Call) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(call);
+    }
+
+    pub(super) fn read(&self) -> BTreeSet<Call> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 impl Counter {
     pub(super) fn count(&self, verb: Verb, resource: String) {

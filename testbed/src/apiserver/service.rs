@@ -13,11 +13,11 @@ use http::{HeaderMap, HeaderValue, Request, Response, header, request::Parts};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     ApiServer,
-    access::Caller,
+    access::{Call, Caller},
     delete::{self, Deleted, Options},
     discovery,
     error::ApiError,
@@ -108,10 +108,12 @@ impl ApiServer {
             },
             _ => None,
         };
-        if let (Path::Objects(target), Some(verb), Some(caller)) = (&path, verb, &caller)
-            && let Err(error) = self.state().authorize(caller, verb, target)
-        {
-            return Ok(Err(error));
+        if let (Path::Objects(target), Some(verb), Some(caller)) = (&path, verb, &caller) {
+            self.inner.calls.note(Call::new(caller, verb, target));
+            let allowed = self.state().authorize(caller, verb, target);
+            if let Err(error) = allowed {
+                return Ok(Err(error));
+            }
         }
         if let Verdict::Refuse(error) = self.inner.faults.meet(verb).await? {
             return Ok(Err(error));
@@ -129,6 +131,7 @@ impl ApiServer {
     fn describe(&self, path: &Path, headers: &HeaderMap) -> Result<Response<Answer>, ApiError> {
         match path {
             Path::Version => Ok(reply(200, &discovery::version(), &[])),
+            Path::Calls => Ok(reply(200, &json!(self.inner.calls.read()), &[])),
             Path::Health => Ok(respond(200, "text/plain", Bytes::from_static(b"ok"))),
             Path::Discovery(path) => {
                 let registry = &self.state().registry;

@@ -1,7 +1,8 @@
-//! Structural OpenAPI v3 schemas: pruning, defaulting, validation, and the shape of lists.
+//! Structural OpenAPI v3 schemas: pruning, defaulting, validation with its rules, and the shape of lists.
 
 mod default;
 mod prune;
+mod rules;
 pub mod shape;
 mod validate;
 
@@ -16,6 +17,7 @@ use super::{builtin, error::Cause};
 pub struct Schema {
     root: Value,
     validator: OnceLock<Result<jsonschema::Validator, String>>,
+    rules: OnceLock<Result<rules::Programs, String>>,
 }
 
 impl Schema {
@@ -27,7 +29,7 @@ impl Schema {
         for (name, schema) in builtin::type_meta() {
             root["properties"][name] = schema.clone();
         }
-        Self { root, validator: OnceLock::new() }
+        Self { root, validator: OnceLock::new(), rules: OnceLock::new() }
     }
 
     /// The OpenAPI v3 document of it.
@@ -47,11 +49,18 @@ impl Schema {
         default::fill(&self.root, object);
     }
 
-    /// Everything wrong with the object.
-    pub fn validate(&self, object: &Value) -> Vec<Cause> {
-        match self.validator() {
+    /// Everything wrong with the object that is to be there in place of an old one. Rules are looked at where types are
+    /// right, as by the real server.
+    pub fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<Cause> {
+        let broken = |why: &str| vec![Cause::invalid("", &Value::Null, why)];
+        let causes = match self.validator() {
             Ok(validator) => validate::causes(validator, object),
-            Err(why) => vec![Cause::invalid("", &Value::Null, why)],
+            Err(why) => broken(why),
+        };
+        match self.rules() {
+            Ok(rules) if causes.is_empty() => rules::causes(rules, &self.root, object, old),
+            Ok(_) => causes,
+            Err(why) => broken(why),
         }
     }
 
@@ -60,11 +69,15 @@ impl Schema {
     /// # Errors
     /// What is wrong with it, in words.
     pub fn check(&self) -> Result<(), String> {
-        self.validator().map(|_| ()).map_err(str::to_owned)
+        self.validator().map(|_| ()).and_then(|()| self.rules().map(|_| ())).map_err(str::to_owned)
     }
 
     fn validator(&self) -> Result<&jsonschema::Validator, &str> {
         self.validator.get_or_init(|| validate::compile(&self.root)).as_ref().map_err(String::as_str)
+    }
+
+    fn rules(&self) -> Result<&rules::Programs, &str> {
+        self.rules.get_or_init(|| rules::compile(&self.root)).as_ref().map_err(String::as_str)
     }
 }
 

@@ -47,7 +47,7 @@ fn defaults_fill_what_is_missing_and_reach_into_defaulted_objects() {
 #[test]
 fn errors_read_as_the_real_servers() {
     let said = |spec: Value| {
-        let causes = schema().validate(&json!({"metadata": {"name": "x"}, "spec": spec}));
+        let causes = schema().validate(&json!({"metadata": {"name": "x"}, "spec": spec}), None);
         causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect::<Vec<_>>()
     };
     assert_eq!(said(json!({})), ["spec.cidr: Required value"]);

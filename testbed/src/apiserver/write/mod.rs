@@ -317,7 +317,7 @@ impl Write<'_> {
             _ => unknown,
         };
         schema.default(object);
-        let mut causes = schema.validate(object);
+        let mut causes = schema.validate(object, old);
         causes.extend(admission::check(self.resource, object));
         // What completes an object builds on its types being right.
         if causes.is_empty() {
