@@ -175,10 +175,13 @@ pub struct IPPoolStatus {
 #[serde(rename_all = "camelCase")]
 pub struct IPAMBlockSpec {
     /// The block, as `10.244.3.64/26`.
+    #[schemars(length(max = 43))]
     pub cidr: String,
     /// The IPPool it was cut from.
+    #[schemars(length(max = 253))]
     pub pool: String,
     /// The Node that owns it and alone hands out its addresses.
+    #[schemars(length(max = 253))]
     pub node: String,
     /// The block it was carved out of by that block's owner; unset where it was cut from the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -190,8 +193,10 @@ pub struct IPAMBlockSpec {
 #[serde(rename_all = "camelCase")]
 pub struct ParentBlock {
     /// Its range, as `10.244.3.0/26`.
+    #[schemars(length(max = 43))]
     pub cidr: String,
     /// UID of its object: another block of the same range later has had other owners.
+    #[schemars(length(max = 128))]
     pub uid: String,
 }
 
@@ -293,8 +298,10 @@ pub struct IPReservationStatus {
 #[serde(rename_all = "camelCase")]
 pub struct IPAMRequestSpec {
     /// The Node that asks.
+    #[schemars(length(max = 253))]
     pub node: String,
     /// The block it asks for a part of, as `10.244.3.64/26`; its owner answers.
+    #[schemars(length(max = 43))]
     pub block: String,
 }
 

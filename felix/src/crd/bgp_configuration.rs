@@ -4,6 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::pattern::STANDARD;
 use super::services::ServiceAddressesSpec;
 use super::session::{Bfd, GracefulRestart, SecretKey, Timers};
 use super::{AcceptedStatus, default_port};
@@ -28,6 +29,9 @@ use super::{AcceptedStatus, default_port};
 #[x_kube(validation = Rule::new("!has(self.sendHoldTimeSeconds) || \
     self.sendHoldTimeSeconds > (has(self.holdTimeSeconds) ? self.holdTimeSeconds : 90)")
     .message("sendHoldTimeSeconds is more than holdTimeSeconds, which is 90 unless set"))]
+#[x_kube(validation = Rule::new("!has(self.keepaliveSeconds) || (has(self.holdTimeSeconds) ? self.holdTimeSeconds : 90) / 3 >= \
+    self.keepaliveSeconds && (self.keepaliveSeconds > 0 || has(self.holdTimeSeconds) && self.holdTimeSeconds == 0)")
+    .message("keepaliveSeconds is 1 to a third of holdTimeSeconds; 0 goes with 0"))]
 pub struct BGPConfigurationSpec {
     /// AS number of nodes, 1–4294967295; 64512 unless set. A node's annotation or label `manx.io/as-number` says another
     /// for that node.
@@ -104,10 +108,12 @@ pub struct NodeAddress {
     pub interface: Option<String>,
     /// In one of these ranges: `10.1.0.0/16`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self.all(range, isCIDR(range))").message("cidrs are ranges, as 10.1.0.0/16"))]
     #[schemars(length(min = 1, max = 16), inner(length(max = 43)))]
     pub cidrs: Option<Vec<String>>,
     /// With which the node would call these addresses, by its routes: `10.0.0.1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self.all(address, isIP(address))").message("canReach are addresses, as 10.0.0.1"))]
     #[schemars(length(min = 1, max = 2), inner(length(max = 45)))]
     pub can_reach: Option<Vec<String>>,
 }
@@ -121,7 +127,7 @@ pub struct PrefixAdvertisement {
     #[schemars(length(max = 43))]
     pub cidr: String,
     /// Standard communities to attach (RFC 1997): `64512:100`, `no-export`.
-    #[schemars(length(max = 16), inner(length(max = 32)))]
+    #[schemars(length(max = 16), inner(length(max = 32), regex(pattern = STANDARD)))]
     pub communities: Vec<String>,
 }
 
@@ -138,7 +144,7 @@ pub struct Aggregate {
     pub suppress: bool,
     /// Standard communities to attach (RFC 1997).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(max = 32)))]
+    #[schemars(length(max = 16), inner(length(max = 32), regex(pattern = STANDARD)))]
     pub communities: Vec<String>,
 }
 

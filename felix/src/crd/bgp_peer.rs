@@ -5,6 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::pattern::AS_RANGE;
 use super::session::{Bfd, GracefulRestart, MaxPrefixes, SecretKey, TcpAoKey, Timers};
 use super::{AcceptedStatus, default_port};
 
@@ -42,7 +43,19 @@ use super::{AcceptedStatus, default_port};
         .message("bilateral is for neighbours of other ASes, not for nodes"),
     validation = Rule::new("!has(self.holdTimeSeconds) || !has(self.sendHoldTimeSeconds) || \
         self.sendHoldTimeSeconds > self.holdTimeSeconds")
-        .message("sendHoldTimeSeconds is more than holdTimeSeconds")
+        .message("sendHoldTimeSeconds is more than holdTimeSeconds"),
+    validation = Rule::new("has(self.interface) || !has(self.address) || !isIP(self.address) || \
+        !ip(self.address).isLinkLocalUnicast()")
+        .message("a link-local address needs interface: it is another neighbour on each link"),
+    validation = Rule::new("!has(self.multihop) || self.multihop < 2 || has(self.range) || !has(self.interface) || \
+        has(self.address) && isIP(self.address) && !ip(self.address).isLinkLocalUnicast()")
+        .message("a link-local neighbour is one hop away: leave multihop out"),
+    validation = Rule::new("!has(self.range) || self.port == 179").message("port is not for a range, whose neighbours call"),
+    validation = Rule::new("!has(self.localAsNumber) || !has(self.asNumber) || self.localAsNumber != self.asNumber")
+        .message("localAsNumber is the neighbour's own AS: leave it out for a session inside one AS"),
+    validation = Rule::new("!has(self.keepaliveSeconds) || !has(self.holdTimeSeconds) || \
+        self.holdTimeSeconds / 3 >= self.keepaliveSeconds && (self.keepaliveSeconds > 0 || self.holdTimeSeconds == 0)")
+        .message("keepaliveSeconds is 1 to a third of holdTimeSeconds; 0 goes with 0")
 )]
 pub struct BGPPeerSpec {
     /// Nodes that peer with it; all of them unless set.
@@ -156,7 +169,7 @@ pub struct PeerRange {
     #[schemars(length(max = 43))]
     pub cidr: String,
     /// The ASes they may claim: `65001`, `65100-65199`.
-    #[schemars(length(min = 1, max = 64), inner(length(max = 21)))]
+    #[schemars(length(min = 1, max = 64), inner(length(max = 21), regex(pattern = AS_RANGE)))]
     pub as_numbers: Vec<String>,
     /// How many may have a session with a node at one time.
     #[serde(default = "default_range_limit")]

@@ -1,11 +1,12 @@
 //! `crds`: writes the CustomResourceDefinitions, which are generated from the Rust types, as YAML.
 
+mod older;
 mod reference;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Parser;
@@ -18,7 +19,7 @@ const HEADER: &str = "# Generated from the Rust types by `crds --dir deploy/crds
 #[derive(Parser)]
 struct Args {
     /// Write one file each, `<group>_<plural>.yaml`, into this directory instead, a kustomization of them, and a page
-    /// that explains every field.
+    /// that explains every field; and beside it, in `<directory>-1.30`, a kustomization for Kubernetes 1.30.
     #[arg(long)]
     dir: Option<PathBuf>,
 }
@@ -33,9 +34,26 @@ fn main() -> anyhow::Result<()> {
     };
     for (name, text) in files()? {
         let path = directory.join(name);
-        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        write_file(&path, &text)?;
     }
-    Ok(())
+    let (older, base) = older_beside(directory)?;
+    fs::create_dir_all(&older).with_context(|| format!("making {}", older.display()))?;
+    write_file(&older.join("kustomization.yaml"), &older_text(&base)?)
+}
+
+fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// The directory for Kubernetes 1.30, and how it calls the other.
+fn older_beside(directory: &Path) -> anyhow::Result<(PathBuf, String)> {
+    let name = directory.file_name().context("--dir has no name")?.to_string_lossy();
+    Ok((directory.with_file_name(format!("{name}-1.30")), format!("../{name}")))
+}
+
+fn older_text(base: &str) -> anyhow::Result<String> {
+    let body = serde_saphyr::to_string(&older::kustomization(&crd::all(), base)?)?;
+    Ok(format!("{HEADER}# For Kubernetes 1.30; later releases take deploy/crds.\n{body}"))
 }
 
 /// What a directory of them holds.
@@ -65,8 +83,6 @@ fn yaml(crd: &CustomResourceDefinition) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]
@@ -83,6 +99,14 @@ mod tests {
             checked_in == files().unwrap(),
             "deploy/crds is stale: run `cargo run -p manx-felix --bin crds -- --dir deploy/crds`"
         );
+    }
+
+    #[test]
+    fn those_for_an_older_kubernetes_are_too() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds");
+        let (older, base) = older_beside(&directory).unwrap();
+        let checked_in = fs::read_to_string(older.join("kustomization.yaml")).unwrap();
+        assert!(checked_in == older_text(&base).unwrap(), "deploy/crds-1.30 is stale: run `make crds`");
     }
 
     #[test]
