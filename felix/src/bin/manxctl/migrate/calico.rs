@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Map, Value, json};
 
-use super::{Source, Step, object, selector};
+use super::{Source, Step, filter, object, selector};
 
 /// What is read: kind and plural.
-pub const KINDS: [(&str, &str); 4] = [
+pub const KINDS: [(&str, &str); 5] = [
     ("IPPool", "ippools"),
+    ("IPReservation", "ipreservations"),
     ("BGPConfiguration", "bgpconfigurations"),
     ("BGPPeer", "bgppeers"),
     ("BGPFilter", "bgpfilters"),
@@ -40,7 +41,8 @@ pub fn steps(sources: &[Source]) -> Vec<Step> {
                 "IPPool" => reading.pool(&source.metadata.name),
                 "BGPConfiguration" => reading.configuration(&source.metadata.name),
                 "BGPPeer" => reading.peer(&source.metadata.name, default_as),
-                _ => reading.filter(),
+                "IPReservation" => reading.reservation(&source.metadata.name),
+                _ => reading.filter(&source.metadata.name, default_as),
             };
             if !objects.is_empty() {
                 reading.rest();
@@ -153,8 +155,13 @@ impl Reading {
             ));
             return Vec::new();
         }
-        if !known.is_empty() && known != ["Pods"] {
-            spec["allowedUses"] = json!(known);
+        match known.as_slice() {
+            ["Services"] => spec["allowedUses"] = json!(known),
+            [_, _] => self.note(
+                "spec.allowedUses had Workload and LoadBalancer: a pool of Manx's is for one of the two, this one for pods; \
+                 give Services a part of the range that no pod has, as a pool of its own",
+            ),
+            _ => {}
         }
         if self.text("assignmentMode").is_some_and(|mode| mode == "Manual") {
             self.note("spec.assignmentMode was Manual: its addresses were given to pods that asked for them; disabled here");
@@ -165,6 +172,14 @@ impl Reading {
             return Vec::new();
         }
         vec![object("IPPool", name, spec)]
+    }
+
+    fn reservation(&mut self, name: &str) -> Vec<Value> {
+        let addresses = self.take("reservedCIDRs").unwrap_or_else(|| json!([]));
+        match addresses.as_array().is_some_and(|addresses| !addresses.is_empty()) {
+            true => vec![object("IPReservation", name, json!({ "addresses": addresses }))],
+            false => Vec::new(),
+        }
     }
 
     fn configuration(&mut self, name: &str) -> Vec<Value> {
@@ -183,15 +198,84 @@ impl Reading {
         }
         // How BIRD logs is nothing to move.
         self.take("logSeverityScreen");
-        for key in ["serviceClusterIPs", "serviceExternalIPs", "serviceLoadBalancerIPs"] {
-            if let Some(value) = self.take(key).filter(|value| *value != json!([])) {
-                self.note(format!(
-                    "spec.{key}: Manx does not announce addresses of Services; they were {value}"
-                ));
-            }
+        self.services(&mut spec);
+        self.advertisements(&mut spec);
+        if let Some(seconds) = self.seconds("nodeMeshMaxRestartTime") {
+            spec["gracefulRestart"] = json!({ "restartTimeSeconds": seconds });
         }
         self.password("nodeMeshPassword", &mut spec);
         vec![object("BGPConfiguration", name, spec)]
+    }
+
+    /// Calico announces these ranges whole, and beside them single addresses of Services with a local traffic policy.
+    fn services(&mut self, spec: &mut Value) {
+        let whole = self.text("serviceLoadBalancerAggregation").is_none_or(|said| said != "Disabled");
+        let mut ranges = Vec::new();
+        for (key, aggregate) in
+            [("serviceClusterIPs", true), ("serviceExternalIPs", true), ("serviceLoadBalancerIPs", whole)]
+        {
+            let theirs = self.take(key).unwrap_or_default();
+            let cidrs = theirs.as_array().into_iter().flatten().map(|block| &block["cidr"]);
+            ranges.extend(cidrs.map(|cidr| json!({ "cidr": cidr, "aggregate": aggregate })));
+        }
+        if !ranges.is_empty() {
+            spec["serviceAddresses"] = json!({ "ranges": ranges });
+        }
+    }
+
+    /// Communities of what is announced; their names stand for their values.
+    fn advertisements(&mut self, spec: &mut Value) {
+        let named = self.take("communities").unwrap_or_default();
+        let value_of = |said: &str| {
+            let named = named.as_array().into_iter().flatten().find(|one| one["name"] == said);
+            named.and_then(|one| one["value"].as_str()).unwrap_or(said).to_owned()
+        };
+        let theirs = self.take("prefixAdvertisements").unwrap_or_default();
+        let mut ours = Vec::new();
+        for advertisement in theirs.as_array().into_iter().flatten() {
+            let said =
+                advertisement["communities"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let (large, standard): (Vec<_>, Vec<_>) =
+                said.map(value_of).partition(|value| value.matches(':').count() == 2);
+            if !large.is_empty() {
+                self.note(format!(
+                    "spec.prefixAdvertisements of {}: large communities ({}) are attached by a BGPFilter's export rule \
+                     (set.addCommunities), named by each BGPPeer",
+                    advertisement["cidr"],
+                    large.join(", ")
+                ));
+            }
+            if !standard.is_empty() {
+                ours.push(json!({ "cidr": advertisement["cidr"], "communities": standard }));
+            }
+        }
+        if !ours.is_empty() {
+            spec["prefixAdvertisements"] = json!(ours);
+        }
+    }
+
+    /// A duration of whole seconds, as Go writes it: `2m0s`, `120s`.
+    fn seconds(&mut self, key: &str) -> Option<u64> {
+        let text = self.text(key)?;
+        let (mut total, mut number) = (Some(0), String::new());
+        for letter in text.chars() {
+            let unit = match letter {
+                'h' => 3600,
+                'm' => 60,
+                's' => 1,
+                digit => {
+                    number.push(digit);
+                    continue;
+                }
+            };
+            let count: Option<u64> = std::mem::take(&mut number).parse().ok();
+            total = total.zip(count).map(|(total, count)| total + count * unit);
+        }
+        if let Some(seconds) = total.filter(|seconds| *seconds > 0 && number.is_empty()) {
+            return Some(seconds);
+        }
+        self.note(format!("spec.{key} was {text}, which is not whole seconds: Manx's default is in force"));
+        None
     }
 
     fn peer(&mut self, name: &str, default_as: u64) -> Vec<Value> {
@@ -261,10 +345,25 @@ impl Reading {
                 spec[ours] = json!(value);
             }
         }
-        if let Some(filters) = self.take("filters").filter(|filters| *filters != json!([])) {
+        if let Some(mode) = self.text("nextHopMode") {
+            spec["nextHop"] = json!(mode);
+        }
+        if let Some(seconds) = self.seconds("maxRestartTime") {
+            spec["gracefulRestart"] = json!({ "restartTimeSeconds": seconds });
+        }
+        if let Some(seconds) = self.seconds("keepaliveTime") {
+            spec["keepaliveSeconds"] = json!(seconds);
+            // Calico leaves the hold time at BIRD's 240 seconds.
+            spec["holdTimeSeconds"] = json!(240.max(seconds * 3));
+        }
+        if let Some(gateway) = self.text("reachableBy") {
             self.note(format!(
-                "spec.filters: BGPFilters are not converted; write Manx's and name them here; they were {filters}"
+                "spec.reachableBy: Manx calls neighbours by the node's own routes; have the nodes know a route to it by \
+                 {gateway}"
             ));
+        }
+        if let Some(filters) = self.take("filters").filter(|filters| *filters != json!([])) {
+            spec["filters"] = filters;
         }
     }
 
@@ -277,17 +376,26 @@ impl Reading {
         }
     }
 
-    fn filter(&mut self) -> Vec<Value> {
-        self.note(
-            "is not converted: `kubectl explain bgpfilter.spec` shows Manx's. Without one a node takes every route from its \
-             neighbours but a default route and those of its own blocks, and tells them its blocks alone",
-        );
-        Vec::new()
+    fn filter(&mut self, name: &str, default_as: u64) -> Vec<Value> {
+        match filter::convert(std::mem::take(&mut self.spec), default_as) {
+            Ok((spec, notes)) => {
+                self.notes.extend(notes);
+                vec![object("BGPFilter", name, spec)]
+            }
+            Err(missing) => {
+                self.notes.extend(missing);
+                self.note(
+                    "is not converted, since not all of it can be: write Manx's of the same name (`kubectl explain \
+                     bgpfilter.spec`). Until it is there, BGPPeers that name it tell and take no routes",
+                );
+                Vec::new()
+            }
+        }
     }
 }
 
 /// AS numbers are written as numbers, as strings of a number, and as `asdot` strings (RFC 5396).
-fn number(value: &Value) -> Option<u64> {
+pub(super) fn number(value: &Value) -> Option<u64> {
     if let Some(number) = value.as_u64() {
         return Some(number);
     }

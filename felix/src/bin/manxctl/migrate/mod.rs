@@ -1,6 +1,7 @@
 //! `manxctl migrate`: what another pod network was told, in Manx's objects. Only prints.
 
 mod calico;
+mod filter;
 mod selector;
 
 use std::fmt::Write as _;

@@ -27,6 +27,10 @@ fn what_is_printed_is_what_the_custom_resources_have() {
         match object["kind"].as_str().unwrap() {
             "IPPool" => drop(serde_json::from_value::<manx_ipam::crd::IPPool>(object.clone()).unwrap()),
             "BGPPeer" => drop(serde_json::from_value::<crd::BGPPeer>(object.clone()).unwrap()),
+            "BGPFilter" => drop(serde_json::from_value::<crd::BGPFilter>(object.clone()).unwrap()),
+            "IPReservation" => {
+                drop(serde_json::from_value::<manx_ipam::crd::IPReservation>(object.clone()).unwrap())
+            }
             _ => drop(serde_json::from_value::<crd::BGPConfiguration>(object.clone()).unwrap()),
         }
     }
@@ -62,4 +66,40 @@ fn other_documents_of_a_file_are_passed_over() {
     assert_eq!(sources.len(), 1);
     let steps = calico::steps(&sources);
     assert_eq!(steps[0].objects[0]["spec"]["asNumber"], json!((1 << 16) + 10));
+}
+
+#[test]
+fn a_filter_is_converted_whole_or_not_at_all() {
+    let filter = |rule: Value| {
+        let source =
+            json!({ "kind": "BGPFilter", "metadata": { "name": "f" }, "spec": { "exportV4": [rule] } });
+        calico::steps(&[serde_json::from_value(source).unwrap()]).remove(0)
+    };
+    let rule = json!({
+        "action": "Accept", "cidr": "10.0.0.0/8", "matchOperator": "In", "prefixLength": { "max": 24 },
+        "source": "RemotePeers", "communities": { "values": ["64512:1"] },
+        "operations": [{ "addCommunity": { "value": "64512:1:2" } }, { "prependASPath": { "prefix": [64512, "64512"] } },
+            { "setPriority": { "value": 1 } }],
+    });
+    let step = filter(rule);
+    let converted = json!({
+        "match": { "prefixes": [{ "cidr": "10.0.0.0/8", "minLength": 8, "maxLength": 24 }], "source": "Learned",
+            "communities": ["64512:1"] },
+        "action": "Accept", "set": { "addCommunities": ["64512:1:2"], "prepend": 2 },
+    });
+    assert_eq!(step.objects[0]["spec"], json!({ "export": [converted] }));
+    assert_eq!(step.notes.len(), 1, "{:?}", step.notes);
+    for (key, value) in [
+        ("matchOperator", json!("NotIn")),
+        ("interface", json!("eth0")),
+        ("peerType", json!("eBGP")),
+        ("asPathPrefix", json!([64512])),
+        ("operations", json!([{ "prependASPath": { "prefix": [65001] } }])),
+    ] {
+        let mut rule = json!({ "action": "Accept", "cidr": "10.0.0.0/8", "matchOperator": "In" });
+        rule[key] = value;
+        let step = filter(rule);
+        assert_eq!(step.objects, Vec::<Value>::new(), "{key}");
+        assert!(step.notes[0].contains(&format!("spec.exportV4[0].{key}")), "{:?}", step.notes);
+    }
 }
