@@ -16,6 +16,7 @@ pub mod attach;
 pub mod cluster_network_policy;
 pub mod config;
 pub mod crd;
+pub mod credentials;
 pub mod dataplane;
 pub mod discovery;
 pub mod graph;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use manx_felix::acl::driver::Driver;
 use manx_felix::acl::keeper::Keeper;
 use manx_felix::acl::{question, services};
@@ -20,7 +19,7 @@ use manx_felix::health::{self, Metrics};
 use manx_felix::install::Install;
 use manx_felix::speaker::Speaker;
 use manx_felix::watch::convert::words;
-use manx_felix::{attach, nat, watch};
+use manx_felix::{attach, credentials, nat, watch};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
@@ -78,7 +77,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     for error in &report.failed {
         tracing::warn!("{error}");
     }
-    let client = client(&config).await?;
+    let client = credentials::client(config.kubeconfig.as_deref()).await?;
     let metrics = Metrics::new()?;
     let plugin_seconds = metrics.plugin_seconds.clone();
     let dataplane = Dataplane::start(config.routes)?;
@@ -116,24 +115,6 @@ async fn watch_acl(acl: Driver, metrics: Metrics) {
         metrics.see_acl(&acl.status());
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-}
-
-/// A client that reads no more than a kubeconfig says: plain HTTP is as good as TLS, if that is what it names.
-async fn client(config: &Config) -> anyhow::Result<kube::Client> {
-    let mut kube = match &config.kubeconfig {
-        Some(path) => {
-            let text =
-                Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?;
-            kube::Config::from_custom_kubeconfig(text, &KubeConfigOptions::default())
-                .await
-                .with_context(|| format!("kubeconfig {}", path.display()))?
-        }
-        None => kube::Config::incluster().context(
-            "no --kubeconfig, and not in a pod with a service account: say where the Kubernetes API is",
-        )?,
-    };
-    kube.connect_timeout = Some(Duration::from_secs(5));
-    kube::Client::try_from(kube).context("Kubernetes client")
 }
 
 /// Resolves on SIGTERM or SIGINT.

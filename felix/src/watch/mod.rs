@@ -20,8 +20,9 @@ pub mod service;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1;
@@ -48,6 +49,9 @@ const PART: usize = 500;
 
 /// Updates on their way to the agent; a full channel slows the watchers, which the API server bears.
 const QUEUE: usize = 128;
+
+/// Agents that start at once, as after a power cut, begin to list within this time, each at its own moment of it.
+const SPREAD: Duration = Duration::from_secs(2);
 
 /// The kinds watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -224,7 +228,7 @@ pub fn start(client: &Client, me: &str, own: &str) -> Watches {
     let (tx, updates) = mpsc::channel(QUEUE);
     let doubt = Arc::new(Notify::new());
     let pipe = Pipe { tx: tx.clone(), doubt: doubt.clone() };
-    let follow = Follow { client: client.clone(), pipe };
+    let follow = Follow { client: client.clone(), pipe, pause: moment(me) };
     let (here, node) = (me.to_owned(), me.to_owned());
     let (mut pods, mut namespaces) = (Interner::default(), Interner::default());
     follow.core::<v1::Node, _>(Kind::Node, convert::node, Update::Node);
@@ -258,6 +262,15 @@ pub fn start(client: &Client, me: &str, own: &str) -> Watches {
 struct Follow {
     client: Client,
     pipe: Pipe,
+    /// Before the first list.
+    pause: Duration,
+}
+
+/// The part of [`SPREAD`] that the agent of a node waits: the same at every start, as even as hashes are.
+fn moment(node: &str) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    node.hash(&mut hasher);
+    SPREAD.mul_f64((hasher.finish() >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
 /// From one watcher to the agent.
@@ -284,7 +297,7 @@ impl Follow {
     {
         let stream = watcher(Api::<K>::all(self.client.clone()), watcher::Config::default());
         let stream = stream.map_ok(move |event| map(event, &mut convert));
-        tokio::spawn(self.pipe.clone().run(kind, stream, wrap));
+        self.begin(kind, stream, wrap);
     }
 
     /// Objects are read without their type and parsed one by one: one that does not fit its schema (older than a
@@ -300,7 +313,20 @@ impl Follow {
     {
         let api = Api::<DynamicObject>::all_with(self.client.clone(), &ApiResource::erase::<K>(&()));
         let stream = watcher(api, watcher::Config::default()).map_ok(move |event| map(event, &convert));
-        tokio::spawn(self.pipe.clone().run(kind, stream, wrap));
+        self.begin(kind, stream, wrap);
+    }
+
+    fn begin<T: Send + 'static>(
+        &self,
+        kind: Kind,
+        stream: impl Stream<Item = watcher::Result<Event<Object<T>>>> + Send + 'static,
+        wrap: fn(Change<T>) -> Update,
+    ) {
+        let (pipe, pause) = (self.pipe.clone(), self.pause);
+        tokio::spawn(async move {
+            sleep(pause).await;
+            pipe.run(kind, stream, wrap).await;
+        });
     }
 }
 
@@ -416,8 +442,6 @@ pub(crate) fn full_name(object: &impl ResourceExt) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures::stream;
     use tokio::time::Instant;
 
@@ -510,6 +534,17 @@ mod tests {
         let tries = (0..10).flat_map(|_| [Ok(Event::Init), Err(forbidden())]);
         let pauses = pauses(tries.collect()).await;
         assert!(pauses.last() > Some(&Duration::from_secs(20)), "{pauses:?}");
+    }
+
+    #[test]
+    fn agents_of_a_large_cluster_do_not_all_list_at_one_moment() {
+        let moments: Vec<Duration> = (0..5000).map(|node| moment(&format!("node-{node}"))).collect();
+        assert!(moments.iter().all(|moment| *moment < SPREAD));
+        let tenth = |moment: &Duration| (moment.as_secs_f64() / SPREAD.as_secs_f64() * 10.0) as usize;
+        let mut in_each = [0; 10];
+        moments.iter().for_each(|moment| in_each[tenth(moment)] += 1);
+        assert!(in_each.iter().all(|count| (400..600).contains(count)), "{in_each:?}");
+        assert_eq!(moment("node-1"), moment("node-1"));
     }
 
     #[tokio::test(start_paused = true)]
