@@ -7,6 +7,7 @@
 //!                                  ├─ kube, apiserver  Kubernetes
 //!                                  ├─ kubelet          the pods of DaemonSets, by a real container runtime
 //!                                  ├─ pod              pods, by the real CNI plugin
+//!                                  ├─ traffic          packets that something is done under
 //!                                  └─ graph            pictures of it all
 //!   demo              the whole way, once, with every claim checked
 //! ```
@@ -29,6 +30,7 @@ pub mod pod;
 pub mod programs;
 pub mod terminal;
 pub mod topology;
+pub mod traffic;
 
 pub use eventually::{Late, eventually};
 pub use lab::{Lab, LabError, Options, TemporaryLab};

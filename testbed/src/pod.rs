@@ -47,6 +47,13 @@ pub struct PodInfo {
     pub addresses: Vec<IpAddr>,
 }
 
+impl PodInfo {
+    /// Where it is, as commands name it: `node/namespace/pod`.
+    pub fn place(&self) -> String {
+        format!("{}/{}/{}", self.node, self.namespace, self.name)
+    }
+}
+
 /// What the plugin prints on success; see the CNI specification, "Success".
 #[derive(Deserialize)]
 struct AddResult {
@@ -192,7 +199,7 @@ impl Lab {
     /// # Errors
     /// When it could not be started.
     pub fn pod_spawn(&self, pod: &PodInfo, argv: &[&str]) -> Result<Child, LabError> {
-        self.spawn_at(&format!("{}/{}/{}", pod.node, pod.namespace, pod.name), argv)
+        self.spawn_at(&pod.place(), argv)
     }
 
     /// Executes the plugin in the pod's node as containerd does.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use manx_testbed::kubelet::Kubelet;
 use manx_testbed::{Lab, Options, PodInfo, TemporaryLab, Topology, eventually};
+use tokio::process::Command;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -49,8 +50,14 @@ async fn reaches(lab: &Lab, from: &PodInfo, to: &PodInfo) {
 #[ignore = "needs root: make test"]
 async fn the_manifests_alone_make_nodes_whose_pods_reach_each_other() {
     let lab = up("deployed").await;
-    let one = Kubelet::start(&lab, "node1", image()).await.unwrap();
-    let two = Kubelet::start(&lab, "node2", image()).await.unwrap();
+    // The one node's speaker is there first, the other's agent.
+    let (mut one, mut two) = (Kubelet::idle(&lab, "node1").unwrap(), Kubelet::idle(&lab, "node2").unwrap());
+    for set in ["manx-bgpd", "manx-felix"] {
+        one.begin(set, image().as_deref()).await.unwrap();
+    }
+    for set in ["manx-felix", "manx-bgpd"] {
+        two.begin(set, image().as_deref()).await.unwrap();
+    }
     let (a, b) = (start(&lab, "node1", "a").await, start(&lab, "node2", "b").await);
     assert_eq!(a.addresses.len(), 2);
     reaches(&lab, &a, &b).await;
@@ -116,7 +123,7 @@ async fn left(lab: &Lab, node: &str) -> Vec<String> {
 async fn a_node_is_clean_after_uninstall_and_its_pods_are_asked_for_first() {
     let lab = up("uninstalled").await;
     let mut one = Kubelet::start(&lab, "node1", image()).await.unwrap();
-    let two = Kubelet::start(&lab, "node2", image()).await.unwrap();
+    let mut two = Kubelet::start(&lab, "node2", image()).await.unwrap();
     let (a, b) = (start(&lab, "node1", "a").await, start(&lab, "node2", "b").await);
     reaches(&lab, &a, &b).await;
     let uninstall = |more: &'static [&'static str]| {
@@ -157,5 +164,30 @@ async fn a_node_is_clean_after_uninstall_and_its_pods_are_asked_for_first() {
     assert_eq!(lab.run("node1", &["nft", "list", "tables"]).await.unwrap().trim(), "table inet other");
     assert!(!lab.run("node1", &["ip", "route", "show", "198.18.0.0/24"]).await.unwrap().is_empty());
     assert_eq!(uninstall(&[]).await.unwrap(), "this node is clean\n");
-    drop(two);
+
+    // The other by the DaemonSet that is there for it.
+    two.stop("manx-felix").await.unwrap();
+    two.stop("manx-bgpd").await.unwrap();
+    assert!(!left(&lab, "node2").await.is_empty());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/uninstall");
+    let applied = Command::new("kubectl")
+        .args([
+            "--kubeconfig".as_ref(),
+            lab.kubeconfig().as_os_str(),
+            "apply".as_ref(),
+            "-k".as_ref(),
+            folder.as_os_str(),
+        ])
+        .output()
+        .await
+        .unwrap();
+    assert!(applied.status.success(), "{applied:?}");
+    two.begin("manx-uninstall", image().as_deref()).await.unwrap();
+    let clean = || async {
+        // The folder itself is what its container has mounted.
+        let mut left = left(&lab, "node2").await;
+        left.retain(|line| line != "/run/manx");
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}: {}", two.log("manx-uninstall"))) }
+    };
+    eventually(SOON, clean).await.unwrap();
 }

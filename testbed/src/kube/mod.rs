@@ -25,7 +25,7 @@ use crate::eventually::eventually;
 use crate::lab::{Lab, LabError, NODE_KUBECONFIG, own_folder, succeeded};
 use crate::topology::{MANIFESTS_LABEL, RUNS_LABEL, Runs};
 
-pub(crate) use server::{AUTHORITY, HTTPS_PORT};
+pub(crate) use server::AUTHORITY;
 pub use server::{ServeError, serve};
 
 /// Name of the API server among its node's programs.
@@ -53,6 +53,15 @@ impl Lab {
         let config = config.map_err(|error| bad(error.to_string()))?;
         Client::try_from(config).map_err(|error| bad(error.to_string()))
     }
+}
+
+/// Where pods reach the API by HTTPS: on a real server's only port, or on one of the small server's own.
+pub(crate) fn pods_port(lab: &Lab) -> Result<u16, LabError> {
+    let file = lab.kubeconfig();
+    let read = Kubeconfig::read_from(&file);
+    let read = read.map_err(|error| LabError::Kubeconfig { file, why: error.to_string() })?;
+    let mut servers = read.clusters.iter().filter_map(|named| named.cluster.as_ref()?.server.as_deref());
+    Ok(if servers.any(|server| server.starts_with("https:")) { PORT } else { server::HTTPS_PORT })
 }
 
 /// Starts the API server of `node` and waits until it answers. It listens on the node's own address

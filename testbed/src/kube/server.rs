@@ -20,7 +20,7 @@ pub(super) const KUBECONFIG: &str = "/run/kubeconfig";
 pub(crate) const AUTHORITY: &str = "/run/ca.crt";
 
 /// Where pods reach the small server, which the machine's own programs reach without TLS.
-pub(crate) const HTTPS_PORT: u16 = 443;
+pub(super) const HTTPS_PORT: u16 = 443;
 
 /// Why there is no API server.
 #[derive(Debug, Error)]
@@ -47,11 +47,18 @@ pub enum ServeError {
 pub async fn serve(listen: SocketAddr, host: bool) -> Result<(), ServeError> {
     let io = |what| move |source| ServeError::Io { what, source };
     let running = ApiServer::start(listen).await?;
-    if let Some(server) = running.small_server().cloned() {
-        let https = Https::bind(SocketAddr::new(listen.ip(), HTTPS_PORT)).await;
-        let https = https.map_err(io("listen for pods, by HTTPS"))?;
-        fs::write(AUTHORITY, https.authority()).map_err(io("write /run/ca.crt"))?;
-        tokio::spawn(https.serve(server));
+    match running.small_server().cloned() {
+        Some(server) => {
+            let https = Https::bind(SocketAddr::new(listen.ip(), HTTPS_PORT)).await;
+            let https = https.map_err(io("listen for pods, by HTTPS"))?;
+            fs::write(AUTHORITY, https.authority()).map_err(io("write /run/ca.crt"))?;
+            tokio::spawn(https.serve(server));
+        }
+        // A real one speaks TLS with everybody; its authority lies beside its kubeconfig.
+        None => {
+            let authority = running.kubeconfig_path.with_file_name(AUTHORITY.trim_start_matches("/run/"));
+            fs::copy(authority, AUTHORITY).map(drop).map_err(io("write /run/ca.crt"))?;
+        }
     }
     let text = fs::read(&running.kubeconfig_path).map_err(io("read the server's kubeconfig"))?;
     // Whoever sees the file sees all of it.

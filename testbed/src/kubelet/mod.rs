@@ -8,9 +8,10 @@
 //! the token of its service account. Containers are not started again when they end.
 
 pub mod oci;
+mod rollout;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -28,6 +29,7 @@ use crate::kube as cluster;
 use crate::lab::{Lab, LabError};
 use crate::topology::Runs;
 use oci::{Image, Place};
+pub use rollout::rollout;
 
 /// How long a container may take to be ready.
 const READY: Duration = Duration::from_secs(60);
@@ -62,15 +64,34 @@ impl<'a> Kubelet<'a> {
     /// # Errors
     /// What a manifest says and is not known here, or a container that does not become ready, with what it said.
     pub async fn start(lab: &'a Lab, node: &str, image: Option<PathBuf>) -> Result<Self, LabError> {
-        lab.node(node)?;
-        let mut kubelet = Self { lab, node: node.to_owned(), running: Vec::new() };
+        let mut kubelet = Self::idle(lab, node)?;
         let client = lab.client().await?;
         let sets: Api<DaemonSet> = Api::all(client.clone());
         let sets = sets.list(&ListParams::default()).await.map_err(LabError::kube("list DaemonSets"))?;
         for set in sets {
-            kubelet.run(&client, &set, image.as_ref()).await?;
+            kubelet.run(&client, &set, image.as_deref()).await?;
         }
         Ok(kubelet)
+    }
+
+    /// A node that runs nothing yet.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn idle(lab: &'a Lab, node: &str) -> Result<Self, LabError> {
+        lab.node(node)?;
+        Ok(Self { lab, node: node.to_owned(), running: Vec::new() })
+    }
+
+    /// Runs the pod of one DaemonSet of `manx-system` and waits until it is ready; `image` as for [`Self::start`].
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub async fn begin(&mut self, set: &str, image: Option<&Path>) -> Result<(), LabError> {
+        let client = self.lab.client().await?;
+        let sets: Api<DaemonSet> = Api::namespaced(client.clone(), "manx-system");
+        let set = sets.get(set).await.map_err(LabError::kube(format!("DaemonSet {set}")))?;
+        self.run(&client, &set, image).await
     }
 
     /// The process of a container, by its name.
@@ -123,19 +144,14 @@ impl<'a> Kubelet<'a> {
         }
     }
 
-    async fn run(
-        &mut self,
-        client: &Client,
-        set: &DaemonSet,
-        image: Option<&PathBuf>,
-    ) -> Result<(), LabError> {
+    async fn run(&mut self, client: &Client, set: &DaemonSet, image: Option<&Path>) -> Result<(), LabError> {
         let bad = |why: String| LabError::Answer { of: format!("DaemonSet {}", set.name_any()), why };
         let template = set.spec.as_ref().map(|spec| spec.template.clone());
         let template = template.ok_or_else(|| bad("it has no spec".to_owned()))?;
         let mut spec = template.spec.ok_or_else(|| bad("it has no pods".to_owned()))?;
         spec.node_name = Some(self.node.clone());
         let namespace = set.namespace().unwrap_or_default();
-        let name = format!("{}-{}", set.name_any(), self.node);
+        let name = self.pod_of(set);
         let metadata = ObjectMeta { name: Some(name.clone()), ..template.metadata.unwrap_or_default() };
         let pod = Pod { metadata, spec: Some(spec.clone()), status: None };
         let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
@@ -165,6 +181,11 @@ impl<'a> Kubelet<'a> {
             self.start_container(container, &config.to_string()).await?;
         }
         Ok(())
+    }
+
+    /// The name of a set's pod here.
+    fn pod_of(&self, set: &DaemonSet) -> String {
+        format!("{}-{}", set.name_any(), self.node)
     }
 
     async fn start_container(&mut self, container: &Container, config: &str) -> Result<(), LabError> {
@@ -223,10 +244,15 @@ impl<'a> Kubelet<'a> {
         pod: &str,
         spec: &PodSpec,
     ) -> Result<Option<PathBuf>, LabError> {
+        if spec.automount_service_account_token == Some(false) {
+            return Ok(None);
+        }
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
         let name = spec.service_account_name.clone().unwrap_or_else(|| "default".to_owned());
         let account = accounts.get(&name).await.map_err(LabError::kube(format!("ServiceAccount {name}")))?;
-        if spec.automount_service_account_token.or(account.automount_service_account_token) == Some(false) {
+        if spec.automount_service_account_token.is_none()
+            && account.automount_service_account_token == Some(false)
+        {
             return Ok(None);
         }
         let bound_object_ref = BoundObjectReference {
@@ -270,7 +296,7 @@ impl<'a> Kubelet<'a> {
     async fn api(&self) -> Result<(String, u16), LabError> {
         let addresses = self.lab.rack_addresses(self.api_node()?).await?;
         let address = addresses.into_iter().min().map(|address| address.to_string());
-        Ok((address.unwrap_or_default(), cluster::HTTPS_PORT))
+        Ok((address.unwrap_or_default(), cluster::pods_port(self.lab)?))
     }
 
     fn authority(&self) -> Result<String, LabError> {
@@ -279,7 +305,7 @@ impl<'a> Kubelet<'a> {
     }
 
     /// The image of a container.
-    fn image(&self, container: &str, unpacked: Option<&PathBuf>) -> Result<Image, LabError> {
+    fn image(&self, container: &str, unpacked: Option<&Path>) -> Result<Image, LabError> {
         // A root of its own, in which the runtime makes what is mounted on.
         let name = format!("{container}.image");
         let root = self.file(&name);
