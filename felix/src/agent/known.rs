@@ -127,4 +127,16 @@ mod tests {
         assert_eq!(read.blocks, [block]);
         assert_eq!(read.pools()[0].name, "pods");
     }
+
+    #[test]
+    fn what_an_earlier_agent_wrote_is_read_and_fields_of_a_later_one_passed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = r#"{"pools": [{"apiVersion": "manx.io/v1alpha1", "kind": "IPPool", "metadata": {"name": "pods-v4"},
+            "spec": {"cidr": "10.244.0.0/16", "later": 1}}],
+            "blocks": [{"cidr": "10.244.28.192/26", "pool": "pods-v4", "later": []}], "later": {}}"#;
+        std::fs::write(directory.path().join("known.json"), text).unwrap();
+        let known = KnownFile::new(directory.path()).load().unwrap();
+        assert_eq!((known.pools().len(), known.blocks.len()), (1, 1));
+        assert!(!known.blocks[0].suspended && known.blocks[0].parts.is_empty());
+    }
 }
