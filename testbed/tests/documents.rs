@@ -84,6 +84,18 @@ fn bird_reads_what_is_shown_of_it() {
     }
 }
 
+fn containerlab(file: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/containerlab");
+    std::fs::read_to_string(folder.join(file)).unwrap()
+}
+
+#[test]
+#[ignore = "needs FRR and BIRD: make test"]
+fn the_routers_of_containerlab_have_configurations_they_can_read() {
+    accepts("vtysh", &["-C", "-f"], &containerlab("kind-frr/frr.conf"));
+    accepts("bird", &["-p", "-c"], &containerlab("kind-bird/bird.conf"));
+}
+
 #[test]
 fn objects_are_what_they_are_shown_to_be_and_have_no_other_fields() {
     let mut read = 0;

@@ -4,6 +4,8 @@
 
 use std::process::Command;
 
+use serde_json::Value;
+
 fn manx_lab(args: &[&str]) -> (bool, String) {
     let output =
         Command::new(env!("CARGO_BIN_EXE_manx-lab")).env_remove("MANX_LAB").args(args).output().unwrap();
@@ -46,6 +48,51 @@ fn a_lab_that_is_not_there_is_named() {
     let (good, said) = manx_lab(&["exec", "--lab", "no-such-lab", "a", "--", "true"]);
     assert!(!good);
     assert!(said.starts_with("manx-lab: no lab \"no-such-lab\": there are "), "{said}");
+}
+
+/// Topologies for containerlab alone, with kinds this testbed does not have.
+fn for_containerlab() -> Vec<std::path::PathBuf> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/containerlab");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|file| file.to_string_lossy().ends_with(".clab.yml")).collect()
+}
+
+#[test]
+fn files_that_containerlab_is_to_read_are_there() {
+    assert_eq!(for_containerlab().len(), 2);
+    for file in for_containerlab() {
+        let topology: Value = serde_saphyr::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        let nodes = topology["topology"]["nodes"].as_object().unwrap();
+        let binds = nodes.values().flat_map(|node| node["binds"].as_array().into_iter().flatten());
+        let binds = binds.map(|bind| bind.as_str().unwrap().split(':').next().unwrap());
+        for named in binds.chain(nodes.values().filter_map(|node| node["startup-config"].as_str())) {
+            assert!(file.with_file_name(named).exists(), "{}: {named}", file.display());
+        }
+        for link in topology["topology"]["links"].as_array().unwrap() {
+            for end in link["endpoints"].as_array().unwrap() {
+                let node = end.as_str().unwrap().split(':').next().unwrap();
+                assert!(nodes.contains_key(node), "{}: {end}", file.display());
+            }
+        }
+    }
+}
+
+/// `MANX_CLAB_SCHEMA`: `schemas/clab.schema.json` of containerlab's repository.
+#[test]
+fn every_topology_follows_containerlabs_schema() {
+    let Some(schema) = std::env::var_os("MANX_CLAB_SCHEMA").filter(|file| !file.is_empty()) else {
+        return println!("not run: MANX_CLAB_SCHEMA names no schema");
+    };
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(schema).unwrap()).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let labs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("labs");
+    let files = std::fs::read_dir(labs).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|file| file.to_string_lossy().ends_with(".clab.yml"));
+    for file in files.chain(for_containerlab()) {
+        let topology: Value = serde_saphyr::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        let errors: Vec<String> = validator.iter_errors(&topology).map(|error| error.to_string()).collect();
+        assert_eq!(errors, Vec::<String>::new(), "{}", file.display());
+    }
 }
 
 #[test]
