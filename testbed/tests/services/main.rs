@@ -84,7 +84,7 @@ async fn endpoints(client: &Client, service: &str, family: &str, all: &[(&str, &
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": format!("{service}-{}", family.to_lowercase()),
             "labels": {"kubernetes.io/service-name": service}},
-        "addressType": family, "endpoints": all, "ports": [{"port": 7000}],
+        "addressType": family, "endpoints": all, "ports": [{"name": "", "port": 7000}],
     });
     let name = slice["metadata"]["name"].as_str().unwrap().to_owned();
     let parameters = PatchParams::apply("test").force();
