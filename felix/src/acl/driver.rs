@@ -57,6 +57,9 @@ pub enum Connections {
     Keep,
 }
 
+/// Begins to hear of what others do to the table.
+type Hear = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
 #[derive(Debug)]
 struct StopOnDrop(Sender<Command>);
 
@@ -112,10 +115,14 @@ impl Driver {
         let status = Arc::new(Mutex::new(Status::default()));
         let (denials, _) = broadcast::channel(DENIALS);
         let nft = Nft::open()?;
-        let monitor = Monitor::open(TABLE, nft.port(), PATIENCE)?;
         let alive = Arc::new(());
-        let (sender, listens) = (commands.clone(), Arc::downgrade(&alive));
-        spawn("acl-monitor", move || listen(monitor, &sender, &listens))?;
+        let hear: Hear = {
+            let (sender, listens, own) = (commands.clone(), Arc::downgrade(&alive), nft.port());
+            Box::new(move || {
+                let monitor = Monitor::open(TABLE, own, PATIENCE)?;
+                spawn("acl-monitor", move || listen(monitor, &sender, &listens))
+            })
+        };
         match Listener::open() {
             Ok(listener) => {
                 let (sender, listens) = (commands.clone(), Arc::downgrade(&alive));
@@ -141,7 +148,7 @@ impl Driver {
                 Some((judge, Conntrack::open()?))
             }
         };
-        let keeper = Keeper::new(nft, status.clone(), denials.clone(), judge);
+        let keeper = Keeper::new(nft, status.clone(), denials.clone(), judge, hear);
         spawn("acl", move || {
             let _alive = alive;
             keeper.run(&received);

@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use self::tracked::Tracked;
 use super::compile::{self, Numbers, Objects};
 use super::merge::Merged;
@@ -19,7 +21,7 @@ use super::ruleset::{
 };
 
 /// A part of the ruleset that becomes objects of its own.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Unit {
     Frame,
     Node,
@@ -72,14 +74,14 @@ impl Waiting {
 #[derive(Debug)]
 pub struct State {
     ruleset: Ruleset,
-    units: BTreeMap<Unit, Names>,
+    units: FxHashMap<Unit, Names>,
     /// Endpoints by the chains they share.
     shared: BTreeMap<(Direction, Arc<Chain>), usize>,
     merged: BTreeMap<(Direction, Arc<Chain>), Merged>,
     /// Addresses by the part of a chain that they share.
-    classes: BTreeMap<(Arc<str>, Vec<PolicyId>), usize>,
+    classes: FxHashMap<(Arc<str>, Vec<PolicyId>), usize>,
     /// What an address leads to, by the chain's name.
-    peers: BTreeMap<(Arc<str>, IpAddr), Vec<PolicyId>>,
+    peers: FxHashMap<(Arc<str>, IpAddr), Vec<PolicyId>>,
     counters: Tracked<String, ()>,
     sets: Tracked<String, Set>,
     elements: Tracked<(String, Key), Element>,
@@ -104,11 +106,11 @@ impl State {
     pub fn new() -> Self {
         let mut state = Self {
             ruleset: Ruleset::default(),
-            units: BTreeMap::new(),
+            units: FxHashMap::default(),
             shared: BTreeMap::new(),
             merged: BTreeMap::new(),
-            classes: BTreeMap::new(),
-            peers: BTreeMap::new(),
+            classes: FxHashMap::default(),
+            peers: FxHashMap::default(),
             counters: Tracked::new(),
             sets: Tracked::new(),
             elements: Tracked::new(),
@@ -391,7 +393,8 @@ impl State {
             compile::sets().map(|(name, _)| name).filter(|name| *name != compile::NUMBERS).collect();
         let mut found: BTreeMap<String, BTreeSet<Element>> = BTreeMap::new();
         let (mut shapes, mut small) = (BTreeMap::new(), BTreeMap::new());
-        let mut beyond_repair = self.is_strange && self.has_table;
+        self.is_strange &= self.has_table;
+        let mut beyond_repair = self.is_strange;
         for (name, set) in sets {
             let wanted = self.sets.tracker.wanted().get(&name);
             let Some((set, elements)) = set else {

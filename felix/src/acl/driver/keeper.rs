@@ -10,7 +10,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::status::Status;
-use super::{Command, UpdateError};
+use super::{Command, Hear, UpdateError};
 use crate::acl::compile::{self, Numbers, TABLE};
 use crate::acl::conntrack::{Connection, Conntrack};
 use crate::acl::denied::Denial;
@@ -64,6 +64,9 @@ pub struct Keeper {
     recent: VecDeque<Arc<Denial>>,
     /// Who reads connections, and what ends them; none: they are kept.
     judge: Option<(Sender<BTreeSet<IpAddr>>, Conntrack)>,
+    /// Not before the first change is in force: the kernel tells each part of a change to whoever hears, which takes
+    /// it a third as long as to make it.
+    hear: Option<Hear>,
     counts: Status,
     status: Arc<Mutex<Status>>,
 }
@@ -75,6 +78,7 @@ impl Keeper {
         status: Arc<Mutex<Status>>,
         denials: broadcast::Sender<Arc<Denial>>,
         judge: Option<(Sender<BTreeSet<IpAddr>>, Conntrack)>,
+        hear: Hear,
     ) -> Self {
         Self {
             nft,
@@ -96,6 +100,7 @@ impl Keeper {
             denials,
             recent: VecDeque::new(),
             judge,
+            hear: Some(hear),
             counts: Status::default(),
             status,
         }
@@ -316,6 +321,13 @@ impl Keeper {
         }
         self.flush_at = None;
         self.retry_after = RETRY_FIRST;
+        if let Some(hear) = self.hear.take() {
+            if let Err(error) = hear() {
+                tracing::error!(%error, "cannot hear of changes to nftables; asked once a minute instead");
+            }
+            // Whether anybody has changed anything until now.
+            self.ask_at = now;
+        }
         if self.counts.failing.take().is_some() {
             tracing::info!("the packet filter is as it should be again");
         }
