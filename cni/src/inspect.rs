@@ -7,12 +7,8 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{DecodeError, NlasIterator, Parseable};
-use netlink_packet_route::address::AddressMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-use netlink_packet_route::neighbour::NeighbourMessage;
-use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use crate::message::Message;
 use crate::netlink::{Errno, Netlink, NetlinkError, Refusal};
 
 /// One end of a veth.
@@ -41,9 +37,7 @@ pub struct End {
 /// # Errors
 /// The kernel's.
 pub fn end(socket: &mut Netlink, ifname: &str) -> Result<Option<End>, NetlinkError> {
-    let mut asked = LinkMessage::default();
-    asked.attributes.push(LinkAttribute::IfName(ifname.to_owned()));
-    let link: Option<Message<16>> = match socket.request((RouteNetlinkMessage::GetLink(asked), 0)) {
+    let link: Option<Told<16>> = match socket.request((Message::get_link(ifname), 0)) {
         Ok(replies) => replies.into_iter().next(),
         Err(NetlinkError::Refused(Refusal { errno: Errno::ENODEV, .. })) => None,
         Err(error) => return Err(error),
@@ -51,12 +45,9 @@ pub fn end(socket: &mut Netlink, ifname: &str) -> Result<Option<End>, NetlinkErr
     let Some(link) = link else { return Ok(None) };
     let mut end = link_of(&link);
     let index = end.index;
-    let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-    end.addresses = socket.dump(&all, |message: Message<8>| address_of(&message, index))?;
-    let all = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
-    end.neighbours = socket.dump(&all, |message: Message<12>| neighbour_of(&message, index))?;
-    let all = RouteNetlinkMessage::GetRoute(RouteMessage::default());
-    end.routes = socket.dump(&all, |message: Message<12>| route_of(&message, index))?;
+    end.addresses = socket.dump(&Message::get_addresses(), |told: Told<8>| address_of(&told, index))?;
+    end.neighbours = socket.dump(&Message::get_neighbours(), |told: Told<12>| neighbour_of(&told, index))?;
+    end.routes = socket.dump(&Message::get_routes(), |told: Told<12>| route_of(&told, index))?;
     Ok(Some(end))
 }
 
@@ -69,14 +60,7 @@ pub fn route_to(
     address: IpAddr,
 ) -> Result<Option<(IpNetwork, Option<u32>)>, NetlinkError> {
     const RTA_OIF: u16 = 4;
-    let mut asked = RouteMessage::default();
-    (asked.header.address_family, asked.header.destination_prefix_length) = match address {
-        IpAddr::V4(_) => (AddressFamily::Inet, 32),
-        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
-    };
-    asked.header.flags = RouteFlags::FibMatch;
-    asked.attributes.push(RouteAttribute::Destination(address.into()));
-    match socket.request::<Message<12>>((RouteNetlinkMessage::GetRoute(asked), 0)) {
+    match socket.request::<Told<12>>((Message::get_route(address), 0)) {
         Ok(replies) => Ok(replies
             .first()
             .and_then(|route| Some((destination_of(route, address)?, route.number(RTA_OIF))))),
@@ -92,12 +76,12 @@ pub fn route_to(
 }
 
 /// A message whose fixed part is `HEADER` octets, and its attributes.
-struct Message<const HEADER: usize> {
+struct Told<const HEADER: usize> {
     header: [u8; HEADER],
     attributes: Vec<(u16, Vec<u8>)>,
 }
 
-impl<const HEADER: usize> Parseable<[u8]> for Message<HEADER> {
+impl<const HEADER: usize> Parseable<[u8]> for Told<HEADER> {
     fn parse(body: &[u8]) -> Result<Self, DecodeError> {
         let (header, rest) = body.split_first_chunk().ok_or("a message shorter than its header")?;
         let attributes = NlasIterator::new(rest)
@@ -107,7 +91,7 @@ impl<const HEADER: usize> Parseable<[u8]> for Message<HEADER> {
     }
 }
 
-impl<const HEADER: usize> Message<HEADER> {
+impl<const HEADER: usize> Told<HEADER> {
     fn attribute(&self, kind: u16) -> Option<&[u8]> {
         self.attributes.iter().find(|(found, _)| *found == kind).map(|(_, value)| value.as_slice())
     }
@@ -133,7 +117,7 @@ impl<const HEADER: usize> Message<HEADER> {
 }
 
 /// `struct ifinfomsg`.
-fn link_of(link: &Message<16>) -> End {
+fn link_of(link: &Told<16>) -> End {
     const IFLA_ADDRESS: u16 = 1;
     const IFLA_MTU: u16 = 4;
     const IFLA_LINK: u16 = 5;
@@ -149,7 +133,7 @@ fn link_of(link: &Message<16>) -> End {
 }
 
 /// `struct ifaddrmsg`.
-fn address_of(message: &Message<8>, index: u32) -> Option<IpNetwork> {
+fn address_of(message: &Told<8>, index: u32) -> Option<IpNetwork> {
     const IFA_ADDRESS: u16 = 1;
     const IFA_LOCAL: u16 = 2;
     const IFA_FLAGS: u16 = 8;
@@ -160,7 +144,7 @@ fn address_of(message: &Message<8>, index: u32) -> Option<IpNetwork> {
 }
 
 /// `struct ndmsg`.
-fn neighbour_of(message: &Message<12>, index: u32) -> Option<(IpAddr, [u8; 6])> {
+fn neighbour_of(message: &Told<12>, index: u32) -> Option<(IpAddr, [u8; 6])> {
     const NDA_DST: u16 = 1;
     const NDA_LLADDR: u16 = 2;
     const NUD_PERMANENT: u16 = 0x80;
@@ -170,7 +154,7 @@ fn neighbour_of(message: &Message<12>, index: u32) -> Option<(IpAddr, [u8; 6])> 
 }
 
 /// `struct rtmsg`.
-fn route_of(message: &Message<12>, index: u32) -> Option<(IpNetwork, Option<IpAddr>)> {
+fn route_of(message: &Told<12>, index: u32) -> Option<(IpNetwork, Option<IpAddr>)> {
     const RTA_OIF: u16 = 4;
     const RTA_GATEWAY: u16 = 5;
     const RT_TABLE_MAIN: u8 = 254;
@@ -184,7 +168,7 @@ fn route_of(message: &Message<12>, index: u32) -> Option<(IpNetwork, Option<IpAd
 }
 
 /// A route's destination; the default route has no RTA_DST, and is that of the family of `like`.
-fn destination_of(route: &Message<12>, like: IpAddr) -> Option<IpNetwork> {
+fn destination_of(route: &Told<12>, like: IpAddr) -> Option<IpNetwork> {
     const RTA_DST: u16 = 1;
     let any = if like.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
     IpNetwork::new(route.ip(RTA_DST).unwrap_or(any), route.header[1]).ok()

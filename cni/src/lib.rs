@@ -7,7 +7,7 @@
 //! ```text
 //!   main ─▶ environment, config, spec (result, errors)
 //!     ├──▶ add ─▶ client (protocol) ─▶ agent
-//!     │      └──▶ veth ─▶ netns, netlink
+//!     │      └──▶ veth ─▶ netns, message, netlink
 //!     ├──▶ del ─▶ veth, client, released (notes for an agent that is away)
 //!     ├──▶ check ─▶ inspect (what the kernel has), client
 //!     ├──▶ gc ─▶ client, del
@@ -22,6 +22,7 @@ pub mod del;
 pub mod environment;
 pub mod gc;
 pub mod inspect;
+pub mod message;
 pub mod netlink;
 pub mod netns;
 pub mod protocol;

@@ -9,7 +9,6 @@ use netlink_packet_core::{
     DecodeError, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
     NetlinkBuffer, NetlinkHeader, NetlinkSerializable, NlaBuffer, NlasIterator, Parseable,
 };
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -31,7 +30,7 @@ const DATAGRAM: usize = 64 * 1024;
 const DUMP_TRIES: usize = 8;
 
 /// A request to the kernel: the message and its flags besides NLM_F_REQUEST and NLM_F_ACK.
-pub type Request<M = RouteNetlinkMessage> = (M, u16);
+pub type Request<M> = (M, u16);
 
 /// Why the kernel refused one message.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,25 +18,15 @@
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{
     DecodeError, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator, Parseable,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
-    LinkHeader, LinkInfo, LinkMessage,
-};
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
-};
-use netlink_packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::libc::IFLA_LINK;
 
+use crate::message::{End, Message};
 use crate::netlink::{Errno, Netlink, NetlinkError, Refusal, Request};
 use crate::netns::{Netns, NetnsError};
 use crate::protocol::{Attach, GATEWAY_V4, GATEWAY_V6};
@@ -114,9 +104,7 @@ pub fn delete(host_ifname: &str) -> Result<(), VethError> {
 }
 
 fn delete_by(host: &mut Netlink, host_ifname: &str) -> Result<(), VethError> {
-    let mut link = LinkMessage::default();
-    link.attributes.push(LinkAttribute::IfName(host_ifname.to_owned()));
-    match host.request::<Link>((RouteNetlinkMessage::DelLink(link), 0)) {
+    match host.request::<Link>((Message::del_link(host_ifname), 0)) {
         Err(NetlinkError::Refused(Refusal { errno: Errno::ENODEV, .. })) | Ok(_) => Ok(()),
         Err(source) => Err(VethError::Refused { step: format!("remove {host_ifname}"), source }),
     }
@@ -130,25 +118,11 @@ fn create_pair(
     ifname: &str,
     pod_mac: [u8; 6],
 ) -> Result<Link, VethError> {
-    let mut peer = LinkMessage::default();
-    peer.attributes = vec![
-        LinkAttribute::IfName(ifname.to_owned()),
-        LinkAttribute::Mtu(attach.mtu),
-        LinkAttribute::NetNsFd(netns.file().as_raw_fd()),
-        LinkAttribute::Address(pod_mac.to_vec()),
-    ];
-    let mut link = LinkMessage::default();
-    link.attributes = vec![
-        LinkAttribute::IfName(attach.host_ifname.clone()),
-        LinkAttribute::Mtu(attach.mtu),
-        LinkAttribute::Address(HOST_MAC.to_vec()),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Veth),
-            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
-        ]),
-    ];
+    let near = End { ifname: &attach.host_ifname, mtu: attach.mtu, mac: HOST_MAC };
+    let far = End { ifname, mtu: attach.mtu, mac: pod_mac };
+    let veth = Message::new_veth(near, far, netns.file().as_fd());
     let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO;
-    let replies: Vec<Link> = match host.request((RouteNetlinkMessage::NewLink(link), flags)) {
+    let replies: Vec<Link> = match host.request((veth, flags)) {
         Ok(replies) => replies,
         Err(NetlinkError::Refused(Refusal { errno: Errno::EEXIST, .. })) => {
             return Err(if find(host, &attach.host_ifname)?.is_some() {
@@ -223,7 +197,7 @@ fn write_sysctl(family: &str, ifname: &str, key: &str, value: &'static str) -> R
 /// A message of a batch and what it is for, in words that follow "cannot".
 struct Step {
     what: String,
-    request: Request,
+    request: Request<Message>,
 }
 
 /// Sends all steps at once; the first refused is the error.
@@ -239,7 +213,7 @@ fn run(socket: &mut Netlink, steps: Vec<Step>) -> Result<(), VethError> {
 
 fn pod_steps(index: u32, attach: &Attach, ifname: &str) -> Vec<Step> {
     const LOOPBACK: u32 = 1; // LOOPBACK_IFINDEX
-    let up = |index| (RouteNetlinkMessage::NewLink(up_message(index)), 0);
+    let up = |index| (Message::up(index), 0);
     let mut steps = vec![
         Step { what: "bring up lo in the pod".to_owned(), request: up(LOOPBACK) },
         Step { what: format!("bring up {ifname} in the pod"), request: up(index) },
@@ -263,12 +237,9 @@ fn host_steps(index: u32, pod_mac: [u8; 6], attach: &Attach, has_v6: bool, knows
     // Before it is up: no address but ours, and for a pod without IPv6 none at all.
     let no_address = knows_v6.then(|| Step {
         what: format!("keep {ifname} from making itself an address"),
-        request: (RouteNetlinkMessage::NewLink(no_address_message(index)), 0),
+        request: (Message::no_address(index), 0),
     });
-    let up = Step {
-        what: format!("bring up {ifname}"),
-        request: (RouteNetlinkMessage::NewLink(up_message(index)), 0),
-    };
+    let up = Step { what: format!("bring up {ifname}"), request: (Message::up(index), 0) };
     let gateway = has_v6
         .then(|| IpNetwork::new(GATEWAY_V6.into(), 64).ok())
         .flatten()
@@ -277,70 +248,24 @@ fn host_steps(index: u32, pod_mac: [u8; 6], attach: &Attach, has_v6: bool, knows
     no_address.into_iter().chain([up]).chain(gateway).chain(neighbours).collect()
 }
 
-/// Sets IN6_ADDR_GEN_MODE_NONE.
-fn no_address_message(index: u32) -> LinkMessage {
-    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]));
-    link
-}
-
-fn up_message(index: u32) -> LinkMessage {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    link
-}
-
 fn address_step(index: u32, address: IpNetwork, ifname: &str) -> Step {
-    let mut message = AddressMessage::default();
-    message.header.family = family_of(address.ip());
-    message.header.prefix_len = address.prefix();
-    message.header.index = index;
-    // Nobody else is on this link: duplicate address detection would be a second's wait for nothing.
-    message.header.flags = AddressHeaderFlags::Nodad;
-    message.attributes = vec![AddressAttribute::Local(address.ip()), AddressAttribute::Address(address.ip())];
     Step {
         what: format!("give {ifname} the address {address}"),
-        request: (RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL),
+        request: (Message::new_address(index, address), NLM_F_CREATE | NLM_F_EXCL),
     }
 }
 
 fn neighbour_step(index: u32, address: IpAddr, mac: [u8; 6], ifname: &str) -> Step {
-    let mut message = NeighbourMessage::default();
-    message.header.family = family_of(address);
-    message.header.ifindex = index;
-    message.header.state = NeighbourState::Permanent;
-    message.header.kind = RouteType::Unicast;
-    message.attributes = vec![
-        NeighbourAttribute::Destination(match address {
-            IpAddr::V4(address) => NeighbourAddress::Inet(address),
-            IpAddr::V6(address) => NeighbourAddress::Inet6(address),
-        }),
-        NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
-    ];
     Step {
         what: format!("set the neighbour {address} of {ifname}"),
-        request: (RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE),
+        request: (Message::new_neighbour(index, address, mac), NLM_F_CREATE | NLM_F_REPLACE),
     }
 }
 
 fn route_step(index: u32, destination: IpNetwork, gateway: Option<IpAddr>, ifname: &str) -> Step {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family_of(destination.ip());
-    message.header.destination_prefix_length = destination.prefix();
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Static;
-    message.header.kind = RouteType::Unicast;
-    message.header.scope = if gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
-    message.attributes =
-        vec![RouteAttribute::Destination(destination.network().into()), RouteAttribute::Oif(index)];
-    message.attributes.extend(gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
     Step {
         what: format!("route {destination} to {ifname} in the pod"),
-        request: (RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL),
+        request: (Message::new_route(index, destination, gateway), NLM_F_CREATE | NLM_F_EXCL),
     }
 }
 
@@ -349,13 +274,6 @@ pub fn gateway_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => GATEWAY_V4.into(),
         IpAddr::V6(_) => GATEWAY_V6.into(),
-    }
-}
-
-fn family_of(address: IpAddr) -> AddressFamily {
-    match address {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
     }
 }
 
@@ -369,24 +287,23 @@ struct Link {
 
 impl Parseable<[u8]> for Link {
     fn parse(body: &[u8]) -> Result<Self, DecodeError> {
-        const IFLA_LINK: u16 = 5;
-        const HEADER: usize = 16;
+        // struct ifinfomsg; the index is its second word.
+        let (header, attributes) = body.split_first_chunk::<16>().ok_or("a link shorter than its header")?;
+        let index = header[4..].first_chunk().copied().map_or(0, u32::from_ne_bytes);
         let mut peer = None;
-        for attribute in NlasIterator::new(body.get(HEADER..).unwrap_or_default()) {
+        for attribute in NlasIterator::new(attributes) {
             let attribute = attribute?;
             if attribute.kind() == IFLA_LINK {
                 peer = attribute.value().try_into().ok().map(u32::from_ne_bytes);
             }
         }
-        Ok(Self { index: LinkHeader::parse(body)?.index, peer })
+        Ok(Self { index, peer })
     }
 }
 
 /// The interface called `ifname` where `socket` was opened; `None` when there is none.
 fn find(socket: &mut Netlink, ifname: &str) -> Result<Option<Link>, VethError> {
-    let mut link = LinkMessage::default();
-    link.attributes.push(LinkAttribute::IfName(ifname.to_owned()));
-    match socket.request((RouteNetlinkMessage::GetLink(link), 0)) {
+    match socket.request((Message::get_link(ifname), 0)) {
         Ok(replies) => Ok(replies.first().copied()),
         Err(NetlinkError::Refused(Refusal { errno: Errno::ENODEV, .. })) => Ok(None),
         Err(source) => Err(VethError::Refused { step: format!("look for {ifname}"), source }),

@@ -145,7 +145,7 @@ fn remove_group(netlink: &mut Netlink) -> Result<(), NetlinkError> {
     }
 }
 
-fn down_request(index: u32) -> Request {
+fn down_request(index: u32) -> Request<RouteNetlinkMessage> {
     let mut link = LinkMessage::default();
     link.header.index = index;
     link.header.change_mask = LinkFlags::Up;
