@@ -10,16 +10,17 @@ use ipnetwork::IpNetwork;
 use netlink_packet_core::NetlinkSerializable;
 use nix::libc::{
     AF_INET, AF_INET6, AF_UNSPEC, IFA_ADDRESS, IFA_F_NODAD, IFA_LOCAL, IFF_UP, IFLA_ADDRESS, IFLA_AF_SPEC,
-    IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU, IFLA_NET_NS_FD, NDA_DST, NDA_LLADDR,
-    NUD_PERMANENT, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, RT_TABLE_MAIN, RTA_DST, RTA_GATEWAY, RTA_OIF, RTM_DELLINK,
-    RTM_F_FIB_MATCH, RTM_GETADDR, RTM_GETLINK, RTM_GETNEIGH, RTM_GETROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH,
-    RTM_NEWROUTE, RTN_UNICAST, RTPROT_STATIC,
+    IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU, IFLA_NET_NS_FD, NDA_DST,
+    NDA_LLADDR, NUD_PERMANENT, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, RT_TABLE_MAIN, RTA_DST, RTA_GATEWAY,
+    RTA_OIF, RTM_DELLINK, RTM_F_FIB_MATCH, RTM_GETADDR, RTM_GETLINK, RTM_GETNEIGH, RTM_GETROUTE, RTM_NEWADDR,
+    RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, RTN_UNICAST, RTPROT_STATIC,
 };
 
 /// Of linux/veth.h and linux/if_link.h.
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
+const IFLA_TARGET_NETNSID: u16 = 46;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 
@@ -62,6 +63,13 @@ impl Message {
     /// Tell an interface.
     pub fn get_link(ifname: &str) -> Self {
         Self::link(RTM_GETLINK, 0, 0).named(ifname)
+    }
+
+    /// Tell an interface of another network namespace, by that one's number in this.
+    pub fn get_link_in(netns: u32, index: u32) -> Self {
+        let mut message = Self::link(RTM_GETLINK, index, 0);
+        message.put(IFLA_TARGET_NETNSID, &netns.to_ne_bytes());
+        message
     }
 
     /// Bring an interface up.
@@ -290,12 +298,14 @@ mod tests {
         let named = link(vec![LinkAttribute::IfName("eth0".into())]);
         assert_eq!(read(&Message::del_link("eth0")), RouteNetlinkMessage::DelLink(named.clone()));
         assert_eq!(read(&Message::get_link("eth0")), RouteNetlinkMessage::GetLink(named));
+        let mut elsewhere = link(vec![LinkAttribute::IfNetnsId(3)]);
+        elsewhere.header.index = 7;
+        assert_eq!(read(&Message::get_link_in(3, 7)), RouteNetlinkMessage::GetLink(elsewhere));
         let mut up = link(vec![]);
         (up.header.index, up.header.flags, up.header.change_mask) = (7, LinkFlags::Up, LinkFlags::Up);
         assert_eq!(read(&Message::up(7)), RouteNetlinkMessage::NewLink(up));
         let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-        let mut none =
-            link(vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])]);
+        let mut none = link(vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])]);
         none.header.index = 7;
         assert_eq!(read(&Message::no_address(7)), RouteNetlinkMessage::NewLink(none));
     }
@@ -336,8 +346,10 @@ mod tests {
             message.header.destination_prefix_length = 24;
             (message.header.table, message.header.protocol) = (RT_TABLE_MAIN, RouteProtocol::Static);
             (message.header.kind, message.header.scope) = (RouteType::Unicast, scope);
-            message.attributes =
-                vec![RouteAttribute::Destination(RouteAddress::Inet([10, 1, 2, 0].into())), RouteAttribute::Oif(7)];
+            message.attributes = vec![
+                RouteAttribute::Destination(RouteAddress::Inet([10, 1, 2, 0].into())),
+                RouteAttribute::Oif(7),
+            ];
             message.attributes.extend(gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
             let ours = Message::new_route(7, "10.1.2.0/24".parse().unwrap(), gateway);
             assert_eq!(read(&ours), RouteNetlinkMessage::NewRoute(message));

@@ -173,7 +173,7 @@ fn finish(
         // A pod must not be able to give the node a route.
         write_sysctl("ipv6", &attach.host_ifname, "accept_ra", "0")?;
     }
-    run(host, host_steps(made.index, pod_mac, attach, has_v6, knows_v6))
+    run(host, host_steps(made, pod_mac, attach, has_v6, knows_v6))
 }
 
 /// Turns IPv6 on where it is off.
@@ -232,8 +232,8 @@ fn pod_steps(index: u32, attach: &Attach, ifname: &str) -> Vec<Step> {
     steps
 }
 
-fn host_steps(index: u32, pod_mac: [u8; 6], attach: &Attach, has_v6: bool, knows_v6: bool) -> Vec<Step> {
-    let ifname = &attach.host_ifname;
+fn host_steps(made: Link, pod_mac: [u8; 6], attach: &Attach, has_v6: bool, knows_v6: bool) -> Vec<Step> {
+    let (index, ifname) = (made.index, &attach.host_ifname);
     // Before it is up: no address but ours, and for a pod without IPv6 none at all.
     let no_address = knows_v6.then(|| Step {
         what: format!("keep {ifname} from making itself an address"),
@@ -245,7 +245,13 @@ fn host_steps(index: u32, pod_mac: [u8; 6], attach: &Attach, has_v6: bool, knows
         .flatten()
         .map(|gateway| address_step(index, gateway, ifname));
     let neighbours = attach.addresses.iter().map(|&address| neighbour_step(index, address, pod_mac, ifname));
-    no_address.into_iter().chain([up]).chain(gateway).chain(neighbours).collect()
+    // The pod's end was up first, without a carrier. What is sent there is dropped until the kernel comes to see that it
+    // has one now; asked for the link, it sees to it at once.
+    let carrier = made.netns.zip(made.peer).map(|(netns, peer)| Step {
+        what: "see that the pod's end has a carrier".to_owned(),
+        request: (Message::get_link_in(netns, peer), 0),
+    });
+    no_address.into_iter().chain([up]).chain(gateway).chain(neighbours).chain(carrier).collect()
 }
 
 fn address_step(index: u32, address: IpNetwork, ifname: &str) -> Step {
@@ -277,12 +283,17 @@ pub fn gateway_of(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Of linux/if_link.h.
+const IFLA_LINK_NETNSID: u16 = 37;
+
 /// What the kernel says of a veth, as far as it matters here.
 #[derive(Clone, Copy)]
 struct Link {
     index: u32,
     /// Index of the other end, in its own namespace.
     peer: Option<u32>,
+    /// The number of that namespace in the one asked.
+    netns: Option<u32>,
 }
 
 impl Parseable<[u8]> for Link {
@@ -290,14 +301,17 @@ impl Parseable<[u8]> for Link {
         // struct ifinfomsg; the index is its second word.
         let (header, attributes) = body.split_first_chunk::<16>().ok_or("a link shorter than its header")?;
         let index = header[4..].first_chunk().copied().map_or(0, u32::from_ne_bytes);
-        let mut peer = None;
+        let (mut peer, mut netns) = (None, None);
         for attribute in NlasIterator::new(attributes) {
             let attribute = attribute?;
-            if attribute.kind() == IFLA_LINK {
-                peer = attribute.value().try_into().ok().map(u32::from_ne_bytes);
+            let number = || attribute.value().try_into().ok().map(u32::from_ne_bytes);
+            match attribute.kind() {
+                IFLA_LINK => peer = number(),
+                IFLA_LINK_NETNSID => netns = number(),
+                _ => {}
             }
         }
-        Ok(Self { index, peer })
+        Ok(Self { index, peer, netns })
     }
 }
 
