@@ -228,6 +228,11 @@ impl Driver {
     pub fn status(&self) -> Status {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    /// Whether the kernel had all that was wanted after the last change that was answered.
+    pub fn is_in_force(&self) -> bool {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).in_force
+    }
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {

@@ -484,6 +484,18 @@ impl State {
             && self.chains.is_clean()
     }
 
+    /// Whether something is wanted that is not there, or is something else; what is to go does not count.
+    pub fn lacks(&self) -> bool {
+        !self.has_table
+            || self.is_beyond_repair
+            || !self.whole.is_empty()
+            || self.members.values().any(|waiting| !waiting.add.is_empty())
+            || self.counters.lacks()
+            || self.sets.lacks()
+            || self.elements.lacks()
+            || self.chains.lacks()
+    }
+
     /// How many objects and elements wait to be written or removed.
     pub fn pending(&self) -> usize {
         let whole = self.whole.iter().filter_map(|id| self.ruleset.sets.get(id));

@@ -89,6 +89,9 @@ pub enum Effect {
         /// The speaker's new orders.
         orders: Option<Config>,
     },
+    /// Which packets pass from now on, where routes stay as they are and nobody waits: as for a pod whose interface is
+    /// being made.
+    Filter(Box<acl::Delta>),
     /// From now on remove routes of ours that nobody wants.
     Sweep,
     /// Hold up packets to addresses no Service has.
@@ -618,11 +621,13 @@ impl Core {
         let complete = self.policed_all();
         let acl = if complete { self.graph.policy.flush() } else { self.graph.policy.flush_unread() };
         let attached = self.policed_pods(now);
-        let changed = delta.fib != FibDelta::default() || !acl.is_empty() || !retire.is_empty();
+        let changed = delta.fib != FibDelta::default() || !retire.is_empty() || orders.is_some();
         let answered = !answers.is_empty() || !attached.is_empty();
-        if changed || orders.is_some() || answered || (self.in_sync() && !self.programmed) {
-            let acl = Box::new(acl);
+        let acl = Box::new(acl);
+        if changed || answered || (self.in_sync() && !self.programmed) {
             self.effects.push(Effect::Program { delta: delta.fib, acl, retire, answers, attached, orders });
+        } else if !acl.is_empty() {
+            self.effects.push(Effect::Filter(acl));
         }
         if complete && !std::mem::replace(&mut self.policed, true) {
             tracing::info!("policies are in force");

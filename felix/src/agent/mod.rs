@@ -48,7 +48,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, OptionFuture};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use kube::Client;
@@ -66,6 +66,7 @@ use self::core::{Answer, Core, Effect, Host, Retired, Start};
 use crate::acl;
 use crate::acl::driver::{Driver, UpdateError};
 use crate::acl::keeper::Keeper;
+use crate::acl::ruleset::Delta;
 use crate::attach::files::Files;
 use crate::attach::{Attempt, Command, Refusal};
 use crate::dataplane::own_address::find as own_address_of;
@@ -145,9 +146,11 @@ enum Done {
     Gone(Vec<Retired>, bool),
     Attached {
         answers: Vec<Answer<()>>,
-        filtered: Result<(), UpdateError>,
+        /// None: the packet filter had all of it already.
+        filtered: Option<Result<(), UpdateError>>,
         routed: Result<(), ApplyErrors>,
     },
+    Filtered(Result<(), UpdateError>),
     Claimed(Want, Result<Claimed, ClaimError>),
     Reclaimed(BlockCidr, Result<Claimed, ClaimError>),
     Returned(BlockCidr, Result<(), StoreError>),
@@ -327,11 +330,11 @@ impl Agent {
                 Effect::Program { delta, acl, retire, answers, attached, orders } => {
                     self.programs += 1;
                     let (number, in_sync) = (self.programs, self.core.in_sync());
-                    let filtered = (!acl.is_empty() || !attached.is_empty()).then(|| self.acl.update(*acl));
+                    let filtered = self.filter(*acl, !attached.is_empty());
                     let routed = self.dataplane.update(delta).shared();
-                    if let Some(filtered) = filtered {
-                        self.filtering += 1;
-                        let routed = routed.clone();
+                    if filtered.is_some() || !attached.is_empty() {
+                        self.filtering += usize::from(filtered.is_some());
+                        let (filtered, routed) = (OptionFuture::from(filtered), routed.clone());
                         self.work.push(Box::pin(async move {
                             let (filtered, routed) = tokio::join!(filtered, routed);
                             Done::Attached { answers: attached, filtered, routed }
@@ -343,6 +346,11 @@ impl Agent {
                         let removal = remove(&dataplane, retire).await;
                         Done::Programmed { number, in_sync, answers, orders, outcome, removal }
                     }));
+                }
+                Effect::Filter(acl) => {
+                    self.filtering += 1;
+                    let filtered = self.acl.update(*acl);
+                    self.work.push(Box::pin(async move { Done::Filtered(filtered.await) }));
                 }
                 Effect::Guard(guard) => self.services.want(acl::services::compile(&guard)),
                 Effect::Learn(delta) => {
@@ -438,6 +446,17 @@ impl Agent {
         }
     }
 
+    /// Gives the packet filter a change. Without one a pod that is ready waits for those given before, of which one may be
+    /// its own; none: all of them are in force.
+    fn filter(
+        &self,
+        delta: Delta,
+        is_ready: bool,
+    ) -> Option<impl Future<Output = Result<(), UpdateError>> + Send + 'static + use<>> {
+        let in_force = || self.filtering == 0 && self.acl.is_in_force();
+        (!delta.is_empty() || is_ready && !in_force()).then(|| self.acl.update(delta))
+    }
+
     fn done(&mut self, done: Done) {
         let now = Instant::now();
         match done {
@@ -458,7 +477,8 @@ impl Agent {
             Done::Taught(outcome) => self.see_outcome(&outcome),
             Done::Gone(retired, gone) => self.core.gone(retired, gone, now),
             Done::Attached { answers, filtered, routed } => {
-                self.filtering -= 1;
+                self.filtering -= usize::from(filtered.is_some());
+                let filtered = filtered.unwrap_or(Ok(()));
                 let later = "the runtime tries again; manxctl status shows the node's routes and policies";
                 let failed = match (&filtered, &routed) {
                     (Err(error), _) => Some(format!("the pod's policies are not in force: {error}")),
@@ -472,6 +492,12 @@ impl Agent {
                     let refused = failed.as_ref().map(|message| Refusal::try_again(message.clone(), later));
                     // A plugin that has gone is undone by the Abort that follows.
                     let _ = answer.send(refused.map_or(Ok(()), Err));
+                }
+            }
+            Done::Filtered(outcome) => {
+                self.filtering -= 1;
+                if let Err(error) = outcome {
+                    tracing::warn!("{error}; tried again");
                 }
             }
             Done::Claimed(want, outcome) => {

@@ -236,7 +236,18 @@ impl Core {
         let held =
             Held { file, attempt: Some(waiting.attempt), leaving: false, retiring: None, missed: false };
         self.attachments.insert(key.clone(), held);
+        self.police_ahead(key);
         Ok(attach)
+    }
+
+    /// What a pod may send and receive is written while its interface is made. Not if it is not known yet: what is closed
+    /// first is opened by a change that deletes, and that takes the kernel longer.
+    fn police_ahead(&mut self, key: &AttachmentKey) {
+        let Some(held) = self.attachments.get(key) else { return };
+        let attached = endpoint(held);
+        if self.policed_all() && self.graph.policy.knows(&attached) {
+            self.graph.policy.apply(PolicyInput::Endpoint(ifname(key), Some(attached)));
+        }
     }
 
     /// The veth stands: the pod's addresses lead there from now on.
@@ -280,14 +291,7 @@ impl Core {
     fn program(&mut self, key: &AttachmentKey) {
         if let Some(held) = self.attachments.get(key) {
             let attached = matches!(held.file.phase, Phase::Attached { .. }) && !held.leaving;
-            let pod = &held.file.pod;
-            let attached = attached.then(|| Attached {
-                pod: (!pod.namespace.is_empty() && !pod.name.is_empty())
-                    .then(|| format!("{}/{}", pod.namespace, pod.name).into()),
-                uid: pod.uid.as_str().into(),
-                addresses: held.file.addresses.iter().copied().collect(),
-                restored: held.attempt.is_none(),
-            });
+            let attached = attached.then(|| endpoint(held));
             self.graph.policy.apply(PolicyInput::Endpoint(ifname(key), attached));
             let ifindex = match held.file.phase {
                 Phase::Attached { host_ifindex, .. } if !held.leaving => Some(host_ifindex),
@@ -485,6 +489,18 @@ impl Core {
         }
         self.honour_notes();
         Ok(())
+    }
+}
+
+/// What the packet filter is to know of an attachment.
+fn endpoint(held: &Held) -> Attached {
+    let pod = &held.file.pod;
+    Attached {
+        pod: (!pod.namespace.is_empty() && !pod.name.is_empty())
+            .then(|| format!("{}/{}", pod.namespace, pod.name).into()),
+        uid: pod.uid.as_str().into(),
+        addresses: held.file.addresses.iter().copied().collect(),
+        restored: held.attempt.is_none(),
     }
 }
 

@@ -5,7 +5,7 @@
 //! reader sees the old one or the new one; nothing is synced to a disk, since nothing need outlive a power cut.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -82,7 +82,8 @@ impl Files {
         let fresh = path.with_extension("new");
         let mut file =
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        serde_json::to_writer_pretty(&mut file, attachment)?;
+        // At one stroke: a file is written while a pod waits.
+        file.write_all(&serde_json::to_vec_pretty(attachment)?)?;
         fs::rename(&fresh, &path)
     }
 

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Sender, SyncSender};
 
 use manx_cni::netlink::Datagram;
 use manx_cni::protocol::HOST_IFNAME_PREFIX;
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_sys::Socket;
@@ -31,6 +31,7 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
+const RTA_OIF: u16 = 4;
 
 /// Some 1 KB of socket buffer is needed for a route; this is what may wait.
 const RECEIVE_BUFFER: usize = 64 << 20;
@@ -67,6 +68,8 @@ pub struct Monitor {
     settings: Settings,
     /// Links last seen down: a link is told of when it changes, not whenever it is mentioned.
     down: BTreeSet<u32>,
+    /// Pods' veths: their addresses and the kernel's routes by them come and go with pods, and are no way to anywhere else.
+    veths: BTreeSet<u32>,
 }
 
 impl Monitor {
@@ -85,7 +88,7 @@ impl Monitor {
         for group in GROUPS {
             socket.add_membership(group)?;
         }
-        Ok(Self { socket, own_port, settings, down: BTreeSet::new() })
+        Ok(Self { socket, own_port, settings, down: BTreeSet::new(), veths: BTreeSet::new() })
     }
 
     /// Hands on events until nobody takes them or `alive` has gone.
@@ -95,10 +98,17 @@ impl Monitor {
             buffer.clear();
             let events = match self.socket.recv(&mut buffer, 0) {
                 Ok(_) => {
-                    if Datagram(&buffer).any(is_of_the_underlay) {
-                        underlay::poke(underlay);
+                    let mut events = Vec::new();
+                    for message in Datagram(&buffer) {
+                        if self.is_of_a_pod(message) {
+                            continue;
+                        }
+                        if is_of_the_underlay(message) {
+                            underlay::poke(underlay);
+                        }
+                        events.extend(self.event(message));
                     }
-                    Datagram(&buffer).filter_map(|message| self.event(message)).collect()
+                    events
                 }
                 Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
                     underlay::poke(underlay);
@@ -119,6 +129,36 @@ impl Monitor {
                     return;
                 }
             }
+        }
+    }
+
+    /// Whether a message is about an address of a pod's veth, or a route by it that is not ours. Notes which links are.
+    fn is_of_a_pod(&mut self, message: &[u8]) -> bool {
+        let number = |octets: Option<&[u8]>| octets?.first_chunk().copied().map(u32::from_ne_bytes);
+        let kind = message.get(4..).and_then(|rest| rest.first_chunk()).map(|kind| u16::from_ne_bytes(*kind));
+        match kind {
+            Some(kind @ (RTM_NEWLINK | RTM_DELLINK)) => {
+                // struct ifinfomsg: the index is its second word.
+                if let Some(index) = number(message.get(16 + 4..)) {
+                    let is_there = kind == RTM_NEWLINK && is_a_pods(message);
+                    if is_there {
+                        self.veths.insert(index)
+                    } else {
+                        self.veths.remove(&index)
+                    };
+                }
+                false
+            }
+            Some(RTM_NEWADDR | RTM_DELADDR) => {
+                number(message.get(16 + 4..)).is_some_and(|index| self.veths.contains(&index))
+            }
+            Some(RTM_NEWROUTE | RTM_DELROUTE) if message.get(16 + 5) != Some(&RTPROT_MANX) => {
+                let attributes = NlasIterator::new(message.get(16 + 12..).unwrap_or_default()).flatten();
+                let mut interface = attributes.filter(|attribute| attribute.kind() == RTA_OIF);
+                let index = interface.next().and_then(|attribute| number(Some(attribute.value())));
+                index.is_some_and(|index| self.veths.contains(&index))
+            }
+            _ => false,
         }
     }
 
@@ -191,14 +231,16 @@ fn is_of_the_underlay(message: &[u8]) -> bool {
         Some(RTM_NEWROUTE | RTM_DELROUTE) => {
             message.get(16 + 5).is_some_and(|protocol| *protocol != RTPROT_MANX)
         }
-        Some(RTM_NEWLINK | RTM_DELLINK) => {
-            // The name stands in the message as it is.
-            let prefix = HOST_IFNAME_PREFIX.as_bytes();
-            !message.windows(prefix.len()).any(|octets| octets == prefix)
-        }
+        Some(RTM_NEWLINK | RTM_DELLINK) => !is_a_pods(message),
         Some(RTM_NEWADDR | RTM_DELADDR) => true,
         _ => false,
     }
+}
+
+/// Whether a message about a link is about a pod's veth: the name stands in it as it is.
+fn is_a_pods(message: &[u8]) -> bool {
+    let prefix = HOST_IFNAME_PREFIX.as_bytes();
+    message.windows(prefix.len()).any(|octets| octets == prefix)
 }
 
 fn went_down(link: &LinkMessage) -> Event {

@@ -41,7 +41,7 @@ const COUNT_EVERY: Duration = Duration::from_secs(10);
 pub struct Keeper {
     nft: Nft,
     state: State,
-    waiting: Vec<oneshot::Sender<Result<(), UpdateError>>>,
+    waiting: Vec<Waiting>,
     /// Nothing is touched before it is known what is wanted.
     has_orders: bool,
     /// Whether the state knows what is there.
@@ -69,6 +69,13 @@ pub struct Keeper {
     hear: Option<Hear>,
     counts: Status,
     status: Arc<Mutex<Status>>,
+}
+
+/// Who waits for a change.
+struct Waiting {
+    done: oneshot::Sender<Result<(), UpdateError>>,
+    /// It takes nothing away, and is in force when all that is wanted is there.
+    only_adds: bool,
 }
 
 impl Keeper {
@@ -156,7 +163,7 @@ impl Keeper {
 
     fn update(&mut self, delta: Delta, done: oneshot::Sender<Result<(), UpdateError>>) {
         let now = Instant::now();
-        self.waiting.push(done);
+        self.waiting.push(Waiting { done, only_adds: delta.only_adds(self.state.ruleset()) });
         if !self.has_orders {
             self.adopt();
         }
@@ -310,6 +317,10 @@ impl Keeper {
             self.commit(&batch)?;
             self.state.added(added);
         }
+        if !self.state.lacks() {
+            // A pod that starts does not wait for what is to go with one that ends.
+            self.answer(|waiting| waiting.only_adds);
+        }
         if !self.state.is_clean() {
             if self.flush_at.is_some_and(|at| now < at) {
                 return Ok(());
@@ -335,11 +346,15 @@ impl Keeper {
             self.judge_soon();
         }
         self.publish();
-        for done in self.waiting.drain(..) {
-            // Nobody waits for an update that was dropped.
-            let _ = done.send(Ok(()));
-        }
+        self.answer(|_| true);
         Ok(())
+    }
+
+    fn answer(&mut self, is_done: impl Fn(&Waiting) -> bool) {
+        for waiting in self.waiting.extract_if(.., |waiting| is_done(waiting)) {
+            // Nobody waits for an update that was dropped.
+            let _ = waiting.done.send(Ok(()));
+        }
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), CommitError> {
@@ -364,7 +379,7 @@ impl Keeper {
             self.counts.failing = Some(reason.to_owned());
         }
         self.publish();
-        for done in self.waiting.drain(..) {
+        for Waiting { done, .. } in self.waiting.drain(..) {
             // Nobody waits for an update that was dropped.
             let _ = done.send(Err(UpdateError::Refused(reason.to_owned())));
         }

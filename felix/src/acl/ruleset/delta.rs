@@ -46,6 +46,19 @@ impl Delta {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whether, applied to `before`, it takes nothing away: all it holds is new there.
+    pub fn only_adds(&self, before: &Ruleset) -> bool {
+        let sets = self.sets.values().all(|change| match change {
+            SetChange::Add(_) => true,
+            SetChange::Members { remove, .. } => remove.is_empty(),
+            SetChange::Remove => false,
+        });
+        self.node.is_none()
+            && sets
+            && self.policies.iter().all(|(id, policy)| policy.is_some() && !before.policies.contains_key(id))
+            && self.endpoints.iter().all(|(name, now)| now.is_some() && !before.endpoints.contains_key(name))
+    }
 }
 
 impl Ruleset {
@@ -76,6 +89,60 @@ fn step<K: Ord, V>(map: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
         match value {
             Some(value) => _ = map.insert(key, value),
             None => _ = map.remove(&key),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{Chain, Direction, SetKind, Spoofing, Tier};
+    use super::*;
+
+    fn endpoint(address: &str) -> Option<Arc<Endpoint>> {
+        let chain = Arc::new(Chain::default());
+        Some(Arc::new(Endpoint {
+            pod: "default/web".into(),
+            addresses: [address.parse().unwrap()].into(),
+            spoofing: Spoofing::Denied,
+            ingress: Arc::clone(&chain),
+            egress: chain,
+        }))
+    }
+
+    #[test]
+    fn what_is_new_takes_nothing_away_and_what_changes_or_goes_may() {
+        let (name, other) = (Ifname("manxa".into()), Ifname("manxb".into()));
+        let mut before = Ruleset::default();
+        before.apply(Delta { endpoints: [(name.clone(), endpoint("10.0.0.1"))].into(), ..Delta::default() });
+        let endpoints = |name: &Ifname, endpoint| Delta {
+            endpoints: [(name.clone(), endpoint)].into(),
+            ..Delta::default()
+        };
+        let set = SetId { kind: SetKind::Addresses, family: manx_bgp::types::Family::Ipv4, digest: 1 };
+        let members = |remove: &[&str]| {
+            let of =
+                |texts: &[&str]| Members::Addresses(texts.iter().map(|text| text.parse().unwrap()).collect());
+            let change = SetChange::Members { add: of(&["10.0.0.9"]), remove: of(remove) };
+            Delta { sets: [(set, change)].into(), ..Delta::default() }
+        };
+        let id = PolicyId { tier: Tier::Network, name: "default/p".into(), direction: Direction::Ingress };
+        let gone = Delta { policies: [(id, None)].into(), ..Delta::default() };
+        let node = Delta { node: Some(BTreeSet::new()), ..Delta::default() };
+        let cases = [
+            (Delta::default(), true),
+            (endpoints(&other, endpoint("10.0.0.2")), true),
+            (endpoints(&name, endpoint("10.0.0.2")), false),
+            (endpoints(&name, None), false),
+            (members(&[]), true),
+            (members(&["10.0.0.8"]), false),
+            (Delta { sets: [(set, SetChange::Remove)].into(), ..Delta::default() }, false),
+            (gone, false),
+            (node, false),
+        ];
+        for (delta, only_adds) in cases {
+            assert_eq!(delta.only_adds(&before), only_adds, "{delta:?}");
         }
     }
 }

@@ -46,6 +46,11 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Tracked<K, V> {
         self.changes().next().is_none()
     }
 
+    /// Whether a key is to be there, and is not so.
+    pub fn lacks(&self) -> bool {
+        self.changes().any(|(_, change)| change != Change::Remove)
+    }
+
     /// These changes have been made.
     pub fn done(&mut self, keys: impl IntoIterator<Item = K>) {
         for key in keys {

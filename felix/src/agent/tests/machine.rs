@@ -15,6 +15,7 @@ use manx_ipam::claim::{Claim, claim_this};
 use manx_ipam::crd::{IPAMBlock, IPAMBlockStatus, IPPool, IPPoolSpec};
 use manx_ipam::store::Store;
 use manx_ipam::store::memory::MemoryStore;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::super::balancing::{Grant, Granted};
@@ -324,6 +325,7 @@ impl Machine {
                 }
                 self.orders.extend(orders);
             }
+            Effect::Filter(acl) => self.ruleset.apply(*acl),
             Effect::Translate(_) | Effect::Discover(_) => {}
             Effect::Learn(delta) => {
                 delta.remove.iter().for_each(|prefix| drop(self.fib.remove(prefix)));
@@ -630,7 +632,7 @@ pub fn pod(annotations: &[(&str, &str)]) -> Pod {
         namespace: "default".into(),
         node: "node1".into(),
         labels: Labels::default(),
-        addresses: Vec::new(),
+        addresses: SmallVec::new(),
         ports: Arc::new([]),
         spoofing: Spoofing::Denied,
         created: 0,

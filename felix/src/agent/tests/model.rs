@@ -270,7 +270,8 @@ impl World {
                         machine.fib.extend(delta.set);
                     }
                     Effect::Sweep => machine.fib = core.graph.desired().fib,
-                    Effect::SweepAcl
+                    Effect::Filter(_)
+                    | Effect::SweepAcl
                     | Effect::Guard(_)
                     | Effect::Report(_)
                     | Effect::Secrets(_)

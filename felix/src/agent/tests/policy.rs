@@ -74,6 +74,31 @@ fn an_add_waits_for_the_api_to_show_its_pod_and_is_closed_as_long_as_it_does_not
 }
 
 #[test]
+fn a_pod_that_is_known_is_policed_while_its_interface_is_made() {
+    let mut machine = Machine::in_sync();
+    machine.update(Update::NetworkPolicy(Change::Apply(object("default/deny", Ok(deny_all())))));
+    let shown = || Update::Pod(Change::Apply(object("default/web", Ok(pod(&[])))));
+    machine.update(shown());
+    let (attempt, _) = machine.allocate("web");
+    assert_eq!(machine.endpoint("web").unwrap().ingress.network.as_ref().unwrap().policies.len(), 1);
+    machine.abort(attempt, "web");
+    assert_eq!(machine.endpoint("web"), None, "nothing is left of an ADD that was given up");
+
+    let (attempt, _) = machine.allocate("web");
+    machine.update(Update::Pod(Change::Delete("default/web".to_owned())));
+    assert!(closed(machine.endpoint("web").unwrap()), "it is not known any more");
+    let index = machine.make_veth("web");
+    let mut answer = machine.ready_later(attempt, "web", index);
+    assert!(answer.try_recv().is_err(), "it waits");
+    machine.update(shown());
+    answer.try_recv().unwrap().unwrap();
+    assert!(!closed(machine.endpoint("web").unwrap()));
+
+    machine.allocate("unshown");
+    assert_eq!(machine.endpoint("unshown"), None, "it is not closed first only to be opened after");
+}
+
+#[test]
 fn until_all_is_read_new_pods_are_closed_and_of_others_nothing_is_said() {
     let mut machine = Machine::in_sync();
     machine.add("before");

@@ -284,8 +284,12 @@ impl Policies {
 
     /// Whether what this endpoint may send and receive is known: of one that is not, nothing passes.
     pub fn is_known(&self, ifname: &Ifname) -> bool {
-        let attached = self.endpoints.get(ifname);
-        attached.is_some_and(|attached| attached.pod.is_none() || self.known(attached).is_some())
+        self.endpoints.get(ifname).is_some_and(|attached| self.knows(attached))
+    }
+
+    /// Whether what an endpoint like this may send and receive is known.
+    pub fn knows(&self, attached: &Attached) -> bool {
+        attached.pod.is_none() || self.known(attached).is_some()
     }
 
     /// Fills in whose a denied packet's addresses are, of pods of any node.
