@@ -18,13 +18,11 @@ use kube::{Client, Config};
 use tokio::sync::watch;
 use tower::Service;
 
+use crate::api;
 use crate::watch::convert::words;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(10);
-
-/// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_secs(5);
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -52,14 +50,8 @@ pub enum CredentialsError {
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, CredentialsError> {
     match kubeconfig {
         Some(file) => followed(file, LOOK).await,
-        None => Ok(made(Config::incluster()?)?),
+        None => Ok(api::client(Config::incluster()?)?),
     }
-}
-
-/// Plain HTTP is as good as TLS, if that is what the configuration names.
-fn made(mut config: Config) -> kube::Result<Client> {
-    config.connect_timeout = Some(CONNECT);
-    Client::try_from(config)
 }
 
 async fn followed(file: &Path, every: Duration) -> Result<Client, CredentialsError> {
@@ -99,7 +91,7 @@ async fn read(file: &Path) -> Result<(Client, String), CredentialsError> {
     let read = Kubeconfig::read_from(file).map_err(bad)?;
     let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(bad)?;
     let namespace = config.default_namespace.clone();
-    Ok((made(config)?, namespace))
+    Ok((api::client(config)?, namespace))
 }
 
 /// What is in the file and in those it names; nothing for one that cannot be read.

@@ -12,6 +12,7 @@
 pub mod acl;
 pub mod agent;
 pub mod alone;
+pub mod api;
 pub mod attach;
 pub mod cluster_network_policy;
 pub mod config;

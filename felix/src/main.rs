@@ -93,9 +93,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let (commands, received) = mpsc::channel(COMMANDS);
     let (questions, asked) = mpsc::channel(QUESTIONS);
     let install = Install::new(&config).context("this program's own place")?;
+    // A task of its own and not the one beneath: what a plugin asks is then answered by the thread that heard it.
+    let mut agent = tokio::spawn(agent.run(watches, received, stopped()?));
 
     tokio::select! {
-        () = agent.run(watches, received, stopped()?) => {
+        ended = &mut agent => {
+            ended.context("the agent's task")?;
             tracing::info!("manx-felix stops; routes and sessions stay as they are");
             Ok(())
         }
