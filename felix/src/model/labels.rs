@@ -1,10 +1,12 @@
-//! Labels of many objects, each string and each set of labels kept once.
+//! Labels of many objects, and named ports of pods: each string and each set of either kept once.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use rustc_hash::FxBuildHasher;
+
+use super::policy::NamedPort;
 
 /// Labels of an object, in order of key. Cloned by reference; equal where the labels are, whoever interned them.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,7 +58,8 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Labels {
 pub struct Interner {
     strings: HashSet<Arc<str>, FxBuildHasher>,
     labels: HashSet<Labels, FxBuildHasher>,
-    /// At this many strings and label sets together, what nobody holds any more is let go.
+    ports: HashSet<Arc<[NamedPort]>, FxBuildHasher>,
+    /// At this many strings and sets together, what nobody holds any more is let go.
     limit: usize,
 }
 
@@ -86,12 +89,23 @@ impl Interner {
         labels
     }
 
+    /// The ports of one pod that have names.
+    pub fn ports(&mut self, ports: Vec<NamedPort>) -> Arc<[NamedPort]> {
+        if let Some(known) = self.ports.get(ports.as_slice()) {
+            return Arc::clone(known);
+        }
+        let new: Arc<[NamedPort]> = ports.into();
+        self.ports.insert(Arc::clone(&new));
+        new
+    }
+
     /// Lets go of what only this table holds, each time it has doubled since.
     fn tidy(&mut self) {
         if self.strings.len() + self.labels.len() < self.limit.max(SMALLEST_LIMIT) {
             return;
         }
         self.labels.retain(|labels| Arc::strong_count(&labels.0) > 1);
+        self.ports.retain(|ports| Arc::strong_count(ports) > 1);
         self.strings.retain(|string| Arc::strong_count(string) > 1);
         self.limit = 2 * (self.strings.len() + self.labels.len());
     }

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::labels::Labels;
 use crate::acl::ruleset::{Action, Mode, PortRange, Protocol, Range, Spoofing, Tier};
 use crate::graph::Selector;
@@ -109,7 +111,7 @@ pub struct Pod {
     /// What selectors look at.
     pub labels: Labels,
     /// Of both families; empty until its node has said.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: SmallVec<[IpAddr; 2]>,
     /// Ports of its containers that have a name.
     pub ports: Arc<[NamedPort]>,
     /// Whether it asks to send from addresses it does not hold.

@@ -13,6 +13,7 @@
 
 pub mod bgp;
 pub mod convert;
+mod lean;
 pub mod policy;
 mod reach;
 mod secrets;
@@ -25,9 +26,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
@@ -231,11 +229,12 @@ pub fn start(client: &Client, me: &str, own: &str) -> Watches {
     let follow = Follow { client: client.clone(), pipe, pause: moment(me) };
     let (here, node) = (me.to_owned(), me.to_owned());
     let (mut pods, mut namespaces) = (Interner::default(), Interner::default());
-    follow.core::<v1::Node, _>(Kind::Node, convert::node, Update::Node);
-    follow.core::<v1::Pod, _>(Kind::Pod, move |pod| convert::pod(pod, &here, &mut pods), Update::Pod);
-    let namespace = move |namespace| convert::namespace(namespace, &mut namespaces);
-    follow.core::<v1::Namespace, _>(Kind::Namespace, namespace, Update::Namespace);
-    follow.core::<NetworkPolicy, _>(Kind::NetworkPolicy, policy::network_policy, Update::NetworkPolicy);
+    follow.core(Kind::Node, |node: lean::Node| convert::node(node.into()), Update::Node);
+    let pod = move |pod: lean::Pod| convert::pod(pod.into(), &here, &mut pods);
+    follow.core(Kind::Pod, pod, Update::Pod);
+    let namespace = move |read: lean::Namespace| convert::namespace(read.into(), &mut namespaces);
+    follow.core(Kind::Namespace, namespace, Update::Namespace);
+    follow.core(Kind::NetworkPolicy, policy::network_policy, Update::NetworkPolicy);
     follow.custom::<ClusterNetworkPolicy, _>(
         Kind::ClusterNetworkPolicy,
         policy::cluster_network_policy,
@@ -251,10 +250,10 @@ pub fn start(client: &Client, me: &str, own: &str) -> Watches {
     let (secrets, named) = watch::channel(BTreeSet::new());
     tokio::spawn(secrets::follow(client.clone(), own.to_owned(), named, tx.clone()));
     let (mut services, mut slices, here) = (Interner::default(), Interner::default(), me.to_owned());
-    let service = move |service| service::service(service, &mut services);
-    follow.core::<v1::Service, _>(Kind::Service, service, Update::Service);
-    let slice = move |slice| service::slice(slice, &here, &mut slices);
-    follow.core::<EndpointSlice, _>(Kind::EndpointSlice, slice, Update::Slice);
+    let service = move |read: lean::Service| service::service(read.into(), &mut services);
+    follow.core(Kind::Service, service, Update::Service);
+    let slice = move |read: lean::EndpointSlice| service::slice(read.into(), &here, &mut slices);
+    follow.core(Kind::EndpointSlice, slice, Update::Slice);
     tokio::spawn(reach::ask(client.clone(), tx, doubt.clone()));
     Watches { updates, doubt, secrets }
 }

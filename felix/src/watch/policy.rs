@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
+use smallvec::SmallVec;
 
 use super::convert::custom;
 use super::full_name;
@@ -49,7 +50,8 @@ pub fn pod(pod: &v1::Pod, interner: &mut Interner) -> Option<Pod> {
     let all = status.and_then(|status| status.pod_ips.as_deref()).unwrap_or_default();
     let all = all.iter().map(|address| address.ip.as_str());
     let one = status.and_then(|status| status.pod_ip.as_deref());
-    let mut addresses: Vec<IpAddr> = all.chain(one).filter_map(|address| address.parse().ok()).collect();
+    let mut addresses: SmallVec<[IpAddr; 2]> =
+        all.chain(one).filter_map(|address| address.parse().ok()).collect();
     addresses.sort_unstable();
     addresses.dedup();
     Some(Pod {
@@ -79,7 +81,7 @@ fn named_ports(spec: &v1::PodSpec, interner: &mut Interner) -> Arc<[NamedPort]> 
         .collect();
     named.sort_unstable();
     named.dedup();
-    named.into()
+    interner.ports(named)
 }
 
 fn spoofing(annotations: &BTreeMap<String, String>) -> Spoofing {

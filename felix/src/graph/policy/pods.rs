@@ -21,6 +21,8 @@ pub struct Pods {
     by_kind: FxHashMap<Arc<Kind>, ClassId>,
     by_namespace: FxHashMap<Arc<str>, FxHashSet<ClassId>>,
     addresses: FxHashMap<IpAddr, Address>,
+    /// Endpoints of this node by what they hold. Before all claims: the address was handed out here.
+    endpoints: FxHashMap<IpAddr, SmallVec<[Holder; 1]>>,
     /// Addresses endpoints of this node hold, by the name of their pod.
     here: FxHashMap<Arc<str>, Vec<IpAddr>>,
     /// How many addresses of each family have an owner.
@@ -89,8 +91,6 @@ pub struct Before {
 struct Address {
     /// Pods that say it is theirs.
     claims: SmallVec<[Arc<str>; 1]>,
-    /// Endpoints of this node that hold it. Before all claims: the address was handed out here.
-    endpoints: SmallVec<[Holder; 1]>,
     owner: Option<Arc<str>>,
 }
 
@@ -125,7 +125,7 @@ impl Pods {
 
     /// Whether an address is that of an endpoint of this node.
     pub fn is_here(&self, address: IpAddr) -> bool {
-        self.addresses.get(&address).is_some_and(|address| !address.endpoints.is_empty())
+        self.endpoints.contains_key(&address)
     }
 
     /// Whether any pod has an address of a family.
@@ -202,9 +202,10 @@ impl Pods {
     /// An endpoint of this node holds an address from now on.
     pub fn hold(&mut self, holder: &Holder, address: IpAddr) {
         self.touch(address);
-        let entry = self.addresses.entry(address).or_default();
-        entry.endpoints.push(holder.clone());
-        entry.endpoints.sort_unstable();
+        self.addresses.entry(address).or_default();
+        let endpoints = self.endpoints.entry(address).or_default();
+        endpoints.push(holder.clone());
+        endpoints.sort_unstable();
         self.here.entry(Arc::clone(&holder.pod)).or_default().push(address);
         self.settle(address);
     }
@@ -212,8 +213,11 @@ impl Pods {
     /// It does so no longer.
     pub fn let_go(&mut self, holder: &Holder, address: IpAddr) {
         self.touch(address);
-        if let Some(entry) = self.addresses.get_mut(&address) {
-            entry.endpoints.retain(|other| other != holder);
+        if let Some(endpoints) = self.endpoints.get_mut(&address) {
+            endpoints.retain(|other| other != holder);
+            if endpoints.is_empty() {
+                self.endpoints.remove(&address);
+            }
         }
         if let Some(held) = self.here.get_mut(&holder.pod) {
             if let Some(at) = held.iter().position(|held| *held == address) {
@@ -263,7 +267,8 @@ impl Pods {
     /// Finds the owner of an address anew.
     fn settle(&mut self, address: IpAddr) {
         let Some(entry) = self.addresses.get(&address) else { return };
-        let owner = match entry.endpoints.first() {
+        let endpoint = self.endpoints.get(&address).and_then(|endpoints| endpoints.first());
+        let owner = match endpoint {
             Some(holder) => Some(&holder.pod)
                 .filter(|name| self.pods.get(*name).is_some_and(|known| holder.is_of(&known.pod))),
             None => entry.claims.iter().filter(|name| self.pods.contains_key(*name)).max_by_key(|name| {
@@ -272,7 +277,7 @@ impl Pods {
             }),
         }
         .cloned();
-        let abandoned = entry.endpoints.is_empty() && entry.claims.is_empty();
+        let abandoned = endpoint.is_none() && entry.claims.is_empty();
         self.touch(address);
         let before = self.addresses.get_mut(&address).and_then(|entry| entry.owner.take());
         if let Some(known) = before.as_ref().and_then(|name| self.pods.get_mut(name)) {

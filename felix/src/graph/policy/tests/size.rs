@@ -33,7 +33,7 @@ fn pod(interner: &mut Interner, number: u32, app: u32) -> (Arc<str>, Pod) {
         namespace: interner.string(&format!("ns{namespace}")),
         node: interner.string(if number.is_multiple_of(PODS) { "n1" } else { "n2" }),
         labels: interner.labels(&labels.into()),
-        addresses: vec![Ipv4Addr::from_bits(0x0a00_0000 + number).into()],
+        addresses: [Ipv4Addr::from_bits(0x0a00_0000 + number).into()].into_iter().collect(),
         ports: Arc::new([]),
         spoofing: Spoofing::Denied,
         created: 0,
