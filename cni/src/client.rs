@@ -11,6 +11,9 @@ use crate::spec::{CniError, code};
 
 /// How long an ADD waits for an agent that is being restarted; the runtime tries again anyway.
 pub const ADD_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a STATUS waits for one. A failed STATUS makes the Node `NotReady` at once, and with it the pods that run
+/// there; a kubelet that asks waits for half a minute before it calls its runtime down (`kubelet/runtime.go`).
+pub const STATUS_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long the agent may take over one answer: it may have to claim a block from the API server.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);

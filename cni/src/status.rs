@@ -1,9 +1,8 @@
 //! STATUS: whether a container can be attached now. The agent answers from memory: runtimes ask every few seconds.
 
 use std::path::Path;
-use std::time::Duration;
 
-use crate::client::{Agent, AgentError};
+use crate::client::{Agent, AgentError, STATUS_PATIENCE};
 use crate::config::Config;
 use crate::protocol::{Reply, Request, VERSION};
 use crate::spec::{CniError, code};
@@ -13,7 +12,7 @@ use crate::spec::{CniError, code};
 /// # Errors
 /// Code 50 when it would not, 51 when containers that are attached may not be reached either; with the reason.
 pub fn status(config: &Config) -> Result<(), CniError> {
-    let asked = Agent::connect(Path::new(&config.agent_socket), Duration::ZERO)
+    let asked = Agent::connect(Path::new(&config.agent_socket), STATUS_PATIENCE)
         .and_then(|mut agent| agent.ask(&Request::NodeReady { version: VERSION }));
     match asked {
         Ok(Reply::NodeReady) => Ok(()),

@@ -400,6 +400,23 @@ fn a_status_is_nothing_or_code_50_with_the_reason() {
 }
 
 #[test]
+fn a_status_waits_for_an_agent_that_is_being_restarted() {
+    let run_dir = tempfile::tempdir().unwrap();
+    let socket = run_dir.path().join("agent.sock");
+    let status = plugin("STATUS", Path::new(""), &socket);
+    let mut child = status.spawn();
+    status.configure(&mut child);
+    // Asleep between two attempts.
+    let state = format!("/proc/{}/stat", child.id());
+    while !std::fs::read_to_string(&state).unwrap().contains("(manx) S") {
+        assert_eq!(child.try_wait().unwrap(), None);
+    }
+    Agent::start(Manner::Serves, &socket, &[]);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
 fn a_verb_younger_than_the_configuration_is_code_1() {
     let run_dir = tempfile::tempdir().unwrap();
     for (command, version, since) in

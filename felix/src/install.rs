@@ -146,11 +146,19 @@ impl Install {
 
 /// The versions of the specification that another plugin speaks; `None`, and said so, when it does not answer.
 fn versions_of(program: &Path) -> Option<Vec<String>> {
-    let answer = ask_version(program);
-    if let Err(error) = &answer {
-        tracing::warn!("{} does not say what it speaks, and is left out: {error}", program.display());
+    match ask_version(program) {
+        Ok(versions) => Some(versions),
+        // It is there, and the loader it names is not: an image without one, and a plugin linked dynamically, as
+        // Debian's are. The runtime starts it on the node. Every portmap speaks these.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            tracing::info!("{} can be started on the node only: taken to speak 0.4.0", program.display());
+            Some([Version::V0_3_1, Version::V0_4_0].map(|version| version.as_str().to_owned()).into())
+        }
+        Err(error) => {
+            tracing::warn!("{} does not say what it speaks, and is left out: {error}", program.display());
+            None
+        }
     }
-    answer.ok()
 }
 
 fn ask_version(program: &Path) -> io::Result<Vec<String>> {

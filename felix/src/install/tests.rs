@@ -104,6 +104,11 @@ fn portmap_follows_where_the_node_has_it_in_the_versions_both_speak() {
         assert_eq!(conflist["plugins"].as_array().unwrap().len(), 1, "{answer}");
         assert_eq!(conflist["cniVersions"][3], "1.1.0");
     }
+    // Linked dynamically, and the image has no loader: the node starts it.
+    replace(&node.root.path().join("bin/portmap"), b"#!/no/such/loader\n", 0o755).unwrap();
+    let conflist = node.install.conflist();
+    assert_eq!(conflist["cniVersions"], json!(["0.3.1", "0.4.0"]));
+    assert_eq!(conflist["plugins"][1]["type"], "portmap");
 }
 
 #[test]
