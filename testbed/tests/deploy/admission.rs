@@ -170,13 +170,27 @@ fn another_nodes_block_goes_only_with_its_node() {
 }
 
 #[test]
+fn where_there_is_nothing_to_ask_about_nothing_is_refused() {
+    // The API server looks for params before it asks whether the request is meant, so Deny would refuse every node its
+    // first block.
+    let documents = build(&deploy().join("base"));
+    let asking = documents.iter().filter(|document| document["spec"]["paramRef"].is_object());
+    let actions: Vec<_> =
+        asking.map(|binding| &binding["spec"]["paramRef"]["parameterNotFoundAction"]).collect();
+    assert_eq!(actions, ["Allow", "Allow"]);
+}
+
+#[test]
 fn a_part_is_carved_out_by_the_owner_of_the_whole() {
     let mut part = block("node2");
     part["spec"]["parent"] = json!({ "uid": "uid-of-node1" });
     let mut request = by_agent_of("node1", "CREATE", "ipamblocks", part.clone());
     request.params = vec![block("node1"), block("node3")];
     assert_eq!(refused_by(&request), None);
-    part["spec"]["parent"]["uid"] = json!("uid-of-node3");
-    request.object = part;
-    assert_eq!(refused_by(&request).as_deref(), Some("manx-felix-own-parent"));
+    // Neither for another node nor for its own does it take from what a third one owns.
+    for node in ["node2", "node1"] {
+        part["spec"] = json!({ "node": node, "parent": { "uid": "uid-of-node3" } });
+        request.object = part.clone();
+        assert_eq!(refused_by(&request).as_deref(), Some("manx-felix-own-parent"), "{node}");
+    }
 }
