@@ -12,6 +12,7 @@ use manx_felix::acl::driver::Driver;
 use manx_felix::acl::keeper::Keeper;
 use manx_felix::acl::{question, services};
 use manx_felix::agent::Agent;
+use manx_felix::agent::known::KnownFile;
 use manx_felix::alone::alone;
 use manx_felix::config::Config;
 use manx_felix::dataplane::{Dataplane, sysctl};
@@ -86,10 +87,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let nat = Keeper::start(nat::TABLE).context("cannot start the translation of addresses")?;
     let speaker = Speaker::start(&config.speaker_socket);
     let state_dir = config.state_dir();
+    let is_first = !KnownFile::new(state_dir).is_there();
     let drivers = (dataplane, acl.clone(), services, nat);
     let (agent, pulse) = Agent::new(&config, client.clone(), drivers, speaker, metrics.clone())
         .with_context(|| format!("state directory {}", state_dir.display()))?;
-    let watches = watch::start(&client, &config.node_name, &config.namespace);
+    let watches = watch::start(&client, &config.node_name, &config.namespace, is_first);
     let (commands, received) = mpsc::channel(COMMANDS);
     let (questions, asked) = mpsc::channel(QUESTIONS);
     let install = Install::new(&config).context("this program's own place")?;

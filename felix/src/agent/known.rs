@@ -69,6 +69,11 @@ impl KnownFile {
         Self { path: state_dir.join("known.json"), written: Vec::new() }
     }
 
+    /// Whether an agent was here since the machine started: the directory does not outlive that.
+    pub fn is_there(&self) -> bool {
+        self.path.exists()
+    }
+
     /// Reads it; a node that has none knows nothing yet.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ mod exhaustion;
 mod found;
 mod give;
 mod heartbeat;
-mod known;
+pub mod known;
 pub mod lease;
 mod lookup;
 mod meshing;

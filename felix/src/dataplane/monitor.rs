@@ -187,6 +187,9 @@ impl Monitor {
             RTM_NEWNEXTHOP | RTM_DELNEXTHOP => return Some(Event::Objects),
             _ => {}
         }
+        // struct ifinfomsg: all of ifi_change is set when a link is made. Nothing leads over it that could be lost, and what
+        // does before this is heard is not.
+        let is_new = message.get(16 + 12..16 + 16) == Some(&[u8::MAX; 4]);
         let (_, payload) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).ok()?.into_parts();
         let NetlinkPayload::InnerMessage(message) = payload else { return None };
         match message {
@@ -199,7 +202,8 @@ impl Monitor {
                 came_up.then(|| if is_veth(&link) { Event::VethUp(index) } else { Event::Reachable })
             }
             RouteNetlinkMessage::NewLink(link) => {
-                self.down.insert(link.header.index).then(|| went_down(&link))
+                let is_news = self.down.insert(link.header.index);
+                (is_news && !is_new).then(|| went_down(&link))
             }
             RouteNetlinkMessage::DelLink(link) => {
                 (!self.down.remove(&link.header.index)).then(|| went_down(&link))

@@ -356,7 +356,8 @@ impl Objects {
             self.next = self.next.max(id.saturating_add(1));
             if let Object::Leg { gateway, ifindex } = object {
                 self.legs.insert((*gateway, *ifindex), *id);
-                self.last.insert(self.links.scoped(*gateway, *ifindex), *id);
+                // A leg that has not been removed yet is not the one in use.
+                self.last.entry(self.links.scoped(*gateway, *ifindex)).or_insert(*id);
             }
         }
         for (id, object) in &actual {

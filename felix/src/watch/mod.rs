@@ -48,7 +48,8 @@ const PART: usize = 500;
 /// Updates on their way to the agent; a full channel slows the watchers, which the API server bears.
 const QUEUE: usize = 128;
 
-/// Agents that start at once, as after a power cut, begin to list within this time, each at its own moment of it.
+/// Agents that start at once, as after a power cut, begin to list within this time, each at its own moment of it. One
+/// that takes over from another begins at once: pods wait for it.
 const SPREAD: Duration = Duration::from_secs(2);
 
 /// The kinds watched.
@@ -221,12 +222,14 @@ pub struct Watches {
     pub secrets: watch::Sender<BTreeSet<String>>,
 }
 
-/// Watches what the agent of the node `me` needs to know; Secrets in its `own` namespace.
-pub fn start(client: &Client, me: &str, own: &str) -> Watches {
+/// Watches what the agent of the node `me` needs to know; Secrets in its `own` namespace. `is_first`: no agent was here
+/// since the machine started.
+pub fn start(client: &Client, me: &str, own: &str, is_first: bool) -> Watches {
     let (tx, updates) = mpsc::channel(QUEUE);
     let doubt = Arc::new(Notify::new());
     let pipe = Pipe { tx: tx.clone(), doubt: doubt.clone() };
-    let follow = Follow { client: client.clone(), pipe, pause: moment(me) };
+    let pause = if is_first { moment(me) } else { Duration::ZERO };
+    let follow = Follow { client: client.clone(), pipe, pause };
     let (here, node) = (me.to_owned(), me.to_owned());
     let (mut pods, mut namespaces) = (Interner::default(), Interner::default());
     follow.core(Kind::Node, |node: lean::Node| convert::node(node.into()), Update::Node);
