@@ -164,6 +164,7 @@ impl Write<'_> {
     /// What the namespace controller does, at once: everything in it is deleted, and it when that has gone.
     fn delete_namespace(&self, state: &mut State, name: &str, object: Value) -> Deleted {
         let (kind, key) = (self.resource.store_kind(), Key::new("", name));
+        let before = Arc::new(object.clone());
         if object["metadata"]["deletionTimestamp"].is_null() {
             let mut object = self.marked(object, 0);
             object["status"]["phase"] = json!("Terminating");
@@ -185,7 +186,8 @@ impl Write<'_> {
         state.finish_namespace(name);
         match (left, state.store.get(&kind, &key)) {
             (_, Some(waiting)) => Deleted::Waits(waiting.clone()),
-            (last, None) => Deleted::Gone(last.unwrap_or_default()),
+            // The last of its content may have taken it along.
+            (last, None) => Deleted::Gone(last.unwrap_or(before)),
         }
     }
 }
