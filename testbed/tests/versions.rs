@@ -1,7 +1,8 @@
 //! What an earlier build said and wrote is understood: recorded messages of both sockets, and the files under `/run/manx`.
 //!
-//! `versions/*.txt` are frames in the order they were seen, `>` from the caller, `<` the answer: of the agent with its
-//! speaker, and of plugins with their agent. `versions/run` is what that agent left in its state directory.
+//! `versions/*.txt` are frames in the order they were seen, `>` from the caller, `<` the answer, `*` news of a connection that
+//! watches: of the agent with its speaker, and of plugins with their agent. `versions/run` is what that agent left in its
+//! state directory.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where its helpers fail")]
 
@@ -62,6 +63,7 @@ fn what_an_earlier_agent_ordered_and_its_speaker_answered_is_understood() {
     for (who, message) in recorded("speaker.txt") {
         match who {
             '>' => understood::<api::Request>(&message),
+            '*' => understood::<api::News>(&message),
             // What is answered may say more than before.
             _ => drop(
                 serde_json::from_value::<api::Reply>(message.clone())
@@ -87,8 +89,13 @@ fn what_earlier_plugins_asked_and_their_agent_answered_is_understood() {
 #[test]
 fn fields_of_a_later_release_are_passed_over_but_in_orders_where_they_are_named() {
     for (who, mut message) in recorded("speaker.txt") {
-        message["later"] = json!({ "a": 1 });
+        if let ('*', Some(group)) = (who, message.pointer_mut("/routes/0")) {
+            group["later"] = json!({ "a": 1 });
+        } else if who != '*' {
+            message["later"] = json!({ "a": 1 });
+        }
         match who {
+            '*' => drop(serde_json::from_value::<api::News>(message.clone()).unwrap()),
             '>' => drop(serde_json::from_value::<api::Request>(message.clone()).unwrap()),
             _ => drop(serde_json::from_value::<api::Reply>(message.clone()).unwrap()),
         }
