@@ -1,4 +1,4 @@
-//! Traffic that something is done under: what was lost of it, and what was sent again.
+//! Traffic that something is done under: what was lost of it.
 
 use std::net::IpAddr;
 use std::process::Stdio;
@@ -14,6 +14,8 @@ use crate::pod::PodInfo;
 
 /// How long a stream may take to begin.
 const BEGIN: Duration = Duration::from_secs(30);
+/// How long its receiver has to say that a segment sent again had come already.
+const SAY: Duration = Duration::from_secs(5);
 
 /// Packets of a flood.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,12 +58,13 @@ pub struct Stream<'a> {
     begun: Segments,
 }
 
-/// A pod's counts of TCP segments; probes, which a busy machine draws without a loss (RFC 8985), are none that were sent
-/// again.
+/// A pod's counts of TCP segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Segments {
     sent: u64,
-    again: u64,
+    /// Sent again, less those whose receiver says that it had them already (RFC 2883): a busy machine's timers send again
+    /// what is only late.
+    lost: u64,
 }
 
 impl<'a> Stream<'a> {
@@ -87,16 +90,25 @@ impl<'a> Stream<'a> {
         Ok(Self { lab, from, sender, _listener: listener, begun })
     }
 
-    /// How many segments had to be sent again since it began.
+    /// That none of its segments has been lost since it began: each that was sent again had come already, as the receiver
+    /// is given a moment to say.
     ///
     /// # Errors
-    /// When it has ended, or has not moved.
-    pub async fn sent_again(&mut self) -> Result<u64, LabError> {
-        let now = segments(self.lab, self.from).await?;
-        if now.sent <= self.begun.sent || !matches!(self.sender.try_wait(), Ok(None)) {
+    /// When some were lost, or it has ended or not moved.
+    pub async fn whole(&mut self) -> Result<(), LabError> {
+        let (lab, from, begun) = (self.lab, self.from, self.begun);
+        if !matches!(self.sender.try_wait(), Ok(None)) {
             return Err(LabError::Answer { of: "the stream".to_owned(), why: "it has ended".to_owned() });
         }
-        Ok(now.again.saturating_sub(self.begun.again))
+        let whole = || async move {
+            let now = segments(lab, from).await.map_err(|error| error.to_string())?;
+            match (now.sent > begun.sent, now.lost.saturating_sub(begun.lost)) {
+                (false, _) => Err("it stands still".to_owned()),
+                (true, 0) => Ok(()),
+                (true, lost) => Err(format!("{lost} segments were lost")),
+            }
+        };
+        eventually(SAY, whole).await.map_err(|late| LabError::Late { what: "the stream".to_owned(), late })
     }
 }
 
@@ -109,6 +121,6 @@ async fn segments(lab: &Lab, pod: &PodInfo) -> Result<Segments, LabError> {
         let number = found.and_then(|(_, value)| value.parse::<u64>().ok());
         number.ok_or_else(|| LabError::Answer { of: "/proc/net/snmp".to_owned(), why: format!("no {name}") })
     };
-    let again = of("Tcp", "RetransSegs")?.saturating_sub(of("TcpExt", "TCPLossProbes")?);
-    Ok(Segments { sent: of("Tcp", "OutSegs")?, again })
+    let lost = of("Tcp", "RetransSegs")?.saturating_sub(of("TcpExt", "TCPDSACKRecvSegs")?);
+    Ok(Segments { sent: of("Tcp", "OutSegs")?, lost })
 }
