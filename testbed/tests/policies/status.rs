@@ -30,7 +30,9 @@ async fn the_api_says_on_how_many_nodes_a_policy_is_in_force() {
     let policies: Api<NetworkPolicy> = Api::namespaced(client.clone(), "default");
     let policy = |port: u16| {
         let spec = json!({ "podSelector": {}, "ingress": [{ "ports": [{ "port": port }] }] });
-        let policy = json!({ "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": spec });
+        let policy = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": { "name": "web" }, "spec": spec,
+        });
         Patch::Apply(policy)
     };
     let parameters = PatchParams::apply("test").force();
