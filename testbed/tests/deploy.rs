@@ -235,7 +235,7 @@ async fn by_token(running: &Running, https: &Https, account: &str, node: &str) -
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("kubeconfig");
     let authority = folder.path().join("ca.crt");
-    std::fs::write(&authority, https.authority()).unwrap();
+    std::fs::write(&authority, https.authority().certificate()).unwrap();
     let text = json!({
         "clusters": [{ "name": "c", "cluster": {
             "server": format!("https://{}", https.address().unwrap()), "certificate-authority": authority } }],

@@ -1,10 +1,11 @@
 //! Who asks, and whether they may: service account tokens, and the Roles and ClusterRoles bound to them.
 //!
 //! Who brings no token is the administrator, as everybody is on a server for tests. A token is asked for as a kubelet
-//! does (`serviceaccounts/NAME/token`), and belongs to a pod and so to a node. It is no secret here: what is tried out
-//! is what a service account may do, not whether somebody else can pretend to be it.
+//! does (`serviceaccounts/NAME/token`), belongs to a pod and so to a node, and has its time. It is no secret here: what is
+//! tried out is what a service account may do and for how long, not whether somebody else can pretend to be it.
 
-use http::{HeaderMap, header};
+use http::{header, request::Parts};
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -26,30 +27,40 @@ pub struct Caller {
     pub node: String,
 }
 
+/// Until when the certificate is good that a connection was made with: an extension of its requests.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Until(pub(super) Timestamp);
+
+/// How long a token is good unless it is said.
+const LASTS: SignedDuration = SignedDuration::from_hours(1);
+
 impl Caller {
     /// Whose token a request brings; none: the administrator's.
     ///
     /// # Errors
-    /// A token that is none of this server's.
-    pub fn of(headers: &HeaderMap) -> Result<Option<Self>, ApiError> {
-        let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    /// A token that is none of this server's; one whose time is over, or a certificate's.
+    pub fn of(request: &Parts) -> Result<Option<Self>, ApiError> {
+        let unauthorized =
+            || ApiError { code: 401, reason: "Unauthorized", message: "Unauthorized".into(), details: None };
+        let now = Timestamp::now();
+        if request.extensions.get::<Until>().is_some_and(|until| until.0 <= now) {
+            return Err(unauthorized());
+        }
+        let Some(value) = request.headers.get(header::AUTHORIZATION) else { return Ok(None) };
         let token = value.to_str().ok().and_then(|value| value.strip_prefix("Bearer "));
-        let mut parts = token.unwrap_or_default().split(':').map(str::to_owned);
+        let mut parts = token.unwrap_or_default().splitn(5, ':').map(str::to_owned);
         match [parts.next(), parts.next(), parts.next(), parts.next(), parts.next()] {
-            [Some(of), Some(namespace), Some(account), Some(node), None] if of == "testbed" => {
+            [Some(of), Some(namespace), Some(account), Some(node), Some(until)]
+                if of == "testbed" && until.parse().is_ok_and(|until: Timestamp| now < until) =>
+            {
                 Ok(Some(Self { namespace, account, node }))
             }
-            _ => Err(ApiError {
-                code: 401,
-                reason: "Unauthorized",
-                message: "Unauthorized".into(),
-                details: None,
-            }),
+            _ => Err(unauthorized()),
         }
     }
 
-    fn token(&self) -> String {
-        format!("testbed:{}:{}:{}", self.namespace, self.account, self.node)
+    fn token(&self, until: Timestamp) -> String {
+        format!("testbed:{}:{}:{}:{until}", self.namespace, self.account, self.node)
     }
 
     /// As in `userInfo.username`.
@@ -97,6 +108,41 @@ impl Call {
             namespace: target.namespace.clone().unwrap_or_default(),
         }
     }
+
+    /// Of an event of a real server's audit log; none: it was no object that was asked for.
+    ///
+    /// # Errors
+    /// When it is no such event.
+    pub fn audited(line: &str) -> serde_json::Result<Option<Self>> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Event {
+            user: User,
+            verb: String,
+            object_ref: Option<Object>,
+        }
+        #[derive(Deserialize)]
+        struct User {
+            username: String,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Object {
+            api_group: String,
+            resource: String,
+            subresource: String,
+            namespace: String,
+        }
+        let Event { user, verb, object_ref } = serde_json::from_str(line)?;
+        Ok(object_ref.map(|object| {
+            let resource = match object.subresource.as_str() {
+                "" => object.resource,
+                subresource => format!("{}/{subresource}", object.resource),
+            };
+            let (group, namespace) = (object.api_group, object.namespace);
+            Self { user: user.username, verb, group, resource, namespace }
+        }))
+    }
 }
 
 impl State {
@@ -123,9 +169,12 @@ impl State {
             _ => String::new(),
         };
         let caller = Caller { namespace, account, node };
+        let lasts = request["spec"]["expirationSeconds"].as_i64().map_or(LASTS, SignedDuration::from_secs);
+        let until = Timestamp::now().checked_add(lasts).unwrap_or(Timestamp::MAX);
         Ok(json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {},
-            "spec": request["spec"], "status": { "token": caller.token(), "expirationTimestamp": "2099-01-01T00:00:00Z" },
+            "spec": request["spec"],
+            "status": { "token": caller.token(until), "expirationTimestamp": until.to_string() },
         }))
     }
 
@@ -190,5 +239,25 @@ impl State {
         };
         let roles = roles.into_iter().filter_map(role);
         roles.flat_map(|role| role["rules"].as_array().cloned().unwrap_or_default()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Call;
+
+    #[test]
+    fn an_audit_log_says_who_has_asked_for_what() {
+        let line = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"1","stage":"RequestReceived",
+            "requestURI":"/apis/manx.io/v1alpha1/nodestatuses/node1/status?fieldManager=manx-felix","verb":"patch",
+            "user":{"username":"system:serviceaccount:manx-system:manx-felix","groups":["system:serviceaccounts"]},
+            "objectRef":{"resource":"nodestatuses","name":"node1","apiGroup":"manx.io","apiVersion":"v1alpha1","subresource":"status"}}"#;
+        let call = Call::audited(line).unwrap().unwrap();
+        let expected =
+            ["system:serviceaccount:manx-system:manx-felix", "patch", "manx.io", "nodestatuses/status", ""];
+        assert_eq!([call.user, call.verb, call.group, call.resource, call.namespace], expected);
+        let version = r#"{"requestURI":"/version","verb":"get","user":{"username":"somebody"}}"#;
+        assert_eq!(Call::audited(version).unwrap(), None);
+        assert!(Call::audited("{").is_err());
     }
 }

@@ -47,12 +47,13 @@ use serde_json::{Value, json};
 
 pub use access::Call;
 pub use faults::{Faults, Outage};
+pub use real::certificates::ClientCertificate;
 pub use request::Verb;
 pub use requests::Requests;
 pub use serve::{kubeconfig, serve};
 pub use service::Answer;
 pub use start::{Running, StartError};
-pub use tls::Https;
+pub use tls::{Authority, Https};
 pub use watch::{Broken, WatchSettings};
 
 use error::ApiError;

@@ -10,7 +10,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::ApiServer;
+use super::{ApiServer, access::Until};
 
 /// Serves HTTP/1.1 on a listener the caller has bound, in whatever network namespace, until the future is dropped;
 /// its connections end with it.
@@ -27,7 +27,7 @@ pub async fn serve(listener: TcpListener, server: ApiServer) -> io::Result<()> {
                 Ok((stream, _)) => {
                     // A watch is many small writes, each of them waited for.
                     stream.set_nodelay(true)?;
-                    connections.spawn(connection(stream, server.clone()));
+                    connections.spawn(connection(stream, server.clone(), None));
                 }
                 // The peer was gone before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -38,10 +38,17 @@ pub async fn serve(listener: TcpListener, server: ApiServer) -> io::Result<()> {
     }
 }
 
-/// Answers what comes by one connection, until it ends.
-pub(super) async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, server: ApiServer) {
-    let service = service_fn(move |request| {
+/// Answers what comes by one connection, until it ends; `until`: of the certificate that was shown.
+pub(super) async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    server: ApiServer,
+    until: Option<Until>,
+) {
+    let service = service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
         let server = server.clone();
+        if let Some(until) = until {
+            request.extensions_mut().insert(until);
+        }
         async move { server.answer(request).await }
     });
     let served =

@@ -86,7 +86,7 @@ impl ApiServer {
             Ok(path) => path,
             Err(error) => return Ok(Err(error)),
         };
-        let caller = match Caller::of(&parts.headers) {
+        let caller = match Caller::of(parts) {
             Ok(caller) => caller,
             Err(error) => return Ok(Err(error)),
         };

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use http::Request;
 use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition, NodeStatus};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -21,6 +22,7 @@ use kube::discovery::{Discovery, Scope};
 use kube::{Api, Client, Config};
 use serde_json::json;
 
+use crate::apiserver::Call;
 use crate::eventually::eventually;
 use crate::lab::{Lab, LabError, NODE_KUBECONFIG, own_folder, succeeded};
 use crate::topology::{MANIFESTS_LABEL, RUNS_LABEL, Runs};
@@ -52,6 +54,35 @@ impl Lab {
         let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
         let config = config.map_err(|error| bad(error.to_string()))?;
         Client::try_from(config).map_err(|error| bad(error.to_string()))
+    }
+}
+
+impl Lab {
+    /// What service accounts have asked of the lab's API: the small server tells it, a real one keeps an audit log.
+    ///
+    /// # Errors
+    /// When there is no API server, or it does not say.
+    pub async fn calls(&self) -> Result<Vec<Call>, LabError> {
+        let client = self.client().await?;
+        let api = self.topology().running(Runs::KubeApiserver).next().map(|api| api.name.as_str());
+        let log = server::AUDIT_LOG.trim_start_matches('/');
+        if let Some(api) = api.filter(|api| self.node_folder(api).join(log).is_symlink()) {
+            // It is not there before there is something in it.
+            let script = format!("cat {} 2>/dev/null || true", server::AUDIT_LOG);
+            let text = self.run(api, &["sh", "-c", &script]).await?;
+            // The last line may be in the middle of being written.
+            let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            let calls: Result<Vec<Option<Call>>, _> = lines.map(Call::audited).collect();
+            let bad = |error: serde_json::Error| LabError::Answer {
+                of: "audit log".into(),
+                why: error.to_string(),
+            };
+            return Ok(calls.map_err(bad)?.into_iter().flatten().collect());
+        }
+        let asked = Request::get("/testbed/calls").body(Vec::new());
+        let asked = asked
+            .map_err(|error| LabError::Answer { of: "/testbed/calls".into(), why: error.to_string() })?;
+        client.request(asked).await.map_err(LabError::kube("ask what was asked"))
     }
 }
 

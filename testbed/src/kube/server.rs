@@ -5,19 +5,23 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use thiserror::Error;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::apiserver::{ApiServer, Https, StartError};
+use crate::apiserver::{ApiServer, Https, StartError, real};
 
 /// Where the kubeconfig is put once the server answers, as the node sees it.
 pub(super) const KUBECONFIG: &str = "/run/kubeconfig";
 
 /// Where the certificate of the authority is put that vouches for it, as the node sees it.
 pub(crate) const AUTHORITY: &str = "/run/ca.crt";
+
+/// Where a real server's audit log is found, as the node sees it.
+pub(super) const AUDIT_LOG: &str = "/run/audit.log";
 
 /// Where pods reach the small server, which the machine's own programs reach without TLS.
 pub(super) const HTTPS_PORT: u16 = 443;
@@ -51,13 +55,16 @@ pub async fn serve(listen: SocketAddr, host: bool) -> Result<(), ServeError> {
         Some(server) => {
             let https = Https::bind(SocketAddr::new(listen.ip(), HTTPS_PORT)).await;
             let https = https.map_err(io("listen for pods, by HTTPS"))?;
-            fs::write(AUTHORITY, https.authority()).map_err(io("write /run/ca.crt"))?;
+            fs::write(AUTHORITY, https.authority().certificate()).map_err(io("write /run/ca.crt"))?;
             tokio::spawn(https.serve(server));
         }
         // A real one speaks TLS with everybody; its authority lies beside its kubeconfig.
         None => {
             let authority = running.kubeconfig_path.with_file_name(AUTHORITY.trim_start_matches("/run/"));
             fs::copy(authority, AUTHORITY).map(drop).map_err(io("write /run/ca.crt"))?;
+            let audit_log = running.kubeconfig_path.with_file_name(real::AUDIT_LOG);
+            let _ = fs::remove_file(AUDIT_LOG);
+            symlink(audit_log, AUDIT_LOG).map_err(io("link /run/audit.log"))?;
         }
     }
     let text = fs::read(&running.kubeconfig_path).map_err(io("read the server's kubeconfig"))?;

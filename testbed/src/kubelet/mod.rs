@@ -35,6 +35,8 @@ pub use rollout::rollout;
 const READY: Duration = Duration::from_secs(60);
 /// How long one may take to end.
 const GRACE: Duration = Duration::from_secs(15);
+/// Where Manx's DaemonSets are.
+const NAMESPACE: &str = "manx-system";
 /// Where its files are, as the node sees it.
 const FOLDER: &str = "/run/kubelet";
 /// What an image of Manx holds.
@@ -48,6 +50,8 @@ pub struct Kubelet<'a> {
     lab: &'a Lab,
     node: String,
     running: Vec<Running>,
+    /// How long tokens are good; the API server's default unless it was said.
+    tokens_last: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -80,7 +84,34 @@ impl<'a> Kubelet<'a> {
     /// When there is no such node.
     pub fn idle(lab: &'a Lab, node: &str) -> Result<Self, LabError> {
         lab.node(node)?;
-        Ok(Self { lab, node: node.to_owned(), running: Vec::new() })
+        Ok(Self { lab, node: node.to_owned(), running: Vec::new(), tokens_last: None })
+    }
+
+    /// Has tokens be good for this long from now on, whole seconds. A real API server gives none for less than ten minutes.
+    pub fn tokens_last(&mut self, lasts: Duration) {
+        self.tokens_last = Some(lasts);
+    }
+
+    /// Puts a new token in the place of that of a DaemonSet's pod, as a kubelet does before its time is over.
+    ///
+    /// # Errors
+    /// When there is no such DaemonSet, or the API server gives no token.
+    pub async fn renew_token(&self, set: &str) -> Result<(), LabError> {
+        let client = self.lab.client().await?;
+        let sets: Api<DaemonSet> = Api::namespaced(client.clone(), NAMESPACE);
+        let set = sets.get(set).await.map_err(LabError::kube(format!("DaemonSet {set}")))?;
+        let name = self.pod_of(&set);
+        let spec = set.spec.and_then(|spec| spec.template.spec).unwrap_or_default();
+        self.token(&client, NAMESPACE, &name, &spec).await.map(drop)
+    }
+
+    /// The token that the pod of a DaemonSet has now.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn token_of(&self, set: &str) -> Result<String, LabError> {
+        let file = self.file(&format!("tokens/{set}-{}/token", self.node));
+        fs::read_to_string(&file).map_err(LabError::file(&file))
     }
 
     /// Runs the pod of one DaemonSet of `manx-system` and waits until it is ready; `image` as for [`Self::start`].
@@ -89,7 +120,7 @@ impl<'a> Kubelet<'a> {
     /// As for [`Self::start`].
     pub async fn begin(&mut self, set: &str, image: Option<&Path>) -> Result<(), LabError> {
         let client = self.lab.client().await?;
-        let sets: Api<DaemonSet> = Api::namespaced(client.clone(), "manx-system");
+        let sets: Api<DaemonSet> = Api::namespaced(client.clone(), NAMESPACE);
         let set = sets.get(set).await.map_err(LabError::kube(format!("DaemonSet {set}")))?;
         self.run(&client, &set, image).await
     }
@@ -264,6 +295,7 @@ impl<'a> Kubelet<'a> {
         let request = TokenRequest {
             spec: TokenRequestSpec {
                 bound_object_ref: Some(bound_object_ref),
+                expiration_seconds: self.tokens_last.and_then(|lasts| i64::try_from(lasts.as_secs()).ok()),
                 ..TokenRequestSpec::default()
             },
             ..TokenRequest::default()
@@ -280,8 +312,9 @@ impl<'a> Kubelet<'a> {
             ("namespace", namespace.to_owned()),
         ];
         for (name, text) in files {
-            let file = on_host.join(name);
-            fs::write(&file, text).map_err(LabError::file(&file))?;
+            let (file, half) = (on_host.join(name), on_host.join(format!("{name}.half")));
+            // Whoever reads it meanwhile reads the one or the other.
+            fs::write(&half, text).and_then(|()| fs::rename(&half, &file)).map_err(LabError::file(&file))?;
         }
         Ok(Some(PathBuf::from(FOLDER).join(folder)))
     }

@@ -24,6 +24,19 @@ use certificates::Certificates;
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
 
+/// What service accounts have asked, an `audit.k8s.io/v1` Event a line; beside the kubeconfig.
+pub const AUDIT_LOG: &str = "audit.log";
+const AUDIT_POLICY_FILE: &str = "audit.yaml";
+/// Told when they ask, whatever the answer is.
+const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [ResponseStarted, ResponseComplete, Panic]
+rules:
+  - {level: Metadata, userGroups: [\"system:serviceaccounts\"]}
+  - {level: None}
+";
+
 /// The two programs; killed when this is dropped.
 #[derive(Debug)]
 pub struct RealServer {
@@ -83,6 +96,7 @@ impl RealServer {
         for (name, content) in certificates.files() {
             write(name, content)?;
         }
+        write(AUDIT_POLICY_FILE, AUDIT_POLICY)?;
         let listen = match listen.port() {
             0 => SocketAddr::new(listen.ip(), free_port(listen.ip())?),
             _ => listen,
@@ -140,6 +154,8 @@ fn apiserver_arguments(folder: &Path, etcd_url: &str, listen: SocketAddr) -> Vec
         // Pods need no service account where no controller makes one.
         "--disable-admission-plugins=ServiceAccount".to_owned(),
         "--allow-privileged=true".to_owned(),
+        format!("--audit-policy-file={}", file(AUDIT_POLICY_FILE)),
+        format!("--audit-log-path={}", file(AUDIT_LOG)),
     ]
 }
 
