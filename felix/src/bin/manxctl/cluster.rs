@@ -10,7 +10,7 @@ use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt};
 use manx_felix::crd::{NodeStatus, SessionStatus};
-use manx_ipam::crd::{IPAMBlock, IPPool};
+use manx_ipam::crd::{AllowedUse, IPAMBlock, IPPool};
 use manx_ipam::pool;
 use serde::Serialize;
 
@@ -66,7 +66,7 @@ pub struct PoolSummary {
     pub cidr: String,
     /// Addresses; at most 2^53. None in a pool that cannot be used.
     pub size: u64,
-    /// Addresses held by pods.
+    /// Addresses held by pods, or by Services.
     pub used: i64,
     /// Blocks owned by nodes.
     pub blocks: usize,
@@ -193,10 +193,15 @@ fn pools(objects: &Objects) -> Vec<PoolSummary> {
                 None => (0, None),
             };
             let blocks = || objects.blocks.iter().filter(|block| block.spec.pool == name);
+            // Services have theirs of no block: who gives them counts.
+            let by_services = object.spec.allowed_uses.contains(&AllowedUse::Services);
+            let counted = object.status.as_ref().filter(|_| by_services).map(|status| status.used);
+            let by_pods =
+                || blocks().filter_map(|block| block.status.as_ref()).map(|status| status.used).sum();
             PoolSummary {
                 cidr: object.spec.cidr.clone(),
                 size: u64::try_from(size.min(LARGEST)).unwrap_or(u64::MAX),
-                used: blocks().filter_map(|block| block.status.as_ref()).map(|status| status.used).sum(),
+                used: counted.unwrap_or_else(by_pods),
                 blocks: blocks().count(),
                 ready: reason.is_none(),
                 reason,
@@ -212,7 +217,7 @@ fn pools(objects: &Objects) -> Vec<PoolSummary> {
 pub mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
     use manx_felix::crd::{NodeStatusSpec, NodeStatusStatus};
-    use manx_ipam::crd::{IPAMBlockSpec, IPAMBlockStatus, IPPoolSpec};
+    use manx_ipam::crd::{IPAMBlockSpec, IPAMBlockStatus, IPPoolSpec, IPPoolStatus};
 
     use super::*;
 
@@ -284,6 +289,18 @@ pub mod tests {
         assert_eq!((default.size, default.used, default.blocks, default.ready), (65536, 3, 2, true));
         let six = cluster.pools.iter().find(|pool| pool.name == "six").unwrap();
         assert_eq!(u128::from(six.size), LARGEST);
+    }
+
+    #[test]
+    fn a_pool_of_services_is_as_full_as_who_gives_them_says() {
+        let mut services = pool("services", "192.0.2.0/24", false);
+        services.spec.allowed_uses = vec![AllowedUse::Services];
+        services.status = Some(IPPoolStatus { used: 3, ..IPPoolStatus::default() });
+        let (nodes, pods) = (Vec::new(), Vec::new());
+        let objects =
+            Objects { nodes, statuses: Vec::new(), pools: vec![services], blocks: Vec::new(), pods };
+        let pools = pools(&objects);
+        assert_eq!((pools[0].used, pools[0].size, pools[0].ready), (3, 256, true));
     }
 
     #[test]
