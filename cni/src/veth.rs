@@ -163,9 +163,9 @@ fn finish(
     let peer = made.peer.ok_or_else(|| refused(&format!("find {ifname}"), Errno::ENODEV))?;
     run(&mut pod, pod_steps(peer, attach, ifname))?;
     let knows_v6 = fs::exists("/proc/sys/net/ipv6").unwrap_or_default();
-    // A packet whose source is not routed back to this pod is forged. The pod's route is not there yet, but
-    // neither is anything that may be sent. (Counts where `all` is 0 or 1: the kernel takes the larger.)
-    write_sysctl("ipv4", &attach.host_ifname, "rp_filter", "1")?;
+    // What a pod may send from is for the packet filter to say, which knows those that may send from anything; here it
+    // only has to have a way back.
+    write_sysctl("ipv4", &attach.host_ifname, "rp_filter", "2")?;
     if has_v6 {
         enable_ipv6(&attach.host_ifname)?;
     }

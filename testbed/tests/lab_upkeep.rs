@@ -53,6 +53,8 @@ async fn block(lab: &Lab, node: &str) -> Result<String, String> {
 async fn a_setting_that_someone_changes_is_put_back_told_and_counted() {
     let lab = up("upkeep-settings").await;
     eventually(SOON, || condition(&lab, "node1", "KernelPrepared", "True")).await.unwrap();
+    // Whose interface is as the agent wants it from the beginning.
+    eventually(SOON, || async { lab.pod_add("node1", "default", "some").await }).await.unwrap();
     for (setting, wrong, right) in
         [("ip_forward", "0", "1"), ("conf/eth1/rp_filter", "1", "2"), ("fib_multipath_hash_policy", "0", "1")]
     {
@@ -74,6 +76,8 @@ async fn a_setting_that_someone_changes_is_put_back_told_and_counted() {
         let metrics = "busybox wget -qO- http://127.0.0.1:9098/metrics";
         let wanted = [counted.as_str()];
         eventually(SOON, || says(&lab, "node1", metrics, &wanted)).await.unwrap();
+        let counts = sh(&lab, "node1", metrics).await.unwrap();
+        assert!(!counts.contains("manx_sysctl_repairs_total{name=\"net/ipv4/conf/manx"), "{counts}");
     }
 }
 
