@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use self::labels::{Labelled, Labels};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use manx_bgp::types::{Asn, Family};
 use manx_ipam::choice::Wishes;
@@ -57,7 +58,7 @@ pub struct Node {
     /// For owner references.
     pub uid: String,
     /// What node selectors look at.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Its address for BGP: that of its annotation, or the first InternalIP of its family.
     pub ipv4: Option<Ipv4Addr>,
     /// The same of the other family.
@@ -111,7 +112,7 @@ const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers"
 impl Node {
     /// Whether it is to be kept out of the ways that lead to Services from outside.
     pub fn is_excluded(&self) -> bool {
-        self.labels.contains_key(EXCLUDED)
+        self.labels.label(EXCLUDED).is_some()
     }
 
     /// Its address of one family.

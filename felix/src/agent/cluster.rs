@@ -14,7 +14,7 @@ use manx_ipam::{BlockCidr, Cidr, Pool};
 
 use crate::graph::policy::{NodeAddresses, PolicyInput};
 use crate::graph::{Input, Known, PoolRanges, Selector};
-use crate::model::labels::{Interner, Labels};
+use crate::model::labels::Labels;
 use crate::model::policy::{Policy, PolicyName};
 use crate::model::service::{Service, Slice};
 use crate::model::{Bad, BgpConfig, Block, Filter, Namespace, Node, Object, Peer, Pod, Request, Reservation};
@@ -33,7 +33,7 @@ pub struct Cluster {
     /// Whether the API answers; none: not known yet.
     pub api: Option<Result<(), String>>,
     /// By name.
-    pub nodes: BTreeMap<String, Node>,
+    pub nodes: BTreeMap<String, Arc<Node>>,
     /// By name.
     pub namespaces: BTreeMap<String, Namespace>,
     /// Pods of this node, by `namespace/name`; of others the graph has what is needed.
@@ -42,7 +42,6 @@ pub struct Cluster {
     policed: HashSet<Arc<str>>,
     /// As they are.
     pub policies: BTreeMap<PolicyName, Object<Arc<Policy>>>,
-    interner: Interner,
     /// As they are.
     pub pools: BTreeMap<String, Object<IPPool>>,
     /// What each pool means, or why it cannot be used.
@@ -283,19 +282,18 @@ impl Cluster {
 
     fn nodes(&mut self, change: Change<Node>, told: &mut Vec<Told>) {
         for (name, object) in self.changes(Kind::Node, change, |cluster| cluster.nodes.keys(), told) {
-            let node = object.and_then(|object| object.spec.ok());
+            let node = object.and_then(|object| object.spec.ok()).map(Arc::new);
             if self.nodes.get(&name) == node.as_ref() {
                 continue;
             }
             match &node {
-                Some(node) => _ = self.nodes.insert(name.clone(), node.clone()),
+                Some(node) => _ = self.nodes.insert(name.clone(), Arc::clone(node)),
                 None => _ = self.nodes.remove(&name),
             }
             let me = name == self.me;
-            let addresses = node.as_ref().map(|node| NodeAddresses {
-                labels: self.interner.labels(&node.labels),
-                addresses: node.addresses.clone(),
-            });
+            let addresses = node
+                .as_ref()
+                .map(|node| NodeAddresses { labels: node.labels.clone(), addresses: node.addresses.clone() });
             told.push(Told::Policy(PolicyInput::Node(name.as_str().into(), addresses)));
             told.push(Told::Input(Input::Node(name, node)));
             if me {

@@ -48,7 +48,7 @@ use services::Services;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
     /// A node of the cluster by name; none: it is gone.
-    Node(String, Option<Node>),
+    Node(String, Option<Arc<Node>>),
     /// How nodes speak; none: what is configured cannot be used.
     Bgp(Option<BgpConfig>),
     /// A neighbour by the name of its BGPPeer; none: it is gone.
@@ -87,7 +87,7 @@ pub enum Input {
 #[derive(Debug)]
 pub struct Graph {
     me: String,
-    nodes: BTreeMap<String, Node>,
+    nodes: BTreeMap<String, Arc<Node>>,
     bgp: Option<BgpConfig>,
     peers: BTreeMap<String, Peer>,
     filters: BTreeMap<String, Filter>,
@@ -207,7 +207,7 @@ impl Graph {
 
     /// A node as it is known.
     pub fn node(&self, name: &str) -> Option<&Node> {
-        self.nodes.get(name)
+        self.nodes.get(name).map(|node| &**node)
     }
 
     /// How many routes of each class are wanted.
@@ -236,7 +236,11 @@ impl Graph {
     pub fn members(&self) -> Vec<(&String, &Node)> {
         let (Some(me), Some(bgp)) = (self.nodes.get(&self.me), &self.bgp) else { return Vec::new() };
         let asn = |node: &Node| node.asn.unwrap_or(bgp.asn);
-        self.nodes.iter().filter(|(_, node)| asn(node) == asn(me)).collect()
+        self.nodes
+            .iter()
+            .map(|(name, node)| (name, &**node))
+            .filter(|(_, node)| asn(node) == asn(me))
+            .collect()
     }
 
     /// How many Services there are, and how many of their addresses are announced here.

@@ -3,6 +3,7 @@
 //! Every agent computes it from the Nodes alone, so all come to the same without asking each other. A node that reflects
 //! says so on its Node; who does is elected again before others, so a node that joins moves nothing.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use manx_bgp::types::{Asn, Family};
@@ -35,11 +36,12 @@ impl Topology {
 }
 
 /// What is to be done in the AS of `me`. None where the mesh is not `Auto`, or there is no such node.
-pub fn elect(me: &str, nodes: &BTreeMap<String, Node>, bgp: &BgpConfig) -> Option<Elected> {
+pub fn elect<N: Borrow<Node>>(me: &str, nodes: &BTreeMap<String, N>, bgp: &BgpConfig) -> Option<Elected> {
     let Mesh::Auto { limit, reflectors } = bgp.mesh else { return None };
-    let asn = of(nodes.get(me)?, bgp);
+    let asn = of(nodes.get(me)?.borrow(), bgp);
     let members: Vec<(&String, &Node)> = nodes
         .iter()
+        .map(|(name, node)| (name, node.borrow()))
         .filter(|(_, node)| {
             of(node, bgp) == asn && Family::ALL.iter().any(|family| node.address(*family).is_some())
         })

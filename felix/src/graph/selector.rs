@@ -2,27 +2,57 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::slice;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use crate::model::labels::Labelled;
 
 /// A parsed `LabelSelector`; without requirements it selects everything. Two that say the same with other words in
-/// another order are equal.
+/// another order are equal. Cloned by reference.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Selector(BTreeSet<Requirement>);
+pub struct Selector(Arc<[Requirement]>);
 
 /// What one label must be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Requirement {
     /// There, with one of these values; at least one.
-    In(String, BTreeSet<String>),
+    In(Box<str>, Values),
     /// Not there, or with none of these values.
-    NotIn(String, BTreeSet<String>),
+    NotIn(Box<str>, Values),
     /// There.
-    Exists(String),
+    Exists(Box<str>),
     /// Not there.
-    DoesNotExist(String),
+    DoesNotExist(Box<str>),
+}
+
+/// Values of a label, in order, each once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Values(Box<[Box<str>]>);
+
+impl Values {
+    /// All of them.
+    pub fn iter(&self) -> slice::Iter<'_, Box<str>> {
+        self.0.iter()
+    }
+
+    /// How many.
+    #[allow(clippy::len_without_is_empty, reason = "there is at least one")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn contains(&self, value: &str) -> bool {
+        self.0.binary_search_by(|mine| (**mine).cmp(value)).is_ok()
+    }
+}
+
+impl<S: Into<Box<str>>> FromIterator<S> for Values {
+    fn from_iter<I: IntoIterator<Item = S>>(values: I) -> Self {
+        let values: BTreeSet<Box<str>> = values.into_iter().map(Into::into).collect();
+        Self(values.into_iter().collect())
+    }
 }
 
 /// A selector the Kubernetes API conventions do not allow.
@@ -102,10 +132,10 @@ impl fmt::Display for Selector {
 /// As `kubectl --selector` takes it.
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |values: &BTreeSet<String>| values.iter().cloned().collect::<Vec<_>>().join(",");
+        let list = |values: &Values| values.0.join(",");
         match self {
-            Self::In(key, values) => match values.first() {
-                Some(value) if values.len() == 1 => write!(f, "{key}={value}"),
+            Self::In(key, values) => match &*values.0 {
+                [value] => write!(f, "{key}={value}"),
                 _ => write!(f, "{key} in ({})", list(values)),
             },
             Self::NotIn(key, values) => write!(f, "{key} notin ({})", list(values)),
@@ -117,6 +147,7 @@ impl fmt::Display for Requirement {
 
 impl FromIterator<Requirement> for Selector {
     fn from_iter<I: IntoIterator<Item = Requirement>>(requirements: I) -> Self {
+        let requirements: BTreeSet<Requirement> = requirements.into_iter().collect();
         Self(requirements.into_iter().collect())
     }
 }
@@ -135,9 +166,9 @@ impl TryFrom<LabelSelector> for Selector {
 
     fn try_from(selector: LabelSelector) -> Result<Self, SelectorError> {
         let equal = selector.match_labels.unwrap_or_default().into_iter();
-        let equal = equal.map(|(key, value)| Ok(Requirement::In(key, [value].into())));
+        let equal = equal.map(|(key, value)| Ok(Requirement::In(key.into(), Values::from_iter([value]))));
         let expressions = selector.match_expressions.unwrap_or_default().into_iter().map(requirement);
-        equal.chain(expressions).collect::<Result<_, _>>().map(Self)
+        equal.chain(expressions).collect()
     }
 }
 
@@ -145,10 +176,10 @@ fn requirement(requirement: LabelSelectorRequirement) -> Result<Requirement, Sel
     let LabelSelectorRequirement { key, operator, values } = requirement;
     let values = values.unwrap_or_default();
     match (operator.as_str(), values.is_empty()) {
-        ("In", false) => Ok(Requirement::In(key, values.into_iter().collect())),
-        ("NotIn", false) => Ok(Requirement::NotIn(key, values.into_iter().collect())),
-        ("Exists", true) => Ok(Requirement::Exists(key)),
-        ("DoesNotExist", true) => Ok(Requirement::DoesNotExist(key)),
+        ("In", false) => Ok(Requirement::In(key.into(), values.into_iter().collect())),
+        ("NotIn", false) => Ok(Requirement::NotIn(key.into(), values.into_iter().collect())),
+        ("Exists", true) => Ok(Requirement::Exists(key.into())),
+        ("DoesNotExist", true) => Ok(Requirement::DoesNotExist(key.into())),
         ("In" | "NotIn", true) => Err(SelectorError::NoValues { key, operator }),
         ("Exists" | "DoesNotExist", false) => Err(SelectorError::Values { key, operator }),
         _ => Err(SelectorError::Operator { key, operator }),

@@ -54,7 +54,8 @@ pub struct Services {
 #[derive(Debug, Default)]
 struct Known {
     service: Option<Arc<Service>>,
-    slices: BTreeMap<Arc<str>, Slice>,
+    /// By name, in no order: most have one or two.
+    slices: Vec<(Arc<str>, Slice)>,
     told: BTreeSet<IpAddr>,
 }
 
@@ -97,12 +98,19 @@ impl Services {
         if let Some(before) = before.filter(|before| Some(before) != service.as_ref())
             && let Some(known) = self.known.get_mut(&before)
         {
-            known.slices.remove(name);
+            known.slices.retain(|(other, _)| other != name);
             differs |= self.tell(&before);
         }
         if let Some(slice) = slice {
             let service = Arc::clone(&slice.service);
-            self.known.entry(Arc::clone(&service)).or_default().slices.insert(Arc::clone(name), slice);
+            let slices = &mut self.known.entry(Arc::clone(&service)).or_default().slices;
+            match slices.iter_mut().find(|(other, _)| other == name) {
+                Some((_, known)) => *known = slice,
+                None => {
+                    slices.reserve_exact(1);
+                    slices.push((Arc::clone(name), slice));
+                }
+            }
             differs |= self.tell(&service);
         }
         differs
@@ -226,7 +234,7 @@ impl Known {
     /// Whether this node can serve packets to an address of a family.
     fn is_served(&self, family: Family, policy: TrafficPolicy) -> bool {
         let of = |which: fn(&Slice) -> Endpoints| {
-            let slices = self.slices.values().filter(|slice| slice.family == family);
+            let slices = self.slices.iter().map(|(_, slice)| slice).filter(|slice| slice.family == family);
             slices.map(which).fold(Endpoints::default(), Endpoints::and)
         };
         let anywhere = of(|slice| slice.anywhere);

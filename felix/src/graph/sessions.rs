@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use manx_bgp::api::{Config, Network, PeerConfig, Policy, Range, RangeId, Secret, TcpAoKey};
 use manx_bgp::types::{Asn, Family, Prefix, RouterId, ScopedAddr};
@@ -22,7 +23,7 @@ pub struct Inputs<'a> {
     /// This node's name.
     pub me: &'a str,
     /// Every node of the cluster.
-    pub nodes: &'a BTreeMap<String, Node>,
+    pub nodes: &'a BTreeMap<String, Arc<Node>>,
     /// None: what is configured cannot be used, and nothing better was ever known.
     pub bgp: Option<&'a BgpConfig>,
     /// Every neighbour outside the mesh, for any node.

@@ -46,7 +46,7 @@ impl World {
         inputs.extend(
             names(&self.nodes, &to.nodes)
                 .into_iter()
-                .map(|name| Input::Node(name.clone(), to.nodes.get(&name).cloned())),
+                .map(|name| Input::Node(name.clone(), to.nodes.get(&name).cloned().map(Arc::new))),
         );
         inputs.extend(
             names(&self.peers, &to.peers)
@@ -87,7 +87,7 @@ fn node(ipv4: Option<&str>, ipv6: Option<&str>, rack: &str) -> Node {
     Node {
         uid: String::new(),
         exhausted: None,
-        labels: [("rack".to_owned(), rack.to_owned())].into(),
+        labels: [("rack", rack)].into_iter().collect(),
         ipv4: ipv4.map(|address| address.parse().unwrap()),
         ipv6: ipv6.map(|address| address.parse().unwrap()),
         ..Node::default()
@@ -256,11 +256,11 @@ fn states() -> Vec<(&'static str, World)> {
     let mut unready = serving.clone();
     unready.nodes.get_mut("node2").unwrap().ready = true;
     let mut excluded = serving.clone();
-    let label = "node.kubernetes.io/exclude-from-external-load-balancers".to_owned();
-    excluded.nodes.get_mut("node1").unwrap().labels.insert(label, String::new());
+    let label = ("node.kubernetes.io/exclude-from-external-load-balancers", "");
+    excluded.nodes.get_mut("node1").unwrap().labels = [label].into_iter().collect();
     let mut selective = serving.clone();
     let rules = &mut selective.bgp.as_mut().unwrap().services;
-    rules.selector = [Requirement::Exists("announce".to_owned())].into_iter().collect();
+    rules.selector = [Requirement::Exists("announce".into())].into_iter().collect();
     rules.unassigned = Unassigned::Reject;
     vec![
         ("reflectors selected by label", selected),

@@ -26,7 +26,7 @@ use crate::model::{
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// A Node; one without addresses is a node nobody can speak with yet, not a bad one.
-pub fn node(node: v1::Node) -> Object<Node> {
+pub fn node(node: v1::Node, interner: &mut Interner) -> Object<Node> {
     let status = node.status.as_ref();
     let told = status.and_then(|status| status.addresses.as_deref()).unwrap_or_default();
     let parse = |address: &v1::NodeAddress| address.address.parse().ok();
@@ -74,7 +74,7 @@ pub fn node(node: v1::Node) -> Object<Node> {
             .chain(found_addresses.iter().copied())
             .collect(),
         uid: node.uid().unwrap_or_default(),
-        labels: node.labels().clone(),
+        labels: interner.labels(node.labels()),
         ipv4: own(|address| address.is_ipv4()).and_then(|address| match address {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
@@ -301,6 +301,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::labels::Labelled;
 
     fn object(json: serde_json::Value) -> DynamicObject {
         serde_json::from_value(json).unwrap()
@@ -330,11 +331,12 @@ mod tests {
                 ]},
             }))
             .unwrap(),
+            &mut Interner::default(),
         );
         let model = node.spec.unwrap();
         assert_eq!(model.ipv4, Some("192.0.2.11".parse().unwrap()));
         assert_eq!(model.ipv6, Some("fd00::11".parse().unwrap()));
-        assert_eq!(model.labels["rack"], "a");
+        assert_eq!(model.labels.label("rack"), Some("a"));
     }
 
     fn annotated(annotations: serde_json::Value) -> Node {
@@ -345,6 +347,7 @@ mod tests {
                 "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.11"}]},
             }))
             .unwrap(),
+            &mut Interner::default(),
         );
         node.spec.unwrap()
     }

@@ -271,7 +271,8 @@ mod tests {
             json!({}),
         ];
         for node in nodes {
-            same::<Node, v1::Node, _>(&with_metadata(node), convert::node);
+            let convert = |node: v1::Node| convert::node(node, &mut Interner::default());
+            same::<Node, v1::Node, _>(&with_metadata(node), convert);
         }
     }
 

@@ -45,8 +45,9 @@ pub use secrets::Keys;
 /// Objects of a list that are told at once: of a hundred thousand pods no second copy is ever held.
 const PART: usize = 500;
 
-/// Updates on their way to the agent; a full channel slows the watchers, which the API server bears.
-const QUEUE: usize = 128;
+/// Updates on their way to the agent, each of as many as [`PART`] objects; a full channel slows the watchers, which the
+/// API server bears.
+const QUEUE: usize = 16;
 
 /// Agents that start at once, as after a power cut, begin to list within this time, each at its own moment of it. One
 /// that takes over from another begins at once: pods wait for it.
@@ -231,8 +232,9 @@ pub fn start(client: &Client, me: &str, own: &str, is_first: bool) -> Watches {
     let pause = if is_first { moment(me) } else { Duration::ZERO };
     let follow = Follow { client: client.clone(), pipe, pause };
     let (here, node) = (me.to_owned(), me.to_owned());
-    let (mut pods, mut namespaces) = (Interner::default(), Interner::default());
-    follow.core(Kind::Node, |node: lean::Node| convert::node(node.into()), Update::Node);
+    let [mut nodes, mut pods, mut namespaces] = [(); 3].map(|()| Interner::default());
+    let read = move |node: lean::Node| convert::node(node.into(), &mut nodes);
+    follow.core(Kind::Node, read, Update::Node);
     let pod = move |pod: lean::Pod| convert::pod(pod.into(), &here, &mut pods);
     follow.core(Kind::Pod, pod, Update::Pod);
     let namespace = move |read: lean::Namespace| convert::namespace(read.into(), &mut namespaces);

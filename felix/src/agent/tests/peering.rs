@@ -249,7 +249,7 @@ fn an_agent_that_starts_goes_on_with_the_sessions_it_finds_until_the_reflectors_
     for name in ["node1", "node2", "node3", "node4"] {
         machine.update(dependable(name, false));
     }
-    let nodes = machine.core.cluster.nodes.iter().map(|(name, node)| object(name, Ok(node.clone())));
+    let nodes = machine.core.cluster.nodes.iter().map(|(name, node)| object(name, Ok(Node::clone(node))));
     let nodes = nodes.collect();
     machine.update(Update::Node(Change::Replace(nodes)));
     machine.update(Update::Pool(Box::new(Change::Replace(Vec::new()))));

@@ -104,8 +104,7 @@ impl Policies {
                          network (then name the node's address)"
                     )
                 })?;
-                let mut addresses = known.holds.to_vec();
-                addresses.sort_unstable();
+                let addresses = self.pods.addresses_of(known).to_vec();
                 if addresses.is_empty() {
                     Err(format!("pod {name} has no address yet"))
                 } else {
@@ -116,7 +115,7 @@ impl Policies {
     }
 
     fn explain_flow(&self, flow: Flow) -> Explanation {
-        let who = |address| (self.endpoint_of(address), self.pods.owner(address));
+        let who = |address| (self.endpoint_of(address), self.pods.owner(address).map(|pod| &pod.name));
         let same = who(flow.source) != (None, None) && who(flow.source) == who(flow.destination);
         let from = self.party(flow, Direction::Egress, same);
         let to = self.party(flow, Direction::Ingress, same);
@@ -137,8 +136,7 @@ impl Policies {
                 .map(|(name, _)| Arc::clone(name))
         };
         let endpoint = self.endpoint_of(mine).and_then(|ifname| self.endpoints.get_key_value(ifname));
-        let owner = self.pods.owner(mine).and_then(|name| Some((name, self.pods.get(name)?)));
-        let (pod, node, chain) = match (endpoint, owner) {
+        let (pod, node, chain) = match (endpoint, self.pods.owner(mine)) {
             (Some((ifname, attached)), _) => {
                 let shown = self.shown.get(ifname).map(|endpoint| match direction {
                     Direction::Egress => Arc::clone(&endpoint.egress),
@@ -146,9 +144,9 @@ impl Policies {
                 });
                 (attached.pod.clone(), Some(Arc::clone(&self.me)), shown)
             }
-            (None, Some((name, known))) => {
-                let chain = self.chain_elsewhere(name, known, direction);
-                (Some(Arc::clone(name)), Some(Arc::clone(&known.pod.node)), Some(chain))
+            (None, Some(known)) => {
+                let chain = self.chain_elsewhere(known, direction);
+                (Some(Arc::clone(&known.name)), Some(Arc::clone(&known.node)), Some(chain))
             }
             (None, None) => (None, node_of(mine), None),
         };
@@ -170,11 +168,11 @@ impl Policies {
     }
 
     /// What the node of a pod judges it by.
-    fn chain_elsewhere(&self, name: &Arc<str>, known: &Known, direction: Direction) -> Arc<Chain> {
+    fn chain_elsewhere(&self, known: &Known, direction: Direction) -> Arc<Chain> {
         let attached = Attached {
-            pod: Some(Arc::clone(name)),
-            uid: Arc::clone(&known.pod.uid),
-            addresses: known.holds.iter().copied().collect(),
+            pod: Some(Arc::clone(&known.name)),
+            uid: Arc::clone(&known.uid),
+            addresses: self.pods.addresses_of(known).into_iter().collect(),
             restored: false,
         };
         let endpoint = self.judge(&attached);
@@ -216,13 +214,13 @@ impl Meanings<'_> {
     }
 
     fn selects(&self, what: &Description, known: &Known) -> bool {
-        let namespace = self.policies.namespaces.get(&known.pod.namespace).map(|namespace| &namespace.labels);
-        what.selector()
-            .is_none_or(|selector| selector.matches(&known.pod.namespace, namespace, &known.pod.labels))
+        let kind = &known.kind;
+        let namespace = self.policies.namespaces.get(&kind.namespace).map(|namespace| &namespace.labels);
+        what.selector().is_none_or(|selector| selector.matches(&kind.namespace, namespace, &kind.labels))
     }
 
     fn pod(&self, address: IpAddr) -> Option<&Known> {
-        self.policies.pods.get(self.policies.pods.owner(address)?)
+        self.policies.pods.owner(address)
     }
 }
 
@@ -241,7 +239,7 @@ impl Sets for Meanings<'_> {
     fn has_port(&self, set: &SetId, port: Port) -> bool {
         let Some(what) = self.sets.get(set) else { return false };
         let is_it = |known: &Known| {
-            let mut ports = known.pod.ports.iter();
+            let mut ports = known.kind.ports.iter();
             ports.any(|named| what.means(named) && (named.protocol, named.port) == (port.protocol, port.port))
         };
         // The packet goes to it, so it is an endpoint of its node.

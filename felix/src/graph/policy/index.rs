@@ -173,7 +173,7 @@ fn anchor(selector: &Selector) -> Anchor<'_> {
                 Anchor::Pairs(label, others)
             }
             (Requirement::In(label, values), _) => {
-                Anchor::Pairs(label, values.iter().map(String::as_str).collect())
+                Anchor::Pairs(label, values.iter().map(|value| &**value).collect())
             }
             (Requirement::Exists(label), Anchor::Anywhere) => Anchor::Key(label),
             (
@@ -209,14 +209,11 @@ mod tests {
     use super::*;
 
     fn requirement() -> impl Strategy<Value = Requirement> {
-        let key = prop::sample::select(vec!["a", "b", NAMESPACE_NAME]).prop_map(str::to_owned);
-        let values = prop::collection::btree_set(
-            prop::sample::select(vec!["1", "2", "3"]).prop_map(str::to_owned),
-            1..3,
-        );
+        let key = prop::sample::select(vec!["a", "b", NAMESPACE_NAME]).prop_map(Box::from);
+        let values = prop::collection::vec(prop::sample::select(vec!["1", "2", "3"]), 1..3);
         (key, values, 0..4_u8).prop_map(|(key, values, kind)| match kind {
-            0 => Requirement::In(key, values),
-            1 => Requirement::NotIn(key, values),
+            0 => Requirement::In(key, values.into_iter().collect()),
+            1 => Requirement::NotIn(key, values.into_iter().collect()),
             2 => Requirement::Exists(key),
             _ => Requirement::DoesNotExist(key),
         })

@@ -84,10 +84,11 @@ impl Policies {
         }
         for id in self.classes_in(&reach) {
             let Some(class) = self.pods.class(id) else { continue };
+            let addresses: Vec<(IpAddr, bool)> =
+                self.pods.addresses(class).map(|address| (address, self.pods.is_here(address))).collect();
             for membership in &class.sets {
                 let Some(members) = whole.get_mut(&membership.set) else { continue };
-                for address in self.pods.addresses(class) {
-                    let here = self.pods.is_here(address);
+                for (address, here) in addresses.iter().copied() {
                     if let Some(members) = &mut members[usize::from(address.is_ipv6())]
                         && self.sets.get(membership.set).is_some_and(|entry| entry.what.admits(address, here))
                     {

@@ -18,6 +18,7 @@ mod index;
 mod members;
 mod pods;
 mod sets;
+mod slots;
 #[cfg(test)]
 mod tests;
 
@@ -31,7 +32,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use self::compile::compile;
 pub use self::explain::{End, Explanation, Party, Question};
 use self::index::Index;
-use self::pods::{ClassId, Holder, Kind, Membership, Pods};
+use self::pods::{ClassId, Holder, Kind, Known, Membership, Pods};
 use self::sets::{Families, Place, Table};
 use crate::acl::denied::Denial;
 use crate::acl::ruleset::{
@@ -243,7 +244,7 @@ impl Policies {
             let selected = self.endpoints.iter().filter(|(_, attached)| {
                 let known = self.known(attached);
                 known.is_some_and(|(pod, namespace)| {
-                    policy.subject.matches(&pod.namespace, Some(&namespace.labels), &pod.labels)
+                    policy.subject.matches(&pod.kind.namespace, Some(&namespace.labels), &pod.kind.labels)
                 })
             });
             let selected: Vec<Ifname> = selected.map(|(ifname, _)| ifname.clone()).collect();
@@ -276,10 +277,10 @@ impl Policies {
     }
 
     /// What the cluster says of an endpoint's pod: all of it, or nothing.
-    fn known(&self, attached: &Attached) -> Option<(&Pod, &Namespace)> {
-        let pod = &self.pods.get(attached.pod.as_ref()?)?.pod;
+    fn known(&self, attached: &Attached) -> Option<(&Known, &Namespace)> {
+        let pod = self.pods.get(attached.pod.as_ref()?)?;
         let same = attached.uid.is_empty() || attached.uid == pod.uid;
-        Some((pod, self.namespaces.get(&pod.namespace)?)).filter(|_| same)
+        Some((pod, self.namespaces.get(&pod.kind.namespace)?)).filter(|_| same)
     }
 
     /// Whether what this endpoint may send and receive is known: of one that is not, nothing passes.
@@ -294,7 +295,7 @@ impl Policies {
 
     /// Fills in whose a denied packet's addresses are, of pods of any node.
     pub fn name(&self, denial: &mut Denial) {
-        let owner = |address| self.pods.owner(address).map(ToString::to_string);
+        let owner = |address| self.pods.owner(address).map(|pod| pod.name.to_string());
         denial.source_pod = denial.source_pod.take().or_else(|| owner(denial.source));
         denial.destination_pod = denial.destination_pod.take().or_else(|| owner(denial.destination));
     }
@@ -416,8 +417,8 @@ impl Policies {
         let name = attached.pod.clone().unwrap_or_default();
         let (ingress, egress, spoofing) = match (&attached.pod, self.known(attached)) {
             (_, Some((pod, namespace))) => {
-                let kind = (&*pod.namespace, Some(&namespace.labels), &pod.labels);
-                let policies = self.selecting(kind.0, kind.1, kind.2);
+                let kind = &pod.kind;
+                let policies = self.selecting(&kind.namespace, &namespace.labels, &kind.labels);
                 let spoofing = pod.spoofing.min(namespace.spoofing);
                 (
                     self.chain(&policies, Direction::Ingress),
@@ -441,10 +442,10 @@ impl Policies {
     fn selecting(
         &self,
         namespace: &str,
-        namespace_labels: Option<&Labels>,
+        namespace_labels: &Labels,
         labels: &Labels,
     ) -> Vec<(&PolicyName, &Policy)> {
-        let mut found = Vec::new();
+        let (namespace_labels, mut found) = (Some(namespace_labels), Vec::new());
         self.subjects.candidates(namespace, namespace_labels, labels, |name| {
             if let Some((name, policy)) = self.policies.get_key_value(name)
                 && policy.subject.matches(namespace, namespace_labels, labels)

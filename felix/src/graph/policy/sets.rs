@@ -8,6 +8,7 @@ use manx_bgp::types::Family;
 use ring::digest::{SHA256, digest};
 use rustc_hash::FxHashMap;
 
+use super::slots::Slots;
 use crate::acl::ruleset::{Protocol, Range, SetId, SetKind};
 use crate::graph::{Requirement, Selector};
 use crate::model::policy::{NamedPort, Namespaces, Peer, PodSelector};
@@ -144,8 +145,8 @@ impl Writing {
         self.length(selector.requirements().count());
         for requirement in selector.requirements() {
             match requirement {
-                Requirement::In(key, values) => self.tag(0).text(key).texts(values),
-                Requirement::NotIn(key, values) => self.tag(1).text(key).texts(values),
+                Requirement::In(key, values) => self.tag(0).text(key).texts(values.iter()),
+                Requirement::NotIn(key, values) => self.tag(1).text(key).texts(values.iter()),
                 Requirement::Exists(key) => self.tag(2).text(key),
                 Requirement::DoesNotExist(key) => self.tag(3).text(key),
             };
@@ -155,7 +156,7 @@ impl Writing {
 
     fn texts<'a>(
         &mut self,
-        texts: impl IntoIterator<Item = &'a String, IntoIter: ExactSizeIterator>,
+        texts: impl IntoIterator<Item = &'a Box<str>, IntoIter: ExactSizeIterator>,
     ) -> &mut Self {
         let texts = texts.into_iter();
         self.length(texts.len());
@@ -308,8 +309,7 @@ impl Entry {
 /// Sets by description.
 #[derive(Debug, Default)]
 pub struct Table {
-    entries: Vec<Option<Entry>>,
-    free: Vec<Place>,
+    entries: Slots<Entry>,
     places: FxHashMap<Arc<Description>, Place>,
     /// Came since the last flush.
     pub new: Vec<Place>,
@@ -331,13 +331,7 @@ impl Table {
         let what = Arc::new(what.clone());
         let entry =
             Entry { digest: what.digest(), what: Arc::clone(&what), uses: 1, shown: Families::default() };
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(None);
-            Place(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX))
-        });
-        if let Some(slot) = self.entries.get_mut(place.0 as usize) {
-            *slot = Some(entry);
-        }
+        let place = Place(self.entries.insert(entry));
         self.places.insert(what, place);
         self.new.push(place);
         self.grown = true;
@@ -356,25 +350,23 @@ impl Table {
 
     /// Takes a set out.
     pub fn remove(&mut self, place: Place) -> Option<Entry> {
-        let entry = self.entries.get_mut(place.0 as usize)?.take()?;
+        let entry = self.entries.remove(place.0)?;
         self.places.remove(&entry.what);
-        self.free.push(place);
         Some(entry)
     }
 
     /// A set.
     pub fn get(&self, place: Place) -> Option<&Entry> {
-        self.entries.get(place.0 as usize)?.as_ref()
+        self.entries.get(place.0)
     }
 
     /// A set, to be changed.
     pub fn get_mut(&mut self, place: Place) -> Option<&mut Entry> {
-        self.entries.get_mut(place.0 as usize)?.as_mut()
+        self.entries.get_mut(place.0)
     }
 
     /// All sets, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Place, &mut Entry)> {
-        let entries = self.entries.iter_mut().enumerate();
-        entries.filter_map(|(place, entry)| Some((Place(u32::try_from(place).ok()?), entry.as_mut()?)))
+        self.entries.iter_mut().map(|(place, entry)| (Place(place), entry))
     }
 }

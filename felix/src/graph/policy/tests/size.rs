@@ -19,7 +19,7 @@ const HERE: u32 = 250;
 
 fn selector(pairs: &[(&str, &str)]) -> Selector {
     let requirement =
-        |(key, value): &(&str, &str)| Requirement::In((*key).to_owned(), [(*value).to_owned()].into());
+        |(key, value): &(&str, &str)| Requirement::In((*key).into(), [*value].into_iter().collect());
     pairs.iter().map(requirement).collect()
 }
 
