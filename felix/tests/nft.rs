@@ -83,11 +83,11 @@ fn plain(key: Key) -> Element {
 }
 
 fn range(first: Key, last: Key) -> Element {
-    Element { end: Some(last), ..Element::new(first) }
+    Element::new(first).until(last)
 }
 
 fn leads(key: Key, verdict: Verdict) -> Element {
-    Element { verdict: Some(verdict), ..Element::new(key) }
+    Element::new(key).to(verdict)
 }
 
 fn eq(field: Field, value: impl Into<Vec<u8>>) -> Statement {
@@ -169,15 +169,15 @@ fn everything() -> Table {
             "numbers",
             Set::of([Type::Mark]),
             vec![
-                plain(key(&[&1u32.to_ne_bytes()])).comment("pods app=\"web\""),
-                plain(key(&[&2u32.to_ne_bytes()])).comment(&"long ".repeat(50)),
+                plain(key(&[&1u32.to_ne_bytes()])).with_comment("pods app=\"web\""),
+                plain(key(&[&2u32.to_ne_bytes()])).with_comment(&"long ".repeat(50)),
                 plain(key(&[&3u32.to_ne_bytes()])),
             ],
         ),
         (
             "commented",
             Set::to_verdicts([Type::IfName]),
-            vec![leads(key(&[&name("manx1")]), Verdict::Jump("leaf".to_owned())).comment("shop/web")],
+            vec![leads(key(&[&name("manx1")]), Verdict::Jump("leaf".to_owned())).with_comment("shop/web")],
         ),
         ("names", Set::of([Type::IfName]), vec![plain(key(&[&name("manx1")]))]),
         (

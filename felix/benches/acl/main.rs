@@ -88,7 +88,8 @@ fn nft(input: &str) {
 
 fn element(first: u32, last: Option<u32>) -> Element {
     let key = |address: u32| Key::from_slice(&address.to_be_bytes());
-    Element { end: last.map(key), ..Element::new(key(first)) }
+    let element = Element::new(key(first));
+    last.map(key).into_iter().fold(element, Element::until)
 }
 
 /// One element into large sets.

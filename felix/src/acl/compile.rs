@@ -24,8 +24,8 @@ use std::net::IpAddr;
 use manx_bgp::types::Family;
 use manx_cni::protocol::HOST_IFNAME_PREFIX;
 
-pub use self::elements::{elements, set};
-use self::elements::{octets, single};
+use self::elements::single;
+pub use self::elements::{elements, octets, set};
 pub use self::numbers::{Numbers, number, sets, shared};
 use self::policy::rules;
 pub use self::policy::{is_written_out, policy};
@@ -230,8 +230,7 @@ pub fn endpoint(name: &Ifname, endpoint: &Endpoint) -> Objects {
     for (map, direction, chain) in
         [(FROM, Direction::Egress, &endpoint.egress), (TO, Direction::Ingress, &endpoint.ingress)]
     {
-        let verdict = Some(Verdict::Goto(chain_name(direction, chain)));
-        put(map, Element { verdict, ..single(&[&ifname]) });
+        put(map, single(&[&ifname]).to(Verdict::Goto(chain_name(direction, chain))));
     }
     objects
 }
@@ -367,7 +366,7 @@ pub fn chain<'a>(
 }
 
 /// The map that leads from the other end's address to the policies of a chain that it may matter to.
-fn peers(chain: &str, family: Family) -> String {
+pub fn peers(chain: &str, family: Family) -> String {
     match family {
         Family::Ipv4 => format!("{chain}/peers4"),
         Family::Ipv6 => format!("{chain}/peers6"),
@@ -395,15 +394,12 @@ pub fn class(chain: &str, policies: &[PolicyId]) -> Objects {
     objects
 }
 
-/// Where an address leads.
-pub fn peer(chain: &str, address: IpAddr, policies: &[PolicyId]) -> Objects {
-    let verdict = Some(Verdict::Jump(match policies {
+/// Where an address leads, in the map of [`peers`].
+pub fn peer(chain: &str, address: IpAddr, policies: &[PolicyId]) -> Element {
+    single(&[&octets(address)]).to(Verdict::Jump(match policies {
         [alone] => policy_name(alone),
         _ => class_name(chain, policies),
-    }));
-    let element = Element { verdict, ..single(&[&octets(address)]) };
-    let elements = [(peers(chain, Family::of(address)), [element].into())].into();
-    Objects { elements, ..Objects::default() }
+    }))
 }
 
 /// Counts, tells and drops all that gets so far.
@@ -438,7 +434,8 @@ pub fn table(ruleset: &Ruleset, numbers: &Numbers) -> Table {
             for address in merged.addresses() {
                 let policies = merged.found_by(address).unwrap_or_default();
                 objects.extend(class(&name, &policies));
-                objects.extend(peer(&name, address, &policies));
+                let map = peers(&name, Family::of(address));
+                objects.elements.entry(map).or_default().insert(peer(&name, address, &policies));
             }
         }
     }

@@ -16,8 +16,8 @@ const FEW: usize = 16;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
     by_set: BTreeMap<SetId, BTreeSet<PolicyId>>,
-    /// How many sets of each policy hold it.
-    by_address: BTreeMap<IpAddr, BTreeMap<PolicyId, usize>>,
+    /// Policies in order, and how many sets of each hold it.
+    by_address: BTreeMap<IpAddr, Vec<(PolicyId, usize)>>,
 }
 
 impl Merged {
@@ -64,16 +64,23 @@ impl Merged {
         };
         for address in add {
             let found = self.by_address.entry(*address).or_default();
-            policies.iter().for_each(|policy| *found.entry(policy.clone()).or_default() += 1);
+            for policy in policies {
+                match found.binary_search_by(|(other, _)| other.cmp(policy)) {
+                    Ok(place) => found[place].1 += 1,
+                    Err(place) => {
+                        // Most addresses lead to one or two of thousands of policies.
+                        found.reserve_exact(1);
+                        found.insert(place, (policy.clone(), 1));
+                    }
+                }
+            }
         }
         for address in remove {
             let Some(found) = self.by_address.get_mut(address) else { continue };
-            for policy in policies {
-                if let Some(sets) = found.get_mut(policy) {
-                    *sets -= 1;
-                }
+            for (_, sets) in found.iter_mut().filter(|(policy, _)| policies.contains(policy)) {
+                *sets -= 1;
             }
-            found.retain(|_, sets| *sets > 0);
+            found.retain(|(_, sets)| *sets > 0);
             if found.is_empty() {
                 self.by_address.remove(address);
             }
@@ -88,7 +95,7 @@ impl Merged {
 
     /// The policies an address leads to; none: it leads to none.
     pub fn found_by(&self, address: IpAddr) -> Option<Vec<PolicyId>> {
-        self.by_address.get(&address).map(|found| found.keys().cloned().collect())
+        self.by_address.get(&address).map(|found| found.iter().map(|(policy, _)| policy.clone()).collect())
     }
 }
 

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use manx_bgp::types::Family;
 use rustc_hash::FxHashMap;
 
 use self::tracked::Tracked;
@@ -28,8 +29,6 @@ enum Unit {
     Policy(PolicyId),
     Chain(Direction, Arc<Chain>),
     Endpoint(Ifname),
-    /// Of a chain by its name: what an address leads to.
-    Peer(Arc<str>, IpAddr),
     /// Of a chain by its name: what addresses share.
     Class(Arc<str>, Vec<PolicyId>),
     /// The number of a set.
@@ -41,9 +40,12 @@ enum Unit {
 struct Names {
     counters: Vec<String>,
     sets: Vec<String>,
-    elements: Vec<(String, Key)>,
+    elements: Vec<Place>,
     chains: Vec<String>,
 }
+
+/// An element by its key and the name of its set: in this order, for keys differ early and names late.
+type Place = (Key, Arc<str>);
 
 /// Elements of a set of nf_tables that wait; none in both.
 #[derive(Clone, Debug, Default)]
@@ -84,7 +86,7 @@ pub struct State {
     peers: FxHashMap<(Arc<str>, IpAddr), Vec<PolicyId>>,
     counters: Tracked<String, ()>,
     sets: Tracked<String, Set>,
-    elements: Tracked<(String, Key), Element>,
+    elements: Tracked<Place, Element>,
     chains: Tracked<String, Arc<ReadChain>>,
     numbers: Numbers,
     /// Sets of the ruleset that are sets of nf_tables of their own, by their names.
@@ -312,9 +314,14 @@ impl State {
         if self.peers.get(&place) == policies.as_ref() {
             return;
         }
-        let unit = Unit::Peer(Arc::clone(chain), address);
-        let objects = policies.as_ref().map(|policies| compile::peer(chain, address, policies));
-        self.become_(unit, objects);
+        let map: Arc<str> = compile::peers(chain, Family::of(address)).into();
+        match &policies {
+            Some(policies) => {
+                let element = compile::peer(chain, address, policies);
+                self.elements.want((element.key.clone(), map), element);
+            }
+            None => self.elements.unwant(&(compile::octets(address), map)),
+        }
         let before = match policies {
             Some(policies) => {
                 let class = (Arc::clone(chain), policies.clone());
@@ -367,8 +374,9 @@ impl State {
             names.sets.push(name);
         }
         for (set, elements) in elements {
+            let set: Arc<str> = set.into();
             for element in elements {
-                let key = (set.clone(), element.key.clone());
+                let key = (element.key.clone(), Arc::clone(&set));
                 self.elements.want(key.clone(), element);
                 names.elements.push(key);
             }
@@ -407,7 +415,8 @@ impl State {
                 found.insert(name.clone(), elements);
             } else if is_ours(&name) {
                 // What a set holds that is to go goes with it.
-                small.extend(elements.into_iter().map(|e| ((name.clone(), e.key.clone()), e)));
+                let set: Arc<str> = name.as_str().into();
+                small.extend(elements.into_iter().map(|e| ((e.key.clone(), Arc::clone(&set)), e)));
             }
             shapes.insert(name, Set { comment: None, ..set });
         }

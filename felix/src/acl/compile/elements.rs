@@ -28,10 +28,11 @@ pub fn elements(number: Option<u32>, members: &Members) -> Box<dyn Iterator<Item
         Members::Addresses(members) => {
             Box::new(members.iter().map(move |address| single(&[&octets(*address)])))
         }
-        Members::Networks(members) => Box::new(members.iter().map(move |range| Element {
-            end: Some(key(&[&octets(range.last)])),
-            ..single(&[&octets(range.first)])
-        })),
+        Members::Networks(members) => Box::new(
+            members
+                .iter()
+                .map(move |range| single(&[&octets(range.first)]).until(key(&[&octets(range.last)]))),
+        ),
         Members::Ports(members) => Box::new(members.iter().map(move |port| {
             single(&[&octets(port.address), &[port.protocol as u8], &port.port.to_be_bytes()])
         })),

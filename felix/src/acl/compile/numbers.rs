@@ -30,7 +30,7 @@ impl Numbers {
         for element in elements {
             let Some(number) = number_of(element) else { continue };
             numbers.used.insert(number);
-            let id = element.comment.as_deref().and_then(|comment| comment.split(' ').next()?.parse().ok());
+            let id = element.comment().and_then(|comment| comment.split(' ').next()?.parse().ok());
             if let Some(id) = id {
                 numbers.given.insert(id, number);
             }
@@ -99,7 +99,7 @@ pub fn sets() -> impl Iterator<Item = (&'static str, NftSet)> {
 
 /// What says whose a number is.
 pub fn number(id: SetId, number: u32, of: &str) -> Objects {
-    let element = single(&[&number.to_ne_bytes()]).comment(&format!("{id} {of}"));
+    let element = single(&[&number.to_ne_bytes()]).with_comment(&format!("{id} {of}"));
     Objects { elements: [(NUMBERS.to_owned(), [element].into())].into(), ..Objects::default() }
 }
 
@@ -133,7 +133,7 @@ mod tests {
         let first = numbers.give(id(1));
         numbers.take(id(1));
         assert_ne!(numbers.give(id(1)), first);
-        let strange = BTreeSet::from([single(&[&5u32.to_ne_bytes()]).comment("mine")]);
+        let strange = BTreeSet::from([single(&[&5u32.to_ne_bytes()]).with_comment("mine")]);
         let mut numbers = Numbers { last: 4, ..Numbers::read(&strange) };
         assert_eq!(numbers.give(id(1)), Some(6));
     }

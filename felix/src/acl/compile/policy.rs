@@ -159,10 +159,9 @@ fn port_set(objects: &mut Objects, policy: &str, rule: &Rule) {
     {
         let name = port_set_name(policy, ranges);
         let bound = |port: u16, range: &PortRange| key(&[&port.to_be_bytes(), &[range.protocol as u8]]);
-        let elements = ranges.iter().map(|range| Element {
-            end: Some(bound(range.last, range)),
-            ..Element::new(bound(range.first, range))
-        });
+        let elements = ranges
+            .iter()
+            .map(|range| Element::new(bound(range.first, range)).until(bound(range.last, range)));
         objects.elements.insert(name.clone(), elements.collect());
         objects.sets.insert(name, NftSet::of_ranges([Type::InetService, Type::InetProto]));
     }

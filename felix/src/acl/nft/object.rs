@@ -10,8 +10,9 @@ use super::statement::{Statement, lower};
 use super::types::Type;
 use super::uapi::*;
 
-/// A set element's key: its values behind each other, each padded to a multiple of four octets.
-pub type Key = SmallVec<[u8; 16]>;
+/// A set element's key: its values behind each other, each padded to a multiple of four octets. One of a number and an
+/// IPv6 address lies in place.
+pub type Key = SmallVec<[u8; 20]>;
 
 /// Longest comment that nft prints back.
 const COMMENT: usize = 128;
@@ -115,17 +116,20 @@ pub struct Set {
     pub comment: Option<String>,
 }
 
-/// One element.
+/// One element. Of most there is the key alone, and there may be hundreds of thousands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Element {
     /// The key; of a range its first.
     pub key: Key,
-    /// The last key of a range, itself included. Always there in a set of ranges.
-    pub end: Option<Key>,
-    /// Where a map's element leads.
-    pub verdict: Option<Verdict>,
-    /// For people; as [`Element::comment`] makes it.
-    pub comment: Option<String>,
+    more: Option<Box<More>>,
+}
+
+/// What an element may have beside its key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct More {
+    end: Option<Key>,
+    verdict: Option<Verdict>,
+    comment: Option<String>,
 }
 
 /// `NFTNL_UDATA_*`: type, length, value.
@@ -153,13 +157,43 @@ fn comment_data(comment: &str) -> Vec<u8> {
 impl Element {
     /// A single value.
     pub fn new(key: Key) -> Self {
-        Self { key, end: None, verdict: None, comment: None }
+        Self { key, more: None }
+    }
+
+    /// The range from its key to this one, itself included: every element of a set of ranges is one.
+    #[must_use]
+    pub fn until(mut self, end: Key) -> Self {
+        self.more.get_or_insert_default().end = Some(end);
+        self
+    }
+
+    /// The same of a map, leading there.
+    #[must_use]
+    pub fn to(mut self, verdict: Verdict) -> Self {
+        self.more.get_or_insert_default().verdict = Some(verdict);
+        self
     }
 
     /// The same with a comment, cut to 127 octets.
     #[must_use]
-    pub fn comment(self, comment: &str) -> Self {
-        Self { comment: Some(printable(comment)), ..self }
+    pub fn with_comment(mut self, comment: &str) -> Self {
+        self.more.get_or_insert_default().comment = Some(printable(comment));
+        self
+    }
+
+    /// The last key of a range.
+    pub fn end(&self) -> Option<&Key> {
+        self.more.as_ref()?.end.as_ref()
+    }
+
+    /// Where a map's element leads.
+    pub fn verdict(&self) -> Option<&Verdict> {
+        self.more.as_ref()?.verdict.as_ref()
+    }
+
+    /// For people; as [`Element::with_comment`] makes it.
+    pub fn comment(&self) -> Option<&str> {
+        self.more.as_ref()?.comment.as_deref()
     }
 }
 
@@ -321,22 +355,22 @@ impl Set {
     pub(super) fn write_element(&self, frame: &mut Frame, element: &Element) {
         frame.nest(NFTA_LIST_ELEM, |frame| {
             data(frame, NFTA_SET_ELEM_KEY, &element.key);
-            if let Some(end) = &element.end
+            if let Some(end) = element.end()
                 && !self.is_tree()
             {
                 data(frame, NFTA_SET_ELEM_KEY_END, end);
             }
-            if let Some(verdict) = &element.verdict {
+            if let Some(verdict) = element.verdict() {
                 verdict.write(frame, NFTA_SET_ELEM_DATA);
             }
-            if let Some(comment) = &element.comment {
+            if let Some(comment) = element.comment() {
                 let mut user = Vec::new();
                 user_data(&mut user, 0, &comment_data(comment));
                 frame.put(NFTA_SET_ELEM_USERDATA, &user);
             }
         });
         if self.is_tree()
-            && let Some(behind) = element.end.as_ref().and_then(successor)
+            && let Some(behind) = element.end().and_then(successor)
         {
             frame.nest(NFTA_LIST_ELEM, |frame| {
                 data(frame, NFTA_SET_ELEM_KEY, &behind);
@@ -344,35 +378,55 @@ impl Set {
             });
         }
     }
+}
 
-    /// Puts together what [`Set::write_element`] wrote, from elements as the kernel lists them.
-    pub(super) fn parse_elements<'a>(
-        &self,
-        listed: impl Iterator<Item = Attributes<'a>>,
-    ) -> BTreeSet<Element> {
-        let mut found = BTreeSet::new();
-        let mut ends = BTreeSet::new();
-        for element in listed {
-            let key = |kind| element.nested(kind).get(NFTA_DATA_VALUE).map(Key::from_slice);
-            let Some(first) = key(NFTA_SET_ELEM_KEY) else { continue };
-            if element.be32(NFTA_SET_ELEM_FLAGS).unwrap_or(0) & NFT_SET_ELEM_INTERVAL_END != 0 {
-                ends.insert(first);
-                continue;
-            }
-            let verdict = Verdict::parse(element.nested(NFTA_SET_ELEM_DATA));
-            let end =
-                if self.interval { key(NFTA_SET_ELEM_KEY_END).or_else(|| Some(first.clone())) } else { None };
-            let comment = element.get(NFTA_SET_ELEM_USERDATA).and_then(comment_of);
-            found.insert(Element { key: first, end, verdict, comment });
+/// Puts together what [`Set::write_element`] wrote, from elements as the kernel lists them.
+#[derive(Debug)]
+pub(super) struct Listed<'a> {
+    set: &'a Set,
+    found: BTreeSet<Element>,
+    ends: BTreeSet<Key>,
+}
+
+impl<'a> Listed<'a> {
+    /// Nothing yet.
+    pub(super) fn new(set: &'a Set) -> Self {
+        Self { set, found: BTreeSet::new(), ends: BTreeSet::new() }
+    }
+
+    /// Takes one element.
+    pub(super) fn take(&mut self, listed: Attributes<'_>) {
+        let key = |kind| listed.nested(kind).get(NFTA_DATA_VALUE).map(Key::from_slice);
+        let Some(first) = key(NFTA_SET_ELEM_KEY) else { return };
+        if listed.be32(NFTA_SET_ELEM_FLAGS).unwrap_or(0) & NFT_SET_ELEM_INTERVAL_END != 0 {
+            self.ends.insert(first);
+            return;
         }
-        if !self.is_tree() {
+        let mut element = Element::new(first);
+        if self.set.interval {
+            let end = key(NFTA_SET_ELEM_KEY_END).unwrap_or_else(|| element.key.clone());
+            element = element.until(end);
+        }
+        if let Some(verdict) = Verdict::parse(listed.nested(NFTA_SET_ELEM_DATA)) {
+            element = element.to(verdict);
+        }
+        if let Some(comment) = listed.get(NFTA_SET_ELEM_USERDATA).and_then(comment_of) {
+            element.more.get_or_insert_default().comment = Some(comment);
+        }
+        self.found.insert(element);
+    }
+
+    /// All of them.
+    pub(super) fn elements(self) -> BTreeSet<Element> {
+        let Self { set, found, ends } = self;
+        if !set.is_tree() {
             return found;
         }
         let with_end = |element: Element| {
             let above = (std::ops::Bound::Excluded(&element.key), std::ops::Bound::Unbounded);
             let behind = ends.range::<Key, _>(above).next();
             let end = behind.and_then(predecessor).unwrap_or_else(|| Key::from_elem(0xff, element.key.len()));
-            Element { end: Some(end), ..element }
+            element.until(end)
         };
         found.into_iter().map(with_end).collect()
     }
@@ -422,15 +476,17 @@ mod tests {
             let set = Set::of_ranges([Type::InetService]);
             let elements: BTreeSet<Element> = bounds
                 .chunks_exact(2)
-                .map(|pair| Element {
-                    end: Some(Key::from_slice(&pair[1].to_be_bytes())),
-                    ..Element::new(Key::from_slice(&pair[0].to_be_bytes()))
+                .map(|pair| {
+                    let [first, last] = [pair[0], pair[1]].map(|port| Key::from_slice(&port.to_be_bytes()));
+                    Element::new(first).until(last)
                 })
                 .collect();
             let mut frame = Frame::default();
             elements.iter().for_each(|element| set.write_element(&mut frame, element));
-            let listed = Attributes::new(frame.octets()).iter().map(|(_, element)| Attributes::new(element));
-            prop_assert_eq!(set.parse_elements(listed), elements);
+            let mut listed = Listed::new(&set);
+            let each = Attributes::new(frame.octets()).iter();
+            each.for_each(|(_, element)| listed.take(Attributes::new(element)));
+            prop_assert_eq!(listed.elements(), elements);
         }
     }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::attr::{Attributes, Frame};
 use super::batch::{Batch, Part};
 use super::expr::Expr;
-use super::object::{BaseChain, Element, Set, body};
+use super::object::{BaseChain, Element, Listed, Set, body};
 use super::uapi::*;
 
 /// Most octets of one transaction, which must fit the socket's send buffer: some 2.5 million addresses.
@@ -299,16 +299,16 @@ impl Nft {
     }
 
     fn elements(&mut self, table: &str, name: &str, set: &Set) -> Result<BTreeSet<Element>, DumpError> {
-        let mut listed = Vec::new();
+        let mut listed = Listed::new(set);
         let which = |frame: &mut Frame| {
             frame.string(NFTA_SET_ELEM_LIST_TABLE, table);
             frame.string(NFTA_SET_ELEM_LIST_SET, name);
         };
         self.ask(NFT_MSG_GETSETELEM, NLM_F_DUMP, which, |list| {
-            listed.push(list.get(NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default().to_vec());
+            let elements = list.nested(NFTA_SET_ELEM_LIST_ELEMENTS).iter();
+            elements.for_each(|(_, element)| listed.take(Attributes::new(element)));
         })?;
-        let each = listed.iter().flat_map(|list| Attributes::new(list).iter());
-        Ok(set.parse_elements(each.map(|(_, element)| Attributes::new(element))))
+        Ok(listed.elements())
     }
 
     /// Sends one question and hands each answer's attributes to `take`.

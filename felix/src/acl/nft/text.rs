@@ -97,7 +97,7 @@ fn priority_name(priority: i32) -> String {
 
 fn show_element(set: &Set, element: &Element) -> String {
     let firsts = split(&set.key, &element.key);
-    let lasts = element.end.as_ref().map(|end| split(&set.key, end));
+    let lasts = element.end().map(|end| split(&set.key, end));
     let parts = set.key.iter().enumerate().map(|(place, kind)| {
         let first = firsts[place];
         match lasts.as_ref().map(|lasts| lasts[place]) {
@@ -109,8 +109,8 @@ fn show_element(set: &Set, element: &Element) -> String {
         }
     });
     let key = parts.collect::<Vec<_>>().join(" . ");
-    let comment = element.comment.iter().map(|comment| format!(" comment \"{comment}\""));
-    let verdict = element.verdict.iter().map(|verdict| format!(" : {verdict}"));
+    let comment = element.comment().into_iter().map(|comment| format!(" comment \"{comment}\""));
+    let verdict = element.verdict().into_iter().map(|verdict| format!(" : {verdict}"));
     std::iter::once(key).chain(comment).chain(verdict).collect()
 }
 

@@ -1,10 +1,11 @@
 //! The transactions that make the kernel have what is wanted.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::State;
+use super::{Place, State};
 use crate::acl::compile::{self, TABLE};
-use crate::acl::nft::{Batch, Key, ReadChain, Set};
+use crate::acl::nft::{Batch, ReadChain, Set};
 use crate::acl::ruleset::SetId;
 use crate::acl::tracker::Change;
 
@@ -40,7 +41,7 @@ impl State {
         }
         // Whose a number is is known before its set has members.
         let elements = self.elements.added().into_iter();
-        let (numbers, elements) = elements.partition::<Vec<_>, _>(|(set, _)| set == compile::NUMBERS);
+        let (numbers, elements) = elements.partition::<Vec<_>, _>(|(_, set)| **set == *compile::NUMBERS);
         self.write_elements(&mut batch, &numbers);
         added.elements = numbers;
         let mut room = LOAD;
@@ -124,14 +125,11 @@ impl State {
                 Change::Remove => gone.push(key.clone()),
             }
         }
-        for (name, key) in &gone {
-            let (Some(set), Some(element)) = (
-                self.sets.tracker.wanted().get(name),
-                self.elements.tracker.actual().get(&(name.clone(), key.clone())),
-            ) else {
-                continue;
-            };
-            batch.delete_elements(name, set, [element]);
+        for (name, places) in by_set(&gone) {
+            if let Some(set) = self.sets.tracker.wanted().get(name) {
+                let there = places.into_iter().filter_map(|place| self.elements.tracker.actual().get(place));
+                batch.delete_elements(name, set, there);
+            }
         }
         self.write_elements(&mut batch, &come);
         for (name, waiting) in &self.members {
@@ -187,16 +185,21 @@ impl State {
         rules.iter().flat_map(|chain| &chain.rules).for_each(|rule| batch.add_rule(name, rule));
     }
 
-    /// Those of one set behind each other go in one message.
-    fn write_elements(&self, batch: &mut Batch, keys: &[(String, Key)]) {
-        for chunk in keys.chunk_by(|one, next| one.0 == next.0) {
-            let Some(set) = chunk.first().and_then(|(name, _)| self.sets.tracker.wanted().get(name)) else {
-                continue;
-            };
-            let elements = chunk.iter().filter_map(|key| self.elements.tracker.wanted().get(key));
-            batch.add_elements(&chunk[0].0, set, elements);
+    fn write_elements(&self, batch: &mut Batch, places: &[Place]) {
+        for (name, places) in by_set(places) {
+            if let Some(set) = self.sets.tracker.wanted().get(name) {
+                let wanted = places.into_iter().filter_map(|place| self.elements.tracker.wanted().get(place));
+                batch.add_elements(name, set, wanted);
+            }
         }
     }
+}
+
+/// Elements of one set go together.
+fn by_set(places: &[Place]) -> BTreeMap<&str, Vec<&Place>> {
+    let mut sets: BTreeMap<&str, Vec<&Place>> = BTreeMap::new();
+    places.iter().for_each(|place| sets.entry(&*place.1).or_default().push(place));
+    sets
 }
 
 /// What [`State::additions`] adds.
@@ -205,5 +208,5 @@ pub struct Added {
     sets: Vec<String>,
     counters: Vec<String>,
     chains: Vec<String>,
-    elements: Vec<(String, Key)>,
+    elements: Vec<Place>,
 }
