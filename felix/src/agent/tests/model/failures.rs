@@ -12,15 +12,8 @@ impl World {
             return self.start(who);
         }
         self.count("crashes");
-        for effect in std::mem::take(&mut self.machines[who].pending) {
-            if self.random.one_in(2) {
-                drop(self.ask(who, effect));
-            }
-        }
+        self.lose_agent(who);
         let machine = &mut self.machines[who];
-        machine.core = None;
-        machine.freeing = None;
-        machine.adding.clear();
         machine.links.note_routes(&machine.fib);
         let names: Vec<String> =
             self.api.lock().unwrap().pods.get(&machine.name).into_iter().flatten().cloned().collect();
@@ -41,20 +34,25 @@ impl World {
     /// The machine is off: no container, no file, no route is left. The API is not told.
     pub(super) fn power_off(&mut self, who: usize) {
         self.count("machines off");
+        self.lose_agent(who);
+        let machine = &mut self.machines[who];
+        machine.directory = tempfile::tempdir().unwrap();
+        machine.links = Links::default();
+        machine.fib.clear();
+        machine.running.clear();
+        self.held.retain(|_, (node, _)| *node != who);
+    }
+
+    /// The agent is gone between two moments.
+    fn lose_agent(&mut self, who: usize) {
         for effect in std::mem::take(&mut self.machines[who].pending) {
             if self.random.one_in(2) {
                 drop(self.ask(who, effect));
             }
         }
         let machine = &mut self.machines[who];
-        machine.core = None;
-        machine.freeing = None;
-        machine.directory = tempfile::tempdir().unwrap();
-        machine.links = Links::default();
-        machine.fib.clear();
+        (machine.core, machine.freeing) = (None, None);
         machine.adding.clear();
-        machine.running.clear();
-        self.held.retain(|_, (node, _)| *node != who);
     }
 
     /// Its Node is deleted: with the machine for good, or by mistake, while its pods go on.
