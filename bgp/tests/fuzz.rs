@@ -175,6 +175,11 @@ fn frames_of_the_socket() {
 }
 
 #[test]
+fn news_of_the_socket() {
+    fuzz("news");
+}
+
+#[test]
 fn files() {
     fuzz("config");
 }

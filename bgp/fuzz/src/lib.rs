@@ -13,7 +13,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use manx_bgp::api::{Config, Reply, Request};
+use manx_bgp::api::{Config, News, Reply, Request};
 use manx_bgp::bfd::{self, Packet};
 use manx_bgp::iana::MessageType;
 use manx_bgp::types::{Family, Prefix};
@@ -23,7 +23,7 @@ use manx_bgp::wire::{self, AddPath, Message, Nlri, Notification, Segment, Sessio
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("frame", frame),
     ("open", open),
     ("capabilities", capabilities),
@@ -34,6 +34,7 @@ pub const TARGETS: [Target; 11] = [
     ("route_refresh", route_refresh),
     ("bfd", bfd),
     ("api", api),
+    ("news", news),
     ("config", config),
 ];
 
@@ -166,7 +167,7 @@ pub fn bfd(data: &[u8]) {
     }
 }
 
-/// A frame of the socket's, from either side.
+/// A frame of the socket's, from either side: a request or its answer.
 pub fn api(data: &[u8]) {
     if let Ok(request) = serde_json::from_slice::<Request>(data) {
         let written = serde_json::to_vec(&request).expect("a request can be written");
@@ -178,6 +179,17 @@ pub fn api(data: &[u8]) {
     if let Ok(reply) = serde_json::from_slice::<Reply>(data) {
         let written = serde_json::to_vec(&reply).expect("a reply can be written");
         assert_eq!(serde_json::from_slice::<Reply>(&written).expect("and read"), reply);
+    }
+}
+
+/// A frame of the socket's on a watching connection, as the agent reads it.
+pub fn news(data: &[u8]) {
+    let Ok(news) = serde_json::from_slice::<News>(data) else { return };
+    let written = serde_json::to_vec(&news).expect("news can be written");
+    assert_eq!(serde_json::from_slice::<News>(&written).expect("and read"), news);
+    let News::Routes(groups) = news else { return };
+    for prefix in groups.iter().flat_map(|group| &group.prefixes) {
+        assert_eq!(Prefix::truncated(prefix.addr(), prefix.length()), Some(*prefix));
     }
 }
 
@@ -373,8 +385,13 @@ fn text_seeds(target: &str) -> Vec<Vec<u8>> {
                 "export":{"rules":[{"match":{"source":"originated"}}]},"passive":true,"tcpAo":[{"sendId":1,"recvId":2,"algorithm":"aes-128-cmac-96","secret":"k"}],"bfd":{"minRxMs":50}}],
                 "ranges":[{"prefix":"10.9.0.0/16","asns":[65001,"65100-65199"]}],
                 "networks":[{"prefix":"10.1.0.0/26","communities":["64512:1","no-export"]}]}}"#,
-            r#"{"type":"routes","changes":[{"prefix":"fd00::/64","nextHops":["fd00::1","10.0.0.1"]}]}"#,
             r#"{"type":"error","message":"no"}"#,
+        ],
+        "news" => &[
+            r#"{"routes":[{"prefixes":["10.1.0.0/26","fd00::/64"],"nextHops":["192.0.2.1","fe80::1%eth0"],"weights":[3,255]},
+                {"prefixes":["10.1.0.64/26"],"nextHops":[]}]}"#,
+            r#""synced""#,
+            r#"{"error":{"message":"no"}}"#,
         ],
         "config" => &[
             "asn = 64512\nrouterId = \"10.0.0.1\"\nlisten = [\"0.0.0.0:179\"]\n[[peers]]\naddress = \"10.0.0.2\"\nasn = 1\nholdTime = 9\n\
