@@ -24,6 +24,8 @@ pub enum At {
     Pointer(&'static str),
     /// What follows `ARGUMENT=` among the arguments of its pods' first container.
     Argument(&'static str),
+    /// The same, where it is a whole number.
+    Number(&'static str),
     /// The path on the host of its pods' volume of this name.
     HostPath(&'static str),
 }
@@ -62,9 +64,10 @@ impl Document {
     pub fn get(&self, place: &Place) -> Option<Value> {
         let found = self.0.pointer(&self.pointer(place)?)?;
         match place.at {
-            At::Argument(name) => {
+            At::Argument(name) | At::Number(name) => {
                 let value = found.as_str()?.strip_prefix(name)?.strip_prefix('=')?;
-                Some(value.into())
+                let number = matches!(place.at, At::Number(_)).then(|| value.parse::<u64>());
+                number.map_or(Some(value.into()), |number| number.ok().map(Value::from))
             }
             At::Pointer(_) | At::HostPath(_) => Some(found.clone()),
         }
@@ -91,6 +94,8 @@ impl Document {
         *said = mark.clone().into();
         let expression = match place.at {
             At::Argument(name) => format!("{{{{ printf \"{name}=%v\" .Values.{path} | toJson }}}}"),
+            // Helm reads numbers as floats, and would print large ones with an exponent.
+            At::Number(name) => format!("{{{{ printf \"{name}=%d\" (int64 .Values.{path}) | toJson }}}}"),
             At::Pointer(_) | At::HostPath(_) => format!("{{{{ .Values.{path} | toJson }}}}"),
         };
         Ok(Some((mark, expression)))
@@ -114,12 +119,14 @@ impl Document {
         };
         match place.at {
             At::Pointer(pointer) => Some(pointer.to_owned()),
-            At::Argument(name) => index_of(&format!("{POD}/containers/0/args"), &|argument| {
-                argument
-                    .as_str()
-                    .and_then(|text| text.split_once('='))
-                    .is_some_and(|(first, _)| first == name)
-            }),
+            At::Argument(name) | At::Number(name) => {
+                index_of(&format!("{POD}/containers/0/args"), &|argument| {
+                    argument
+                        .as_str()
+                        .and_then(|text| text.split_once('='))
+                        .is_some_and(|(first, _)| first == name)
+                })
+            }
             At::HostPath(name) => index_of(&format!("{POD}/volumes"), &|volume| volume["name"] == name)
                 .map(|volume| format!("{volume}/hostPath/path")),
         }

@@ -19,10 +19,17 @@ fn rendered(template: &str, values: &Value) -> Vec<Document> {
             Some(arguments) => arguments.split_once("\" ").unwrap(),
             None => ("%v", expression),
         };
+        let (path, verb) = match path.strip_prefix("(int64 ").and_then(|path| path.strip_suffix(')')) {
+            Some(path) => (path, "%d"),
+            None => (path, "%v"),
+        };
         let path = path.strip_prefix(".Values.").unwrap().replace('.', "/");
         let value = values.pointer(&format!("/{path}")).unwrap();
         text += &match format {
             "%v" => value.to_string(),
+            _ if verb == "%d" => {
+                Value::from(format.replace(verb, &value.as_u64().unwrap().to_string())).to_string()
+            }
             _ => Value::from(format.replace("%v", value.as_str().unwrap())).to_string(),
         };
         rest = after;
@@ -57,12 +64,14 @@ fn every_value_gets_to_its_place() {
     let (files, defaults) = (files(&deploy()).unwrap(), default_values());
     for value in VALUES.iter().filter(|value| !value.places.is_empty()) {
         let mut values = defaults.clone();
-        *values.pointer_mut(&format!("/{}", value.path.replace('.', "/"))).unwrap() = "another".into();
+        let place = values.pointer_mut(&format!("/{}", value.path.replace('.', "/"))).unwrap();
+        let another = if place.is_number() { Value::from(u32::MAX) } else { "another".into() };
+        *place = another.clone();
         let all: Vec<Document> =
             BASE.iter().flat_map(|file| rendered(&files[&format!("templates/{file}")], &values)).collect();
         for place in value.places {
             let found = all.iter().find_map(|document| document.get(place));
-            assert_eq!(found, Some("another".into()), "{} at {place:?}", value.path);
+            assert_eq!(found, Some(another.clone()), "{} at {place:?}", value.path);
         }
     }
 }
@@ -77,6 +86,8 @@ fn the_schema_takes_the_defaults_and_refuses_what_is_not_there() {
         ("/agent/logs", Value::from("info")),
         ("/agent/image", Value::from("")),
         ("/agent/healthAddr", Value::from("127.0.0.1:80")),
+        ("/agent/routeTable", Value::from(0)),
+        ("/agent/routeMetric", Value::from("13")),
         ("/agent/resources", serde_json::json!({ "request": {} })),
         ("/bgp", Value::from(64512)),
         ("/pools/more", serde_json::json!({ "blockSize": 26 })),

@@ -103,6 +103,19 @@ pub const VALUES: &[ChartValue] = &[
         places: &[agent(At::Argument("--health-addr"))],
     },
     ChartValue {
+        path: "agent.routeTable",
+        about: "The routing table that routes of pods and blocks are put in; 254 is the main one. A rule that looks packets up \
+                in another is for you to make (ip rule).",
+        schema: number,
+        places: &[agent(At::Number("--route-table"))],
+    },
+    ChartValue {
+        path: "agent.routeMetric",
+        about: "The metric of these routes: one that no other program of a node uses. The route with the least is taken.",
+        schema: number,
+        places: &[agent(At::Number("--route-metric"))],
+    },
+    ChartValue {
         path: "agent.resources",
         about: "What the agent asks of its node.",
         schema: schema_of::<ResourceRequirements>,
@@ -262,6 +275,10 @@ pub fn schema() -> Value {
 
 fn text() -> Value {
     json!({ "type": "string", "minLength": 1 })
+}
+
+fn number() -> Value {
+    json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX })
 }
 
 fn path() -> Value {
