@@ -309,6 +309,8 @@ pub struct Start {
     pub metrics: Metrics,
     /// How the blocks of nodes that are gone are freed.
     pub collection: Collection,
+    /// Whether the kernel holds routes of ours.
+    pub finds_routes: bool,
 }
 
 impl Core {
@@ -317,7 +319,7 @@ impl Core {
     /// # Errors
     /// When the state directory cannot be read.
     pub fn start(start: Start, now: Instant) -> io::Result<Self> {
-        let Start { me, files, socket, known, host, mtu, metrics, collection } = start;
+        let Start { me, files, socket, known, host, mtu, metrics, collection, finds_routes } = start;
         let vanished = Vanished::new(&me, collection);
         let balancing = Balancing::new(&me);
         let mut core = Self {
@@ -368,6 +370,9 @@ impl Core {
             swept: false,
             programmed: false,
         };
+        if !finds_routes {
+            core.graph.apply(Input::NothingKept);
+        }
         core.restore_blocks();
         core.restore_pods()?;
         core.find_pods();

@@ -194,6 +194,7 @@ impl Agent {
                     budget: config.gc_budget,
                     dry_run: config.gc_dry_run,
                 },
+                finds_routes: dataplane.status().installed > 0,
             },
             now,
         )?;

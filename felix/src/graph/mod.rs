@@ -77,6 +77,8 @@ pub enum Input {
     Pod(IpAddr, Option<u32>),
     /// The speaker's next hops for a destination; empty: it has none.
     Learned(Prefix, NextHops),
+    /// The kernel holds no route of an earlier agent's.
+    NothingKept,
     /// The speaker begins to tell its table.
     Relearn,
     /// The speaker's table has been told.
@@ -166,6 +168,7 @@ impl Graph {
             Input::Slice(name, slice) => self.speaking_dirty |= self.services.set_slice(&name, slice),
             Input::Pod(address, ifindex) => self.routes.set_pod(address, ifindex),
             Input::Learned(prefix, next_hops) => self.routes.learn(prefix, next_hops),
+            Input::NothingKept => self.routes.know_all(),
             Input::Relearn => self.routes.relearn(),
             Input::LearnedAll => self.routes.learned_all(),
         }

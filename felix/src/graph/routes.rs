@@ -29,6 +29,8 @@ pub struct Routes {
     epoch: u32,
     /// Whether the speaker's table has been told to its end in this epoch.
     told: bool,
+    /// Whether all that may be in the kernel is known here: none of it is of an earlier agent.
+    knows_all: bool,
     /// From where on what this epoch did not confirm is still to be removed.
     sweeping: Option<Bound<Prefix>>,
     /// What was wanted for a destination before a pod or a block touched it.
@@ -41,6 +43,8 @@ pub struct Routes {
 struct Learned {
     next_hops: NextHops,
     epoch: u32,
+    /// In which it was first told.
+    since: u32,
 }
 
 /// Addresses attached, blocks owned, destinations learned.
@@ -82,17 +86,26 @@ impl Routes {
         &self.blocks
     }
 
-    /// The speaker's best next hops of a destination; empty: it has none. A destination withdrawn while the
-    /// speaker is still telling its table stays until [`Routes::learned_all`]: other paths to it may yet come.
+    /// The kernel holds no route of ours but those that have been wanted here.
+    pub fn know_all(&mut self) {
+        self.knows_all = true;
+    }
+
+    /// The speaker's best next hops of a destination; empty: it has none. One that was there before the speaker began to
+    /// tell its table stays until [`Routes::learned_all`] though it is withdrawn: other paths to it may yet come.
     pub fn learn(&mut self, prefix: Prefix, next_hops: NextHops) {
+        let epoch = self.epoch;
         if !next_hops.is_empty() {
             self.touch_learned(prefix);
-            self.learned.insert(prefix, Learned { next_hops, epoch: self.epoch });
-        } else if self.told {
-            self.touch_learned(prefix);
-            self.learned.remove(&prefix);
+            let since = self.learned.get(&prefix).map_or(epoch, |learned| learned.since);
+            self.learned.insert(prefix, Learned { next_hops, epoch, since });
         } else if let Some(learned) = self.learned.get_mut(&prefix) {
-            learned.epoch = self.epoch.wrapping_sub(1);
+            if self.told || (self.knows_all && learned.since == epoch) {
+                self.touch_learned(prefix);
+                self.learned.remove(&prefix);
+            } else {
+                learned.epoch = epoch.wrapping_sub(1);
+            }
         }
     }
 
@@ -106,6 +119,7 @@ impl Routes {
     /// The speaker's table has been told: what it did not confirm goes, with the flushes to come.
     pub fn learned_all(&mut self) {
         self.told = true;
+        self.knows_all = true;
         self.sweeping = Some(Bound::Unbounded);
     }
 
@@ -263,6 +277,29 @@ mod tests {
         assert_eq!(routes.flush().1.remove, [IpNetwork::from(lost), IpNetwork::from(flapped)]);
         routes.learn(kept, NextHops::default());
         assert_eq!(routes.flush().1.remove, [IpNetwork::from(kept)]);
+    }
+
+    #[test]
+    fn what_was_not_there_before_the_speaker_goes_when_it_is_withdrawn() {
+        let mut routes = Routes::default();
+        let (kept, told) = (prefix("10.0.1.0/24"), prefix("10.0.2.0/24"));
+        let flap = |routes: &mut Routes, destination| {
+            routes.learn(destination, via("192.0.2.1"));
+            let _ = routes.flush();
+            routes.learn(destination, NextHops::default());
+            routes.flush().1.remove
+        };
+        assert_eq!(flap(&mut routes, kept), [], "an earlier agent may have had it from another neighbour");
+        routes.learned_all();
+        assert_eq!(routes.flush().1.remove, [IpNetwork::from(kept)]);
+
+        routes.learn(kept, via("192.0.2.1"));
+        routes.relearn();
+        assert_eq!(flap(&mut routes, kept), []);
+        assert_eq!(flap(&mut routes, told), [IpNetwork::from(told)]);
+        let mut first_of_all = Routes::default();
+        first_of_all.know_all();
+        assert_eq!(flap(&mut first_of_all, told), [IpNetwork::from(told)]);
     }
 
     #[test]

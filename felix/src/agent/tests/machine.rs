@@ -582,6 +582,7 @@ pub fn core_of(me: &str, directory: PathBuf, links: Links, now: Instant) -> Core
         mtu: None,
         metrics: Metrics::new().unwrap(),
         collection: Collection::default(),
+        finds_routes: true,
     };
     Core::start(start, now).unwrap()
 }
