@@ -244,8 +244,8 @@ pub struct Core {
     nat: (bool, Option<Nat>),
     /// Interfaces neighbours are known by, and who was found on each.
     discovered: (BTreeSet<Interface>, BTreeMap<Interface, Ipv6Addr>),
-    /// Settings of the kernel that cannot be made.
-    pub(super) settings: Vec<String>,
+    /// Settings of the kernel that cannot be made; none: they have not been looked at.
+    pub(super) settings: Option<Vec<String>>,
     /// The dataplane as last seen.
     pub(super) kernel: dataplane::Status,
     /// The ways this machine has without our routes; none before they were told.
@@ -342,7 +342,7 @@ impl Core {
             enforcement: Enforcement::default(),
             nat: (true, None),
             discovered: (BTreeSet::new(), BTreeMap::new()),
-            settings: Vec::new(),
+            settings: None,
             kernel: dataplane::Status::default(),
             underlay: None,
             kernel_gone: false,
@@ -678,15 +678,15 @@ impl Core {
     }
 
     /// Takes what could not be made of the kernel's settings, and looks whether someone else's leave policies undone.
-    pub fn see_settings(&mut self, failed: Vec<String>) {
-        self.settings = failed;
+    pub fn see_settings(&mut self, mut failed: Vec<String>) {
         if matches!(self.host.index_of(IPVS_IFNAME), Ok(Some(_))) {
-            self.settings.push(format!(
+            failed.push(format!(
                 "kube-proxy is in its mode IPVS here ({IPVS_IFNAME}): what comes to this node's pods by a Service, and what they \
                  send to one, goes in and out of the node and not through it, so that NetworkPolicies do not judge it; \
                  its modes nftables and iptables have them judged"
             ));
         }
+        self.settings = Some(failed);
     }
 
     fn use_pools(&mut self) {

@@ -204,8 +204,10 @@ pub enum Write {
         name: String,
         /// Of its Node: the status goes when the Node goes.
         uid: String,
-        /// All of it.
+        /// All of it. What an earlier agent said is in it once it is written.
         status: Box<NodeStatusStatus>,
+        /// Whether this agent does not know that it has said anything yet.
+        is_first: bool,
     },
 }
 
@@ -373,11 +375,13 @@ impl Core {
     fn node_status(&mut self, now: Instant) -> Option<Write> {
         let uid = self.graph.node(&self.me)?.uid.clone();
         let policies = self.enforcement.said();
-        let conditions = merged(self.mirror.node.conditions(), &self.kernel_verdicts());
+        let before = self.mirror.node.conditions();
+        let is_first = before.is_empty();
+        let conditions = merged(before, &self.kernel_verdicts());
         let status = NodeStatusStatus { policies, conditions, ..NodeStatusStatus::from(&self.report(now)) };
         let (nodes, share) = (self.cluster.nodes.len(), self.share());
         let due = self.mirror.node.is_due(&status, nodes, share, now);
-        due.then(|| Write::Node { name: self.me.clone(), uid, status: Box::new(status) })
+        due.then(|| Write::Node { name: self.me.clone(), uid, status: Box::new(status), is_first })
     }
 
     /// Of whatever is spread over the nodes: from 0 to 1, by this node's place among their names.

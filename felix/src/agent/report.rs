@@ -131,7 +131,8 @@ impl Core {
     }
 
     /// How it is with the kernel, as conditions of the NodeStatus.
-    pub(super) fn kernel_verdicts(&self) -> [Verdict; 2] {
+    /// What is not known yet, as an agent begins, is left as an earlier one has said it.
+    pub(super) fn kernel_verdicts(&self) -> Vec<Verdict> {
         let verdict =
             |type_, holds, reason, message| Verdict { type_, holds, reason, message, generation: 1 };
         let told = &self.kernel.overlaps[..self.kernel.overlaps.len().min(TOLD)];
@@ -141,19 +142,17 @@ impl Core {
             let _ = write!(words, "; and {more} more");
         }
         let overlap = match told {
-            [] => verdict(
-                "RouteOverlap",
-                false,
-                "NoForeignRoute",
-                "no other program's route takes packets from Manx's".to_owned(),
-            ),
-            _ => verdict("RouteOverlap", true, "ForeignRoute", words),
+            [] => self.kernel.sought_overlaps.then(|| {
+                let none = "no other program's route takes packets from Manx's".to_owned();
+                verdict("RouteOverlap", false, "NoForeignRoute", none)
+            }),
+            _ => Some(verdict("RouteOverlap", true, "ForeignRoute", words)),
         };
-        let prepared = match self.settings.as_slice() {
+        let prepared = self.settings.as_ref().map(|failed| match failed.as_slice() {
             [] => verdict("KernelPrepared", true, "AsNeeded", String::new()),
             failed => verdict("KernelPrepared", false, "NotAsNeeded", failed.join("; ")),
-        };
-        [overlap, prepared]
+        });
+        overlap.into_iter().chain(prepared).collect()
     }
 
     /// What is not done as policies say, and pods that are closed.
@@ -210,7 +209,7 @@ impl Core {
         problems.extend(self.address_fault().map(|why| problem(format!("Node/{}", self.me), why)));
         problems.extend(self.unregistered().map(|why| problem(format!("Node/{}", self.me), why)));
         let kernel = |message: &String| problem(format!("Node/{}", self.me), message.clone());
-        problems.extend(self.settings.iter().map(kernel));
+        problems.extend(self.settings.iter().flatten().map(kernel));
         problems.extend(self.kernel.overlaps.iter().map(kernel));
         let failures = self.claim_failures();
         if !failures.is_empty() {

@@ -18,8 +18,8 @@ use super::degraded::Concerned;
 use super::mirror::{Verdict, Write};
 use crate::cluster_network_policy::ClusterNetworkPolicy;
 use crate::crd::{
-    BGPConfiguration, BGPFilter, BGPPeer, NodeStatus, NodeStatusSpec, PolicyStatus, PolicyStatusSpec,
-    PolicyStatusStatus,
+    BGPConfiguration, BGPFilter, BGPPeer, NodeStatus, NodeStatusSpec, NodeStatusStatus, PolicyStatus,
+    PolicyStatusSpec, PolicyStatusStatus,
 };
 use crate::model::policy::PolicyName;
 use crate::model::{IP_ADDRESSES_EXHAUSTED, ROUTE_REFLECTOR};
@@ -58,8 +58,8 @@ pub async fn write_all(
     writes: Vec<Write>,
 ) -> (Vec<Write>, Option<String>) {
     let (mut done, mut failure) = (Vec::new(), None);
-    for write in writes {
-        match perform(&client, &store, &write).await {
+    for mut write in writes {
+        match perform(&client, &store, &mut write).await {
             Ok(()) => done.push(write),
             Err(error) => {
                 let away =
@@ -74,7 +74,7 @@ pub async fn write_all(
     (done, failure)
 }
 
-async fn perform(client: &Client, store: &impl Store, write: &Write) -> Result<(), WriteError> {
+async fn perform(client: &Client, store: &impl Store, write: &mut Write) -> Result<(), WriteError> {
     match write {
         Write::Block { name, status } => match store.update_status(name, status).await {
             Err(StoreError::NotFound(_)) => Ok(()),
@@ -218,10 +218,20 @@ async fn perform(client: &Client, store: &impl Store, write: &Write) -> Result<(
             let parameters = DeleteParams::default();
             within_deadline(format!("PolicyStatus {name}"), api.delete(short, &parameters), 404).await
         }
-        Write::Node { name, uid, status } => {
-            let status = json!(status);
-            match patch::<NodeStatus>(client, name, status.clone()).await? {
+        Write::Node { name, uid, status, is_first } => {
+            let mut said = json!(status);
+            if *is_first && let Some(fields) = said.as_object_mut() {
+                // The answer tells what an earlier agent has said of them.
+                fields.remove("conditions");
+            }
+            match patch::<NodeStatus>(client, name, said).await? {
                 Some(there) if there.owner_references().iter().all(|owner| owner.uid == *uid) => {
+                    if *is_first {
+                        let earlier = there.data.pointer("/status/conditions").cloned().unwrap_or_default();
+                        resume(serde_json::from_value(earlier).unwrap_or_default(), status);
+                        let said = json!({ "conditions": status.conditions });
+                        patch::<NodeStatus>(client, name, said).await?;
+                    }
                     return Ok(());
                 }
                 // Of an earlier Node of this name, and to be removed with that one: sooner or later.
@@ -229,7 +239,7 @@ async fn perform(client: &Client, store: &impl Store, write: &Write) -> Result<(
                 None => {}
             }
             create_node_status(client, name, uid).await?;
-            patch::<NodeStatus>(client, name, status).await.map(drop)
+            patch::<NodeStatus>(client, name, json!(status)).await.map(drop)
         }
     }
 }
@@ -397,10 +407,7 @@ pub fn merged(conditions: &[Condition], verdicts: &[Verdict]) -> Vec<Condition> 
 }
 
 fn replaced(conditions: &[Condition], verdict: &Verdict) -> Vec<Condition> {
-    let before = conditions.iter().find(|condition| condition.type_ == verdict.type_);
-    let since = before
-        .filter(|before| before.status == verdict.status())
-        .map(|before| before.last_transition_time.clone());
+    let since = since(conditions, verdict.type_, verdict.status());
     let condition = Condition {
         type_: verdict.type_.to_owned(),
         status: verdict.status().to_owned(),
@@ -409,8 +416,32 @@ fn replaced(conditions: &[Condition], verdict: &Verdict) -> Vec<Condition> {
         observed_generation: Some(verdict.generation),
         last_transition_time: since.unwrap_or_else(|| Time(jiff::Timestamp::now())),
     };
-    let others = conditions.iter().filter(|condition| condition.type_ != verdict.type_).cloned();
-    others.chain([condition]).collect()
+    let mut all = conditions.to_vec();
+    match all.iter_mut().find(|before| before.type_ == condition.type_) {
+        Some(before) => *before = condition,
+        None => all.push(condition),
+    }
+    all
+}
+
+/// Since when a condition has had a status; none: it has another.
+fn since(conditions: &[Condition], type_: &str, status: &str) -> Option<Time> {
+    let same = conditions.iter().find(|condition| condition.type_ == type_ && condition.status == status);
+    same.map(|condition| condition.last_transition_time.clone())
+}
+
+/// What an earlier agent has said as well has been so since then, and what this one cannot say yet stays.
+fn resume(earlier: Vec<Condition>, status: &mut NodeStatusStatus) {
+    for condition in &mut status.conditions {
+        if let Some(since) = since(&earlier, &condition.type_, &condition.status) {
+            condition.last_transition_time = since;
+        }
+    }
+    for condition in earlier {
+        if status.conditions.iter().all(|said| said.type_ != condition.type_) {
+            status.conditions.push(condition);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -430,6 +461,12 @@ mod tests {
         assert_eq!(ready(&same).last_transition_time, Time(jiff::Timestamp::UNIX_EPOCH));
         assert_eq!(ready(&same).reason, "StillUsable");
         assert_eq!(same.len(), 2);
+        let mut resumed = NodeStatusStatus {
+            conditions: replaced(&[], &verdict(true, "StillUsable")),
+            ..NodeStatusStatus::default()
+        };
+        resume(first.clone(), &mut resumed);
+        assert_eq!(resumed.conditions, same, "an agent that has been restarted goes on");
         let turned = replaced(&same, &verdict(false, "InvalidCIDR"));
         assert_ne!(ready(&turned).last_transition_time, Time(jiff::Timestamp::UNIX_EPOCH));
     }

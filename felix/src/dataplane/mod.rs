@@ -198,6 +198,8 @@ pub struct Status {
     pub overlaps: Vec<String>,
     /// How many there are.
     pub overlapping: usize,
+    /// Whether they have been looked for since all that is wanted was known ([`Dataplane::sweep`]).
+    pub sought_overlaps: bool,
     /// Batches of writes, and the seconds they took.
     pub batches: (u64, f64),
     /// Batches the socket failed, reads too.

@@ -77,7 +77,15 @@ fn what_the_kernel_refuses_is_a_condition_with_its_words_and_its_time_stays_whil
     let mut machine = Machine::new();
     machine.read_these(vec![pool("v4", "10.244.0.0/24", 30)]);
     machine.pass(30);
+    assert!(machine.writes.iter().all(|write| match write {
+        Write::Node { status, is_first, .. } => *is_first && status.conditions.is_empty(),
+        _ => true,
+    }));
+    machine.core.see_settings(Vec::new());
+    machine.core.see_kernel(Status { sought_overlaps: true, ..Status::default() });
+    machine.pass(30);
     assert_eq!(condition(&machine, "KernelPrepared").0, "True");
+    assert_eq!(condition(&machine, "RouteOverlap").0, "False");
     let since = |machine: &Machine| {
         let last = machine.writes.iter().rev().find_map(|write| match write {
             Write::Node { status, .. } => status.conditions.iter().find(|it| it.type_ == "RouteOverlap"),
@@ -102,7 +110,7 @@ fn another_programs_route_that_takes_packets_from_ours_is_an_event_once() {
     machine.read_these(vec![pool("v4", "10.244.0.0/24", 30)]);
     let see = |machine: &mut Machine, overlaps: &[&str]| {
         let overlaps = overlaps.iter().map(|words| (*words).to_owned()).collect();
-        machine.core.see_kernel(Status { overlaps, ..Status::default() });
+        machine.core.see_kernel(Status { overlaps, sought_overlaps: true, ..Status::default() });
         machine.pass(30);
         machine.writes.iter().filter(|it| matches!(it, Write::Overlap { .. })).count()
     };

@@ -93,6 +93,7 @@ impl Syncer {
         for overlap in found.iter().filter(|overlap| !self.told.contains(*overlap)).take(TOLD) {
             tracing::warn!("{overlap}");
         }
+        self.counts.sought_overlaps = self.state.is_swept();
         self.counts.overlapping = found.len();
         self.counts.overlaps = found.iter().take(TOLD).cloned().collect();
         self.told = found.into_iter().collect();
