@@ -37,6 +37,7 @@ pub mod objects;
 mod overlaps;
 pub mod own_address;
 pub mod retire;
+mod slots;
 pub mod snapshot;
 pub mod state;
 mod syncer;

@@ -15,6 +15,7 @@ use super::message::{self, Message, Seen};
 use super::next_hops::Links;
 use super::objects::{Object, ObjectWrite, Objects};
 use super::overlaps::Foreign;
+use super::slots::Slots;
 use super::{Route, Settings};
 
 /// From so many routes on that leave a group for some of its next hops, all that name it go with them until it is known
@@ -39,8 +40,15 @@ pub enum Target {
 /// One write to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// A route; none: it is removed.
-    Route(IpNetwork, Option<Target>),
+    /// A route.
+    Route {
+        /// Where to.
+        destination: IpNetwork,
+        /// None: nothing is there.
+        before: Option<Target>,
+        /// None: it is removed.
+        after: Option<Target>,
+    },
     /// A next-hop object.
     Object(ObjectWrite),
     /// A route of a table or metric that are ours no longer is removed.
@@ -85,7 +93,7 @@ struct Slot {
 #[derive(Debug)]
 pub struct State {
     settings: Settings,
-    slots: FxHashMap<IpNetwork, Slot>,
+    slots: Slots<Slot>,
     objects: Objects,
     /// How many routes are on their way from one group to another.
     moving: FxHashMap<(u32, u32), usize>,
@@ -104,7 +112,7 @@ impl State {
     pub fn new(settings: Settings, links: Links, snapshot: Snapshot) -> Self {
         let mut state = Self {
             settings,
-            slots: FxHashMap::default(),
+            slots: Slots::default(),
             objects: Objects::new(links),
             moving: FxHashMap::default(),
             strays: Vec::new(),
@@ -181,7 +189,7 @@ impl State {
             }
             Some(_) => {}
         }
-        writes.push(Write::Route(destination, wanted));
+        writes.push(Write::Route { destination, before: actual, after: wanted });
         Plan::Written
     }
 
@@ -227,11 +235,12 @@ impl State {
     /// The message of a write, and its flags.
     pub fn message(&self, write: &Write) -> (Message, u16) {
         match write {
-            Write::Route(destination, Some(target)) => {
-                let there = self.slots.get(destination).is_some_and(|slot| slot.actual.is_some());
-                message::set_route(*destination, *target, there, self.settings)
+            Write::Route { destination, before, after: Some(target) } => {
+                message::set_route(*destination, *target, before.is_some(), self.settings)
             }
-            Write::Route(destination, None) => message::remove_route(*destination, self.settings),
+            Write::Route { destination, after: None, .. } => {
+                message::remove_route(*destination, self.settings)
+            }
             Write::Object(ObjectWrite { id, before, after: Some(object) }) => {
                 message::set_object(*id, object, before.is_some())
             }
@@ -242,9 +251,9 @@ impl State {
 
     /// A write was made.
     pub fn done(&mut self, write: &Write) {
-        if let Write::Route(destination, target) = write {
+        if let Write::Route { destination, after, .. } = write {
             self.change(*destination, |slot| {
-                slot.actual = *target;
+                slot.actual = *after;
                 slot.unwanted = false;
             });
         }
@@ -390,7 +399,7 @@ impl State {
 
     /// Changes a slot, and keeps all that is counted.
     fn change(&mut self, destination: IpNetwork, change: impl FnOnce(&mut Slot)) {
-        let slot = self.slots.entry(destination).or_default();
+        let slot = self.slots.part_of(&destination).entry(destination).or_default();
         let before = *slot;
         change(slot);
         if slot.actual != before.actual {
@@ -409,7 +418,7 @@ impl State {
         if after.wanted.is_none() && after.actual.is_none() {
             match &mut self.gone {
                 Some(gone) => gone.push(destination),
-                None => drop(self.slots.remove(&destination)),
+                None => drop(self.slots.part_of(&destination).remove(&destination)),
             }
         }
         if before.moving != after.moving {
@@ -451,7 +460,7 @@ impl State {
 }
 
 /// The interface of a pod of this node: it may be a next hop too.
-fn pods(slots: &FxHashMap<IpNetwork, Slot>) -> impl Fn(IpAddr) -> Option<u32> {
+fn pods(slots: &Slots<Slot>) -> impl Fn(IpAddr) -> Option<u32> {
     |address| match slots.get(&IpNetwork::from(address))?.wanted {
         Some(Target::Pod(ifindex)) => Some(ifindex),
         _ => None,

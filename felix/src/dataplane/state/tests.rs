@@ -33,7 +33,7 @@ impl Kernel {
     fn write(&mut self, write: &Write, replaces: bool) -> bool {
         self.writes += 1;
         match write {
-            Write::Route(destination, Some(target)) => {
+            Write::Route { destination, after: Some(target), .. } => {
                 let has_object = match target {
                     Target::Group(id) => matches!(self.objects.get(id), Some(Object::Group(_))),
                     _ => true,
@@ -43,7 +43,7 @@ impl Kernel {
                 }
                 self.routes.insert(*destination, *target);
             }
-            Write::Route(destination, None) => drop(self.routes.remove(destination)),
+            Write::Route { destination, after: None, .. } => drop(self.routes.remove(destination)),
             Write::Object(ObjectWrite { id, after: None, .. }) => return self.remove(*id),
             Write::Object(ObjectWrite { id, before, after: Some(object) }) => {
                 let good = match object {

@@ -48,7 +48,7 @@ impl Syncer {
                 self.counts.netlink_errors += 1;
                 let reason: Arc<str> = error.to_string().into();
                 let lost = writes.into_iter().filter_map(|write| match write {
-                    Write::Route(destination, _) => Some((destination, Arc::clone(&reason))),
+                    Write::Route { destination, .. } => Some((destination, Arc::clone(&reason))),
                     _ => None,
                 });
                 return self.fail(job, lost.collect());
@@ -79,9 +79,9 @@ impl Syncer {
     pub(super) fn succeed(&mut self, write: &Write, is_repair: bool) {
         self.state.done(write);
         match write {
-            Write::Route(destination, target) => {
+            Write::Route { destination, after, .. } => {
                 self.failures.remove(destination);
-                match target {
+                match after {
                     Some(_) => self.counts.written += 1,
                     None => self.counts.removed += 1,
                 }
@@ -100,8 +100,8 @@ impl Syncer {
         failed: &mut Vec<(IpNetwork, Arc<str>)>,
     ) {
         match &write {
-            Write::Route(destination, target) => {
-                failed.push((*destination, self.explain(*target, refusal).into()));
+            Write::Route { destination, after, .. } => {
+                failed.push((*destination, self.explain(*after, refusal).into()));
             }
             Write::Object(object) => {
                 tracing::debug!(?object, %refusal, "the kernel refuses a next-hop object");
@@ -172,8 +172,8 @@ impl Syncer {
 /// Someone else was first.
 fn is_gone_already(write: &Write, refusal: &Refusal) -> bool {
     match write {
-        Write::Route(_, None) | Write::Stray(_) => refusal.errno == Errno::ESRCH,
+        Write::Route { after: None, .. } | Write::Stray(_) => refusal.errno == Errno::ESRCH,
         Write::Object(object) => object.after.is_none() && refusal.errno == Errno::ENOENT,
-        Write::Route(..) => false,
+        Write::Route { .. } => false,
     }
 }
