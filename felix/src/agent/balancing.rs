@@ -30,7 +30,8 @@ const STAGGER: Duration = Duration::from_secs(5);
 /// Agents behind this place take no part.
 const PLACES: usize = 16;
 
-/// How long what the API has told of a Service counts that the watch does not show: it is new, or it has gone.
+/// When the watch does not show for so long what the API has told of a Service, the API is asked again: it may be another
+/// by now, or gone.
 const UNSHOWN: Duration = Duration::from_secs(60);
 
 /// Most addresses written at a time: what is in flight when leadership ends is bounded.
@@ -48,11 +49,20 @@ pub struct Balancing {
     /// Something has changed that addresses depend on.
     dirty: bool,
     /// What the API has been told, or may have, and the watch does not show yet.
-    given: BTreeMap<Arc<str>, (Vec<IpAddr>, Instant)>,
+    given: BTreeMap<Arc<str>, Given>,
     /// What every Service shall have.
     wanted: BTreeMap<Arc<str>, Assigned>,
     /// Events told last, by Service and reason.
     told: BTreeMap<(Arc<str>, &'static str), ServiceEvent>,
+}
+
+/// What a Service has that the watch shows otherwise.
+#[derive(Debug)]
+struct Given {
+    /// Of the object: one made anew has none of what the one before it had.
+    uid: Arc<str>,
+    addresses: Vec<IpAddr>,
+    at: Instant,
 }
 
 /// An address to be written.
@@ -75,6 +85,16 @@ pub enum Granted {
     Not,
     /// It is not known.
     Unknown,
+}
+
+impl Given {
+    fn new(service: &Service, addresses: Vec<IpAddr>, at: Instant) -> Self {
+        Self { uid: Arc::clone(&service.uid), addresses, at }
+    }
+
+    fn is_shown_by(&self, shown: &Service) -> bool {
+        shown.uid == self.uid && shown.ingress == self.addresses
+    }
 }
 
 /// Whether addresses may depend on what an update tells.
@@ -131,15 +151,18 @@ impl Core {
         if !self.in_sync() || place >= PLACES || !self.cluster.nodes.contains_key(&self.me) {
             return;
         }
-        self.balancing.known &= self.balancing.election.leads(now);
-        self.compare_given(now);
+        if !self.balancing.election.leads(now) {
+            self.balancing.known = false;
+            self.balancing.given.clear();
+        }
+        let is_behind = self.compare_given(now);
         if std::mem::take(&mut self.balancing.dirty) {
             self.balancing.wanted = self.addresses_wanted();
         }
         let differing = self.differing();
         let leads = self.balancing.election.leads(now);
         let silent = leads || place == 0;
-        if differing.is_empty() && !(silent && self.untold().next().is_some()) {
+        if differing.is_empty() && !is_behind && !(silent && self.untold().next().is_some()) {
             self.balancing.since = None;
             return;
         }
@@ -157,7 +180,9 @@ impl Core {
         } else if !differing.is_empty() {
             balancing.running = true;
             for grant in &differing {
-                balancing.given.insert(Arc::clone(&grant.service), (grant.addresses.clone(), now));
+                let Some(service) = self.cluster.services.get(&grant.service) else { continue };
+                let given = Given::new(service, grant.addresses.clone(), now);
+                balancing.given.insert(Arc::clone(&grant.service), given);
             }
             self.effects.push(Effect::Give { grants: differing, until });
         }
@@ -178,9 +203,9 @@ impl Core {
         for object in services {
             let Ok(service) = object.spec else { continue };
             let name: Arc<str> = object.name.into();
-            let shown = self.cluster.services.get(&name).map(|shown| &shown.ingress);
-            if shown != Some(&service.ingress) {
-                balancing.given.insert(name, (service.ingress, now));
+            let given = Given::new(&service, service.ingress.clone(), now);
+            if !self.cluster.services.get(&name).is_some_and(|shown| given.is_shown_by(shown)) {
+                balancing.given.insert(name, given);
             }
         }
         balancing.known = balancing.election.leads(now);
@@ -192,6 +217,7 @@ impl Core {
     pub fn given(&mut self, outcomes: Vec<(Arc<str>, Granted)>, now: Instant) {
         let balancing = &mut self.balancing;
         balancing.running = false;
+        let is_refused = outcomes.iter().any(|(_, outcome)| *outcome == Granted::Not);
         for (service, outcome) in outcomes {
             match outcome {
                 Granted::Done => {}
@@ -201,7 +227,10 @@ impl Core {
             }
         }
         balancing.dirty = true;
-        self.balance(now);
+        // What was refused would be refused again before the watch has told why.
+        if !is_refused {
+            self.balance(now);
+        }
     }
 
     /// Events of Services that nobody has been told yet.
@@ -244,21 +273,20 @@ impl Core {
         nodes.range(..self.me.clone()).filter(|(_, node)| node.ready || !any).count()
     }
 
-    /// Forgets what the watch has caught up with.
-    fn compare_given(&mut self, now: Instant) {
+    /// Forgets what the watch has caught up with. Whether it has been behind for so long that the API is to be asked again.
+    fn compare_given(&mut self, now: Instant) -> bool {
         let services = &self.cluster.services;
-        self.balancing.given.retain(|name, (given, at)| match services.get(name) {
-            Some(service) => service.ingress != *given,
-            // Not shown yet, or no more.
-            None => now.saturating_duration_since(*at) < UNSHOWN,
-        });
-        let wanted = &self.balancing.wanted;
-        self.balancing.told.retain(|(name, _), _| services.contains_key(name) || wanted.contains_key(name));
+        let Balancing { given, known, wanted, told, .. } = &mut self.balancing;
+        given.retain(|name, given| !services.get(name).is_some_and(|shown| given.is_shown_by(shown)));
+        let is_behind = given.values().any(|given| now.saturating_duration_since(given.at) >= UNSHOWN);
+        *known &= !is_behind;
+        told.retain(|(name, _), _| services.contains_key(name) || wanted.contains_key(name));
+        is_behind
     }
 
     /// What a Service has: as the API was told last.
     fn held<'a>(&'a self, name: &str, service: &'a Service) -> &'a Vec<IpAddr> {
-        self.balancing.given.get(name).map_or(&service.ingress, |(given, _)| given)
+        self.balancing.given.get(name).map_or(&service.ingress, |given| &given.addresses)
     }
 
     /// Services that have other addresses than they shall.
@@ -283,7 +311,7 @@ impl Core {
         let unshown = self.balancing.given.iter();
         let unshown = unshown.filter(|(name, _)| !self.cluster.services.contains_key(*name));
         let mut others: BTreeMap<Arc<str>, Vec<IpAddr>> =
-            unshown.map(|(name, (given, _))| (Arc::clone(name), given.clone())).collect();
+            unshown.map(|(name, given)| (Arc::clone(name), given.addresses.clone())).collect();
         for (name, service) in &self.cluster.services {
             let held = self.held(name, service);
             let of_pools = || held.iter().any(|ip| pools.iter().any(|pool| pool.cidr.contains(*ip)));

@@ -1,5 +1,6 @@
-//! Several agents that give addresses through an API that loses requests and answers, while their watches are behind and
-//! they die and come back: no two Services ever have one address, and in the end all have one that can.
+//! Several agents that give addresses through an API that loses requests and answers, while their watches are behind, one
+//! sleeps or dies and another leads in its place: no two Services ever have one address, and in the end all have one that
+//! can.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -11,7 +12,7 @@ use proptest::prelude::*;
 
 use super::super::balancing::{Grant, Granted};
 use super::super::core::{Core, Effect};
-use super::super::election::{Bid, Record};
+use super::super::election::{Bid, Duty, Record};
 use super::machine::{Links, core_of, namespace, node, object};
 use super::services::balancer;
 use crate::model::Object;
@@ -22,6 +23,12 @@ const AGENTS: usize = 3;
 
 /// One more than the pool has addresses.
 const SERVICES: usize = 5;
+
+/// Within it the API has done a request, or the client does not wait for it any more.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Where nothing happens between, agents have a turn so often.
+const TURN: Duration = Duration::from_secs(4);
 
 /// What the API holds, and all it has ever told watchers.
 #[derive(Default)]
@@ -76,17 +83,57 @@ struct Agent {
     core: Core,
     /// How much of the log its watch has told.
     seen: usize,
-    /// What it asked of the API, and when.
-    asked: VecDeque<(Effect, Instant)>,
+    /// What it asks of the API, each since when.
+    asked: Vec<(Request, Instant)>,
     /// What the API has answered and it does not know yet.
     answers: VecDeque<Answer>,
 }
 
+enum Request {
+    Bid(Duty, Bid),
+    List,
+    /// One write after the other, and what came of those before.
+    Give(VecDeque<Grant>, Instant, Vec<(Arc<str>, Granted)>),
+    Other,
+}
+
 enum Answer {
-    Bid(super::super::election::Duty, Bid, Result<Option<Record>, ()>),
+    Bid(Duty, Bid, Result<Option<Record>, ()>),
     Listed(Option<Vec<Object<Service>>>),
     Given(Vec<(Arc<str>, Granted)>),
     Nothing,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fate {
+    Done,
+    /// It did not reach the API.
+    Lost,
+    /// The answer did not come back.
+    Unanswered,
+}
+
+/// What happens next.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A Service is made, if it is not there.
+    Create(usize),
+    Delete(usize),
+    /// Somebody changes something else of a Service.
+    Touch(usize),
+    /// The watch of an agent tells it some more.
+    Watch(usize, usize),
+    /// The API acts on a request of an agent.
+    Act(usize, usize, Fate),
+    /// An agent hears an answer.
+    Hear(usize),
+    /// Seconds go by.
+    Pass(u64),
+    /// An agent sleeps for so many turns of the others; with them all goes well meanwhile, but for their watches.
+    Sleep(usize, u8),
+    /// An agent dies and another begins in its place.
+    Kill(usize),
 }
 
 struct World {
@@ -127,7 +174,7 @@ impl World {
         let agents = (1..=AGENTS).map(|number| {
             let (name, directory) = (format!("node{number}"), tempfile::tempdir().unwrap());
             let core = started(&name, &directory, &api, now);
-            Agent { name, directory, core, seen: 0, asked: VecDeque::new(), answers: VecDeque::new() }
+            Agent { name, directory, core, seen: 0, asked: Vec::new(), answers: VecDeque::new() }
         });
         Self { agents: agents.collect(), api, now }
     }
@@ -135,10 +182,30 @@ impl World {
     fn pass(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.now += Duration::from_secs(1);
-            for who in 0..AGENTS {
-                self.agents[who].core.tick(self.now);
-                self.collect(who);
+            (0..AGENTS).for_each(|who| self.tick(who));
+        }
+    }
+
+    fn tick(&mut self, who: usize) {
+        self.agents[who].core.tick(self.now);
+        self.collect(who);
+    }
+
+    fn sleep(&mut self, sleeper: usize, turns: u8) {
+        for _ in 0..turns {
+            self.now += TURN;
+            for who in (0..AGENTS).filter(|who| *who != sleeper) {
+                self.tick(who);
+                self.serve(who);
             }
+        }
+    }
+
+    /// All that an agent has asked is done.
+    fn serve(&mut self, who: usize) {
+        while !(self.agents[who].asked.is_empty() && self.agents[who].answers.is_empty()) {
+            self.act(who, 0, Fate::Done);
+            self.hear(who);
         }
     }
 
@@ -150,61 +217,72 @@ impl World {
                 return;
             }
             for effect in effects {
-                match effect {
-                    Effect::Bid(..) | Effect::ListServices | Effect::Give { .. } | Effect::Write(_) => {
-                        agent.asked.push_back((effect, self.now));
+                let request = match effect {
+                    Effect::Bid(duty, bid) => Request::Bid(duty, bid),
+                    Effect::ListServices => Request::List,
+                    Effect::Give { grants, until } => Request::Give(grants.into(), until, Vec::new()),
+                    Effect::Write(_) => Request::Other,
+                    Effect::Program { .. } if agent.core.in_sync() => {
+                        agent.core.programmed();
+                        continue;
                     }
-                    Effect::Program { .. } if agent.core.in_sync() => agent.core.programmed(),
-                    _ => {}
-                }
+                    _ => continue,
+                };
+                agent.asked.push((request, self.now));
             }
         }
     }
 
-    /// The API acts on the oldest request of an agent, unless that was given up.
-    fn act(&mut self, who: usize) {
+    /// The API acts on one of the requests of an agent, unless that was given up.
+    fn act(&mut self, who: usize, place: usize, fate: Fate) {
         let agent = &mut self.agents[who];
-        let Some((effect, at)) = agent.asked.pop_front() else { return };
-        // A request takes no longer than its deadline.
-        let late = self.now.saturating_duration_since(at) > Duration::from_secs(5);
-        let answer = match effect {
-            Effect::Bid(duty, bid) if late => Answer::Bid(duty, bid, Err(())),
-            Effect::Bid(duty, bid) => {
-                let lease = self.api.bid(&agent.name, &bid);
-                Answer::Bid(duty, bid, lease)
+        if agent.asked.is_empty() {
+            return;
+        }
+        let (request, at) = agent.asked.remove(place % agent.asked.len());
+        let late = self.now.saturating_duration_since(at) > DEADLINE;
+        let is_done = fate != Fate::Lost && !late;
+        let is_answered = fate == Fate::Done && !late;
+        let answer = match request {
+            Request::Bid(duty, bid) => {
+                let lease = if is_done { self.api.bid(&agent.name, &bid) } else { Err(()) };
+                Answer::Bid(duty, bid, lease.and_then(|lease| if is_answered { Ok(lease) } else { Err(()) }))
             }
-            Effect::ListServices if late => Answer::Listed(None),
-            Effect::ListServices => {
+            Request::List => {
                 let services = self.api.services.iter();
                 let all = services.map(|(name, service)| object(name, Ok(service.clone()))).collect();
-                Answer::Listed(Some(all))
+                Answer::Listed(is_answered.then_some(all))
             }
-            Effect::Give { grants, until } => {
-                let may = !late && at < until;
-                let mut give = |grant: &Grant| if may { self.api.give(grant) } else { Granted::Not };
-                Answer::Given(grants.iter().map(|grant| (Arc::clone(&grant.service), give(grant))).collect())
+            Request::Give(mut grants, until, mut outcomes) => {
+                if let Some(grant) = grants.pop_front() {
+                    // None is begun when its time is over.
+                    let outcome = if at >= until {
+                        Granted::Not
+                    } else {
+                        let outcome = if is_done { self.api.give(&grant) } else { Granted::Unknown };
+                        if is_answered { outcome } else { Granted::Unknown }
+                    };
+                    outcomes.push((grant.service, outcome));
+                }
+                if !grants.is_empty() {
+                    let begins = self.now.min(at + DEADLINE);
+                    agent.asked.push((Request::Give(grants, until, outcomes), begins));
+                    return;
+                }
+                Answer::Given(outcomes)
             }
-            _ => Answer::Nothing,
+            Request::Other => Answer::Nothing,
         };
         agent.answers.push_back(answer);
     }
 
-    /// An agent hears the oldest answer, or only that there is none.
-    fn answer(&mut self, who: usize, is_lost: bool) {
+    /// An agent hears the oldest answer.
+    fn hear(&mut self, who: usize) {
         let agent = &mut self.agents[who];
         match agent.answers.pop_front() {
-            Some(Answer::Bid(duty, bid, lease)) => {
-                let lease = if is_lost { Err(()) } else { lease };
-                agent.core.bid_answered((duty, &bid), lease, self.now);
-            }
-            Some(Answer::Listed(services)) => {
-                agent.core.listed_services(services.filter(|_| !is_lost), self.now);
-            }
-            Some(Answer::Given(outcomes)) => {
-                let told = |outcome| if is_lost { Granted::Unknown } else { outcome };
-                let outcomes = outcomes.into_iter().map(|(name, outcome)| (name, told(outcome))).collect();
-                agent.core.given(outcomes, self.now);
-            }
+            Some(Answer::Bid(duty, bid, lease)) => agent.core.bid_answered((duty, &bid), lease, self.now),
+            Some(Answer::Listed(services)) => agent.core.listed_services(services, self.now),
+            Some(Answer::Given(outcomes)) => agent.core.given(outcomes, self.now),
             Some(Answer::Nothing) => agent.core.written(Vec::new(), None, self.now),
             None => {}
         }
@@ -233,46 +311,72 @@ impl World {
         self.collect(who);
     }
 
+    fn take(&mut self, step: Step) {
+        let name = |which: usize| format!("shop/{which}");
+        let service = |world: &Self, which| world.api.services.get(&name(which)).cloned();
+        match step {
+            Step::Create(which) if service(self, which).is_none() => {
+                let uid = self.api.writes.to_string().into();
+                self.api.set(&name(which), Some(Service { uid, ..balancer() }));
+            }
+            Step::Delete(which) if service(self, which).is_some() => self.api.set(&name(which), None),
+            Step::Touch(which) => {
+                if let Some(service) = service(self, which) {
+                    self.api.set(&name(which), Some(service));
+                }
+            }
+            Step::Watch(who, events) => (0..events).for_each(|_| self.watch(who)),
+            Step::Act(who, place, fate) => self.act(who, place, fate),
+            Step::Hear(who) => self.hear(who),
+            Step::Pass(seconds) => self.pass(seconds),
+            Step::Sleep(who, turns) => self.sleep(who, turns),
+            Step::Kill(who) => self.kill(who),
+            Step::Create(_) | Step::Delete(_) => {}
+        }
+    }
+
     /// All that is under way ends well.
     fn settle(&mut self) {
-        for _ in 0..200 {
-            self.pass(1);
+        for _ in 0..50 {
+            self.now += TURN;
             for who in 0..AGENTS {
+                self.tick(who);
                 while self.agents[who].seen < self.api.log.len() {
                     self.watch(who);
                 }
-                while !(self.agents[who].asked.is_empty() && self.agents[who].answers.is_empty()) {
-                    self.act(who);
-                    self.answer(who, false);
-                }
+                self.serve(who);
             }
         }
     }
 }
 
+fn step() -> impl Strategy<Value = Step> {
+    let (who, which) = (|| 0..AGENTS, || 0..SERVICES);
+    let fate = prop_oneof![6 => Just(Fate::Done), 1 => Just(Fate::Lost), 1 => Just(Fate::Unanswered)];
+    prop_oneof![
+        8 => which().prop_map(Step::Create),
+        3 => which().prop_map(Step::Delete),
+        2 => which().prop_map(Step::Touch),
+        8 => (who(), 1..4_usize).prop_map(|(who, events)| Step::Watch(who, events)),
+        30 => (who(), 0..3_usize, fate).prop_map(|(who, place, fate)| Step::Act(who, place, fate)),
+        30 => who().prop_map(Step::Hear),
+        15 => (1..4_u64).prop_map(Step::Pass),
+        1 => (4..40_u64).prop_map(Step::Pass),
+        4 => (who(), 3..20_u8).prop_map(|(who, turns)| Step::Sleep(who, turns)),
+        1 => who().prop_map(Step::Kill),
+    ]
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn no_two_services_have_one_address_whatever_happens_to_those_who_give_them(
-        steps in prop::collection::vec((0..12_u8, 0..AGENTS, 0..SERVICES, 0..12_u64), 1..250),
+        steps in prop::collection::vec(step(), 1..300),
     ) {
         let mut world = World::new();
-        for (what, who, which, seconds) in steps {
-            let name = format!("shop/{which}");
-            match what {
-                0 if !world.api.services.contains_key(&name) => world.api.set(&name, Some(balancer())),
-                1 if seconds < 4 => if world.api.services.contains_key(&name) {
-                    world.api.set(&name, None);
-                },
-                2..=4 => world.watch(who),
-                5 | 6 => world.act(who),
-                7 | 8 => world.answer(who, false),
-                9 => world.answer(who, true),
-                10 => world.pass(seconds),
-                11 if seconds == 0 => world.kill(who),
-                _ => world.pass(1),
-            }
+        for step in steps {
+            world.take(step);
         }
         world.settle();
         let have = world.api.services.values().filter(|service| !service.ingress.is_empty()).count();
