@@ -226,5 +226,14 @@ async fn no_keepalive_and_no_bfd_packet_of_a_good_neighbours_is_late_whatever_ot
     assert_eq!(losses(&lab).await, before, "garbage");
     let flaps = |shown: &Shown| (shown.flaps, shown.bfd.as_ref().map(|bfd| bfd.flaps));
     assert_eq!(flaps(&good), flaps(&settled), "{good:?}");
+
+    // Its connection stands, and without a hold time it need say nothing: RFC 9687 alone ends its session.
+    let over = shows(&lab, 2, |shown| shown.state != SessionState::Established).await;
+    assert_eq!(
+        over.reason.as_deref(),
+        Some("send hold timer expired: the neighbour has read nothing for 20 s")
+    );
+    assert_eq!((over.flaps, over.advertised), (1, 0));
+    assert_eq!(losses(&lab).await, before, "one that reads nothing is given up");
     drop(stalled);
 }
