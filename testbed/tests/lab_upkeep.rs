@@ -7,12 +7,15 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
 use manx_felix::crd::NodeStatus;
 use manx_testbed::{Lab, Options, TemporaryLab, Topology, eventually};
+use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(60);
+const LATER: Duration = Duration::from_secs(2);
 
 async fn up(name: &str) -> TemporaryLab {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("labs/nodes.clab.yml");
@@ -34,10 +37,15 @@ async fn says(lab: &Lab, node: &str, script: &str, words: &[&str]) -> Result<Str
     }
 }
 
+/// What a node has written of itself.
+async fn node_status(lab: &Lab, node: &str) -> Result<NodeStatus, String> {
+    let api: Api<NodeStatus> = Api::all(lab.client().await.unwrap());
+    api.get(node).await.map_err(|error| error.to_string())
+}
+
 /// A condition of a node's NodeStatus, once it is this.
 async fn condition(lab: &Lab, node: &str, type_: &str, status: &str) -> Result<Condition, String> {
-    let api: Api<NodeStatus> = Api::all(lab.client().await.unwrap());
-    let written = api.get(node).await.map_err(|error| error.to_string())?.status.unwrap_or_default();
+    let written = node_status(lab, node).await?.status.unwrap_or_default();
     let found = written.conditions.into_iter().find(|it| it.type_ == type_).ok_or("not there")?;
     if found.status == status { Ok(found) } else { Err(format!("{found:?}")) }
 }
@@ -124,6 +132,25 @@ async fn another_programs_route_in_our_way_is_told_where_the_way_of_a_packet_is_
     assert!(sh(&lab, "node1", &here).await.is_err(), "manxctl fails where not all agree");
     eventually(SOON, || says(&lab, "node2", &afar, &["which is not Manx's"])).await.unwrap();
     sh(&lab, "node1", &format!("ip route show {others} metric 5 | grep -q 10.10.0.10")).await.unwrap();
+
+    // Its time is not that of an agent that has been restarted. Times are of whole seconds.
+    let since = overlap.last_transition_time.0;
+    let is_past = || async { if Timestamp::now() >= since + LATER { Ok(()) } else { Err("too soon") } };
+    eventually(SOON, is_past).await.unwrap();
+    let written = node_status(&lab, "node1").await.unwrap().metadata.resource_version;
+    lab.kill("node1", "manx-felix", Signal::SIGTERM).unwrap();
+    let dead =
+        || async { lab.pid("node1", "manx-felix").unwrap().map_or(Ok(()), |pid| Err(pid.to_string())) };
+    eventually(SOON, dead).await.unwrap();
+    lab.start_daemon("node1", "manx-felix").await.unwrap();
+    let said_anew = || async {
+        says(&lab, "node1", "manxctl status", &["whoever made it must remove it"]).await?;
+        let found = condition(&lab, "node1", "RouteOverlap", "True").await?;
+        let now = node_status(&lab, "node1").await?.metadata.resource_version;
+        if now == written { Err("it has not been written yet".to_owned()) } else { Ok(found) }
+    };
+    let still = eventually(SOON, said_anew).await.unwrap();
+    assert_eq!(still.last_transition_time.0, since);
 
     sh(&lab, "node1", &format!("ip route del {others} metric 5")).await.unwrap();
     let gone = eventually(SOON, || condition(&lab, "node1", "RouteOverlap", "False")).await.unwrap();
