@@ -238,6 +238,11 @@ impl Router for Bird1 {
 impl Guarded for Bird1 {
     const PROGRAM: &'static str = "bird";
 
+    async fn try_again(lab: &Lab) {
+        // After an error it refuses calls for a minute.
+        Self::birdc(lab, &["restart", "manx"]).await;
+    }
+
     async fn large_communities(lab: &Lab, prefix: &str) -> Vec<String> {
         let shown = Self::shown(lab, prefix).await;
         let all = Self::value(&shown, "BGP.large_community").unwrap_or_default().replace(", ", ":");
