@@ -96,9 +96,8 @@ async fn left(lab: &Lab) -> Result<(), String> {
         "ip route | grep ' manx'; ip -6 route | grep ' manx'",
         "ip neigh | grep ' manx'",
         "ls /run/manx/attachments /run/manx/released 2>/dev/null | grep json",
-        "ls /run/netns | grep '\\.churn'",
     ];
-    let command = format!("{}; true", shown.join("; "));
+    let command = format!("{}; ls /run/netns | grep -F {}; true", shown.join("; "), prefix(lab));
     let mut left = lab.run("node1", &["sh", "-c", &command]).await.unwrap();
     let blocks: Api<IPAMBlock> = Api::all(lab.client().await.unwrap());
     for block in blocks.list(&ListParams::default()).await.map_err(|error| error.to_string())? {
