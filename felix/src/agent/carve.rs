@@ -81,13 +81,17 @@ impl Core {
         seen.or_else(given).cloned().unwrap_or_default()
     }
 
-    /// Parts of own blocks that belong to others are not handed out; what belongs to nobody else any more, is again.
+    /// Parts of own blocks that belong to others are not handed out; what belongs to nobody else any more, is again. A part
+    /// is whatever lies in a block: while one of ours was gone and is put back, others may have claimed in its range.
     pub(super) fn match_parts(&mut self) {
-        let others = self.cluster.parts().map(|part| &part.claim).filter(|part| part.node != self.me);
-        let mut parts: BTreeSet<BlockCidr> = others.map(|part| part.cidr).collect();
-        self.blocks.carving.grants.retain(|part, _| !parts.contains(part));
-        parts.extend(self.blocks.carving.grants.keys());
         let owned: Vec<BlockCidr> = self.allocator.blocks().map(manx_ipam::block::Block::cidr).collect();
+        let inside = |part: BlockCidr| owned.iter().any(|block| block.cidr().covers(part.cidr()));
+        let others = self.cluster.blocks.values().map(|block| &block.claim).filter(|it| it.node != self.me);
+        let mut parts: BTreeSet<BlockCidr> = others.map(|it| it.cidr).filter(|part| inside(*part)).collect();
+        let shown = |part: &BlockCidr| self.cluster.blocks.get(&part.object_name());
+        let given = |part: &BlockCidr| shown(part).is_some_and(|block| block.claim.node != self.me);
+        self.blocks.carving.grants.retain(|part, _| !given(part));
+        parts.extend(self.blocks.carving.grants.keys());
         let mut carved = BTreeSet::new();
         for block in owned {
             // While the blocks have not been read, what was known before the restart stands.

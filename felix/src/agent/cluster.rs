@@ -50,8 +50,6 @@ pub struct Cluster {
     good_pools: BTreeMap<String, GoodPool>,
     /// By name of the object.
     pub blocks: BTreeMap<String, Block>,
-    /// Names of those that were carved out of others.
-    parts: BTreeSet<String>,
     /// As they are.
     pub reservations: BTreeMap<String, Object<Reservation>>,
     good_reservations: BTreeMap<String, Reservation>,
@@ -240,11 +238,6 @@ impl Cluster {
         taken.size()
     }
 
-    /// Blocks that were carved out of others.
-    pub fn parts(&self) -> impl Iterator<Item = &Block> {
-        self.parts.iter().filter_map(|name| self.blocks.get(name))
-    }
-
     /// The blocks the API shows as ours, with their pools.
     pub fn own_blocks(&self) -> impl Iterator<Item = &Block> {
         self.blocks.values().filter(|block| block.claim.node == self.me)
@@ -429,6 +422,7 @@ impl Cluster {
     }
 
     fn blocks(&mut self, change: Change<Block>, told: &mut Vec<Told>) {
+        let mut changed = false;
         for (name, object) in self.changes(Kind::IPAMBlock, change, |cluster| cluster.blocks.keys(), told) {
             let block = object.and_then(|object| match object.spec {
                 Ok(block) => Some(block),
@@ -443,15 +437,14 @@ impl Cluster {
                 (Some(before), None) => told.push(Told::Lost(before.claim.cidr)),
                 (None, None) => {}
             }
-            let part = block.as_ref().is_some_and(|block| block.claim.parent.is_some());
-            let was = if part { !self.parts.insert(name.clone()) } else { self.parts.remove(&name) };
-            if part != was {
-                told.push(Told::Parts);
-            }
+            changed |= block.as_ref().map(|it| &it.claim) != self.blocks.get(&name).map(|it| &it.claim);
             match block {
                 Some(block) => _ = self.blocks.insert(name, block),
                 None => _ = self.blocks.remove(&name),
             }
+        }
+        if changed {
+            told.push(Told::Parts);
         }
     }
 
